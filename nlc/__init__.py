@@ -1,0 +1,1 @@
+"""nlc: a compiler for Nested Learning systems."""

@@ -1,0 +1,1 @@
+"""The library of systems and rules, written in the language."""
