@@ -1,0 +1,82 @@
+"""How a system runs: the schedule of each memory and the stages of each block.
+
+    Plan      = per block a BlockPlan
+    BlockPlan = stages, in order; each covers steps of the block for all tokens at hand
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nlc.ir.normal_form import NormalForm
+from nlc.ir.system import Step
+
+Kind = Literal[
+    "tile-solve", "tile-scan", "window", "sequential", "attention", "online", "step"
+]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How one memory runs over a sequence, and why.
+
+    `forms` are the normal forms by part of the map; `tile` is how many tokens are processed at
+    once (it never changes numbers); `chunk` the language's.
+    """
+
+    memory: str
+    kind: Kind
+    reason: str
+    forms: tuple[tuple[str, NormalForm], ...] = ()
+    tile: int = 1
+    chunk: int = 1
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Equations and calls evaluated for all tokens at once, in order."""
+
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One memory moved over all tokens at once; later stages may read it at any token."""
+
+    memory: str
+
+
+@dataclass(frozen=True)
+class TokenLoop:
+    """Steps run token by token, in order; `memories` are those that move in it."""
+
+    steps: tuple[Step, ...]
+    memories: tuple[str, ...]
+
+
+Stage = Parallel | Run | TokenLoop
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """The stages of a block and the schedules of its memories."""
+
+    block: str
+    stages: tuple[Stage, ...]
+    schedules: tuple[Schedule, ...]
+
+    def schedule(self, memory: str) -> Schedule:
+        """Return a memory's schedule."""
+        return next(s for s in self.schedules if s.memory == memory)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plans of all blocks."""
+
+    blocks: tuple[BlockPlan, ...]
+
+    def block(self, name: str) -> BlockPlan:
+        """Return a block's plan."""
+        return next(b for b in self.blocks if b.block == name)
