@@ -1,7 +1,7 @@
-"""A fault of a spec as data, and how it is shown.
+"""A fault of a spec as data.
 
-In: code, words and spans. Out: `Diagnostic`, `SpecError`, and renderings as text, JSON and
-GitHub annotations. Does not decide what is wrong; the stages do.
+In: code, words and spans. Out: `Diagnostic`, and `SpecError`, which carries all those of a stage.
+Does not decide what is wrong, the stages do; and does not show it, `nlc.render` does.
 """
 
 from __future__ import annotations
