@@ -19,9 +19,10 @@ Leaves (attributes):
     identity axis          the identity matrix
 
 Structured:
-    apply(x, *parts) map, lead
+    apply(x, *parts) map, lead, memory
                            a map applied to x [*lead, *more, *inputs] with parts [*lead, *part];
-                           `lead` is the number of leading axes. A lead axis of x may be 1
+                           `lead` is the number of leading axes. A lead axis of x may be 1.
+                           `memory` names the memory whose state is read, "" for weights
     grad(objective, *at) memory, part, parts
                            d objective / d variable(memory, part), with each variable(memory,
                            parts[i]) at the value at[i]; streams and states are constants.
@@ -31,6 +32,12 @@ Structured:
     let(value) name, part  the value of an equation of an update, named as written
     stop(x)                the value, a constant for every gradient
     shift(x) n, slot       x of n tokens ago, zero before the start
+    window(x) how          sum, mean or last of x over the tokens of the memory's window; a grad in
+                           it is that of the one token
+    due() period           1 at the tokens (steps) at which the period ends, else 0
+    route(scores) select, amount
+                           softmax over the last axis (slots), zero outside the selection,
+                           rescaled to sum 1; select is all, top_k, top_p or threshold
     conv(x, weight[, bias]) slot, width
                            depthwise causal: y = sum_j weight[:, 0, j] x_{t - width + 1 + j}
 """
@@ -248,6 +255,9 @@ def _table() -> dict[str, Operation]:
     add("structured", 1, _same, "let", "a named value of an update")
     add("structured", 1, _same, "stop", "a constant for gradients")
     add("structured", 1, _same, "shift", "x of `n` tokens ago")
+    add("structured", 1, _same, "window", "x over the tokens of a window")
+    add("structured", 0, _scalar, "due", "1 where a period ends")
+    add("structured", 1, _same, "route", "weights of the slots")
     add("structured", -1, _same, "conv", "depthwise causal convolution over time")
     return table
 

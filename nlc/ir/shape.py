@@ -6,7 +6,7 @@ it has for one token of one sequence; executors put further axes in front.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -14,11 +14,13 @@ class Axis:
     """One axis: its dim's name (or the product it was written as) and its size.
 
     `free` marks the axis made by `flat`, `concat` or `slice`, which fits any axis of its size.
+    `role` is `in` or `out` for the axes of a matrix, so that a square one keeps them apart.
     """
 
     name: str
     size: int
     free: bool = False
+    role: str = field(default="", compare=False)
 
     def fits(self, other: Axis) -> bool:
         """Say whether the two may be the same axis: by name, or by size where one is free."""
