@@ -1,0 +1,172 @@
+"""One token through a block or a model: its steps in order, then what happens at the token's end.
+
+In: the streams of one token of every row and the module's state. Out: all streams of the token
+and the next state. The order within a token is the one the system lists: equations, updates and
+calls as they stand, and at the end chunk starts, then resets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from nlc.ir.expr import Expr
+from nlc.ir.shape import sizes
+from nlc.ir.system import Block, Call, Equation, Memory, Model, Repeat, Step, Update
+from nlc.runtime.evaluate import Parts, States, TokenFrame, evaluate, evaluate_all
+from nlc.runtime.frame import Run, frame_of, kernel_of
+from nlc.runtime.layout import State, double, facts, pack, read_states, unpack, write_states
+from nlc.runtime.maps import front
+from nlc.runtime.states import get, initial_state, initial_states, put
+
+NOTHING: Mapping[str, Expr] = {}
+
+
+def token(
+    run: Run,
+    module: Block | Model,
+    inputs: Mapping[str, Tensor],
+    state: State,
+    also: Mapping[str, Expr] = NOTHING,
+) -> tuple[dict[str, Tensor], State]:
+    """Run one token: streams [rows, *shape] in, all streams and the next state out.
+
+    `also` are further values over the streams, given back among them.
+    """
+    memories = module.memories if isinstance(module, Block) else ()
+    states: dict[tuple[str, str], States] = {}
+    for memory in memories:
+        states[memory.name, "prev"] = read_states(memory, state)
+        if memory.name in facts(module).starts:
+            start = unpack(memory, "", state[f"{memory.name}.start"])
+            states[memory.name, "start"] = {"": start}
+    if isinstance(module, Block):
+        states |= _since_reset(run, module, state, states)
+    frame = frame_of(run, module, inputs, state)
+    frame.states.update(states)
+    after: State = dict(state)
+    _steps(run, module, module.steps, "", frame, after)
+    for name, value in also.items():
+        frame.streams[name] = evaluate(value, frame)
+    _finish(run, module, frame, after)
+    return frame.streams, after
+
+
+def _since_reset(
+    run: Run, block: Block, state: State, states: Mapping[tuple[str, str], States]
+) -> dict[tuple[str, str], States]:
+    """Return what `initial(M)` reads: kept where it was copied from a memory, else made again."""
+    present = {memory.name: states[memory.name, "prev"] for memory in block.memories}
+    found = {}
+    for memory in block.memories:
+        if memory.name in facts(block).copied:
+            kept = unpack(memory, "", state[f"{memory.name}.initial"])
+            found[memory.name, "initial"] = {"": kept}
+        elif memory.name in facts(block).initials:
+            made = initial_state(run, block, memory, present)
+            found[memory.name, "initial"] = made
+    return found
+
+
+def _steps(
+    run: Run,
+    module: Block | Model,
+    steps: tuple[Step, ...],
+    prefix: str,
+    frame: TokenFrame,
+    state: State,
+) -> None:
+    for step in steps:
+        match step:
+            case Equation(name=name, value=value):
+                frame.streams[name] = evaluate(value, frame)
+            case Update(memory=name):
+                assert isinstance(module, Block)
+                frame.states[name, "post"] = _update(module.memory(name), frame)
+            case Call():
+                _call(run, step, prefix + step.instance, frame, state)
+            case Repeat():
+                for turn in range(step.count):
+                    inner = f"{prefix}{step.name}.{turn}."
+                    _steps(run, module, step.steps, inner, frame, state)
+
+
+def _call(run: Run, call: Call, path: str, frame: TokenFrame, state: State) -> None:
+    block = run.system.block(call.block)
+    given = {
+        name: evaluate(value, frame) for name, value in call.inputs if _is_assigned(value, frame)
+    }
+    streams, after = token(run.within(f"{path}."), block, given, get(state, path))
+    put(state, path, after)
+    for result, (name, _) in zip(call.results, block.outputs, strict=True):
+        frame.streams[result] = streams[name]
+
+
+def _is_assigned(value: Expr, frame: TokenFrame) -> bool:
+    """Say whether an argument has a value: a stream that has none yet is as if not given."""
+    name = value.attr("name") if value.op == "stream" else ""
+    return not name or name in frame.streams or name in frame.defaults
+
+
+def _update(memory: Memory, frame: TokenFrame) -> States:
+    """Move a memory by one token: each state from the states before it."""
+    before = frame.states[memory.name, "prev"]
+    if memory.map.kind == "kernel":
+        return {"": _append(memory, before[""], frame)}
+    inside = replace(frame, first_order=memory.through == "first_order")
+    values = evaluate_all([assignment.value for assignment in memory.update], inside)
+    after = {name: dict(parts) for name, parts in before.items()}
+    for assignment, value in zip(memory.update, values, strict=True):
+        old = before[assignment.var][assignment.part]
+        new = front(value, old.dim() - 1).expand(old.shape)
+        if memory.through == "stop":
+            new = old + (new - old).detach()
+        after[assignment.var][assignment.part] = new
+    return after
+
+
+def _append(memory: Memory, before: Parts, frame: TokenFrame) -> Parts:
+    """Store a token's pairs; what has left the window is forgotten."""
+    window = kernel_of(memory).window
+    after: Parts = {}
+    for place, name in enumerate(("key", "value")):
+        old = before[name]
+        new = [evaluate(pair[place], frame) for pair in memory.pairs]
+        shape = (*old.shape[:-2], 1, old.shape[-1])
+        kept = torch.cat([old, *(value[..., None, :].expand(shape) for value in new)], dim=-2)
+        start = 0 if window is None else max(kept.shape[-2] - window, 0)
+        after[name] = kept[..., start:, :]
+    return after
+
+
+def _finish(run: Run, module: Block | Model, frame: TokenFrame, state: State) -> None:
+    """End the token: histories, chunk starts, resets, position."""
+    for history in module.histories:
+        if history.slot not in frame.remembered:
+            continue
+        shape = (run.rows, history.length, *sizes(history.shape))
+        old = state[history.slot].expand(shape)
+        new = frame.remembered[history.slot].reshape(run.rows, 1, *sizes(history.shape))
+        state[history.slot] = torch.cat([old, double(new)], dim=1)[:, 1:]
+    done = frame.position + 1
+    if facts(module).counts:
+        state["position"] = done
+    if not isinstance(module, Block):
+        return
+    ended = {
+        memory.name: frame.states.get((memory.name, "post"), frame.states[memory.name, "prev"])
+        for memory in module.memories
+    }
+    due = tuple(m for m in module.memories if m.reset is not None and done % m.reset.count == 0)
+    ended |= initial_states(run, module, due, ended)
+    for memory in module.memories:
+        parts = ended[memory.name]
+        state |= write_states(memory, parts)
+        starts = memory.name in facts(module).starts
+        if starts and (memory in due or done % memory.chunk == 0):
+            state[f"{memory.name}.start"] = pack(parts[""])
+        if memory.name in facts(module).copied and memory in due:
+            state[f"{memory.name}.initial"] = pack(parts[""])
