@@ -51,6 +51,11 @@ class Corpus:
         return _tensor(self.text[self._cut :])
 
     @property
+    def whole(self) -> Tensor:
+        """All of it, uint8 [bytes]."""
+        return _tensor(self.text)
+
+    @property
     def _cut(self) -> int:
         return len(self.text) - len(self.text) // HELD_OUT
 
