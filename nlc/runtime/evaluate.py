@@ -38,8 +38,7 @@ class TokenFrame:
     """What the leaves of expressions stand for, within one module and one token.
 
     `states` are by (memory, when); `histories` the past of each slot, `remembered` the values to
-    be added to it. `tracks` says whether anything outside may ask for a gradient; `first_order`
-    makes `grad` and reads of states constants, as `through first_order` wants inside an update.
+    be added to it. `tracks` says whether anything outside may ask for a gradient.
     """
 
     rows: int
@@ -52,7 +51,6 @@ class TokenFrame:
     histories: Mapping[str, Tensor]
     remembered: dict[str, Tensor]
     tracks: bool
-    first_order: bool = False
     variables: Mapping[tuple[str, str], Tensor] = field(default_factory=dict)
     gradients: dict[tuple[int, ...], dict[str, Tensor]] = field(default_factory=dict)
 
@@ -112,7 +110,7 @@ class TokenFrame:
             with torch.enable_grad():
                 points = [_variable(value, self.rows) for value in at]
                 named = {(memory, part): point for part, point in zip(parts, points, strict=True)}
-                inner = replace(self, variables=named, first_order=False, gradients={})
+                inner = replace(self, variables=named, gradients={})
                 total = evaluate(node.args[0], inner).sum()
                 found = _differentiate(total, points, self.tracks)
             self.gradients[key] = dict(zip(parts, found, strict=True))
@@ -156,17 +154,6 @@ def needed(node: Expr) -> tuple[Expr, ...]:
     return node.args[1:] if node.op == "grad" else node.args
 
 
-def reads_state(node: Expr) -> bool:
-    """Say whether a node is the read `M(x)` of a memory, not of weights."""
-    match node.op:
-        case "attend":
-            return True
-        case "apply":
-            return node.has("memory") and node.attr("memory") != ""
-        case _:
-            return False
-
-
 def evaluate(root: Expr, frame: TokenFrame) -> Tensor:
     """Return the value of an expression, [rows or 1, *shape]."""
     return evaluate_all([root], frame)[0]
@@ -180,7 +167,5 @@ def evaluate_all(roots: Sequence[Expr], frame: TokenFrame) -> list[Tensor]:
             if node not in memo:
                 value = ROWS[node.op](node, [memo[arg] for arg in needed(node)], frame)
                 assert value.shape[1:] == sizes(node.shape), (node.op, value.shape, node.shape)
-                if frame.first_order and (node.op == "grad" or reads_state(node)):
-                    value = value.detach()
                 memo[node] = value
     return [memo[root] for root in roots]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from nlc.ir.shape import sizes
+from nlc.ir.shape import Shape, sizes
 from nlc.ir.system import Block, Initial, Memory, Model
 from nlc.runtime.evaluate import Parts, States, TokenFrame, evaluate
 from nlc.runtime.frame import Run, make_frame
@@ -97,26 +97,41 @@ def initial_state(run: Run, block: Block, memory: Memory, others: Mapping[str, S
                 value = run.parameters[own][None]
             else:
                 frame = make_frame(run, 0, {(memory.name, "initial"): states})
-                value = _begin(part.initial, part.name, block, frame, others)
+                value = _begin(part.initial, part.name, block, memory.lead, frame, others)
             parts[part.name] = front(value, len(shape) - 1).expand(shape)
         states[variable.name] = parts
     return states
 
 
 def _begin(
-    initial: Initial, part: str, block: Block, frame: TokenFrame, others: Mapping[str, States]
+    initial: Initial,
+    part: str,
+    block: Block,
+    lead: Shape,
+    frame: TokenFrame,
+    others: Mapping[str, States],
 ) -> Tensor:
     match initial.kind:
         case "expr":
             assert initial.expr is not None
             return evaluate(initial.expr, frame)
         case "source" if initial.source in others:
-            return others[initial.source][""][part]
+            source = block.memory(initial.source)
+            return _spread(others[source.name][""][part], source.lead, lead)
         case "source":
             weight = block.weight(initial.source)
             value = frame.parameter(f"{weight.name}.{part}" if part else weight.name)
-            return value[None]
+            return _spread(value[None], weight.lead, lead)
         case "constant":
             return torch.tensor([initial.value], dtype=torch.float64)
         case "uniform" | "normal":
             raise ValueError("a state that is drawn at random is a parameter")
+
+
+def _spread(value: Tensor, have: Shape, want: Shape) -> Tensor:
+    """Give a source's value the leading axes it lacks."""
+    names = [axis.name for axis in have]
+    for place, axis in enumerate(want):
+        if axis.name not in names:
+            value = value.unsqueeze(1 + place)
+    return value

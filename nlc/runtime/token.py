@@ -8,7 +8,6 @@ calls as they stand, and at the end chunk starts, then resets.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -116,15 +115,11 @@ def _update(memory: Memory, frame: TokenFrame) -> States:
     before = frame.states[memory.name, "prev"]
     if memory.map.kind == "kernel":
         return {"": _append(memory, before[""], frame)}
-    inside = replace(frame, first_order=memory.through == "first_order")
-    values = evaluate_all([assignment.value for assignment in memory.update], inside)
+    values = evaluate_all([assignment.value for assignment in memory.update], frame)
     after = {name: dict(parts) for name, parts in before.items()}
     for assignment, value in zip(memory.update, values, strict=True):
         old = before[assignment.var][assignment.part]
-        new = front(value, old.dim() - 1).expand(old.shape)
-        if memory.through == "stop":
-            new = old + (new - old).detach()
-        after[assignment.var][assignment.part] = new
+        after[assignment.var][assignment.part] = front(value, old.dim() - 1).expand(old.shape)
     return after
 
 
