@@ -67,8 +67,20 @@ install: $(VENV)/.installed
 
 # ---- what one does with it ---------------------------------------------------------------------
 
+# say a command, and run it
+show = echo; echo '==> $(1)'; $(BIN)/$(1)
+
 demo: $(VENV)/.installed
-	@$(BIN)/python -m nlc.lab.demo $(DEMO) --minutes $(MINUTES)
+	@$(call show,nlc check $(DEMO))
+	@$(call show,nlc graph $(DEMO))
+	@$(call show,nlc compile $(DEMO) --out build/demo)
+	@n=1; while [ -e runs/demo-$$n ]; do n=$$((n + 1)); done; run=runs/demo-$$n; \
+	echo; echo "==> nlc train $(DEMO) --minutes $(MINUTES) --out $$run"; \
+	$(BIN)/nlc train $(DEMO) --minutes $(MINUTES) --out $$run --sample 0 && \
+	echo && echo "==> nlc generate $$run --prompt 'The '" && \
+	$(BIN)/nlc generate $$run --prompt 'The ' --tokens 400 && \
+	echo && echo "The package is in build/demo, the trained model with all that was measured in $$run." && \
+	echo "A spec of your own:  $(BIN)/nlc new tiny"
 
 test: $(VENV)/.installed-dev
 	@echo '==> running the tests, $(WORKERS) at a time'

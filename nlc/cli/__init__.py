@@ -1,0 +1,33 @@
+"""The command line: words in, exit status out (0 fine, 1 the spec is wrong, 2 the call is wrong).
+
+Parses arguments, calls the compiler and the lab, prints what they give. Decides nothing itself,
+and loads torch only for commands that train or run a model.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command line; the only place where what the user can cause becomes an exit status."""
+    from nlc.cli.app import app
+    from nlc.cli.common import CallError, say_call_error
+    from nlc.cli.faults import show_faults
+    from nlc.diagnostics import SpecError
+
+    try:
+        app()
+    except SpecError as error:
+        show_faults(error.diagnostics)
+        sys.exit(1)
+    except CallError as error:
+        say_call_error(error)
+        sys.exit(2)
+    except BrokenPipeError:
+        # the reader went away (`nlc ... | head`): no fault; what is left to print goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)

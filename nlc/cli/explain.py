@@ -1,0 +1,94 @@
+"""`nlc explain`: a code of the catalogue, or how a spec runs and why.
+
+In: a code or a spec. Out: text. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nlc.cli.common import CallError, Format, SetOption, colored, find_spec, say, settings
+from nlc.cli.faults import faults_shown
+from nlc.diagnostics import Diagnostic, SpecError
+from nlc.errors import Entry, codes, entry, nearest
+
+CODE = re.compile(r"[Nn][Ll]\d+")
+
+
+def explain(
+    what: Annotated[
+        str, typer.Argument(metavar="CODE|SPEC", help="A code such as NL0203, or a spec.")
+    ],
+    change: SetOption = None,
+) -> None:
+    """Tell what a code means, or how a spec runs: levels, normal forms, schedules, cost.
+
+    For a code: its cause, a spec that gives it with the message, and the mended spec.
+
+    Examples:
+
+        nlc explain NL0203
+
+        nlc explain deltanet
+    """
+    if CODE.fullmatch(what) and not Path(what).is_file():
+        _explain_code(what)
+    else:
+        _explain_spec(find_spec(what), change)
+
+
+def _explain_code(word: str) -> None:
+    found = entry(word)
+    if found is None:
+        close = nearest(word.upper(), codes())
+        raise CallError(
+            f"there is no code {word.upper()}",
+            f"the nearest one is {close}" if close else f"{codes()[0]} to {codes()[-1]}",
+        )
+    bold, plain = ("\x1b[1m", "\x1b[0m") if colored(sys.stdout) else ("", "")
+    say(f"{bold}{found.code}  {found.title}{plain}\n")
+    say(found.cause.strip() + "\n")
+    say(f"{bold}Wrong:{plain}\n")
+    say(_indented(found.wrong))
+    say(shown_fault(found, colored(sys.stdout)))
+    say(f"{bold}Right:{plain}\n")
+    say(_indented(found.right))
+
+
+def shown_fault(found: Entry, color: bool) -> str:
+    """Return the message that an entry's wrong spec gives."""
+    from nlc.render import render_text
+
+    return render_text(
+        [d for d in faults_of(found.wrong, found.form) if d.code == found.code], color
+    )
+
+
+def faults_of(text: str, form: str) -> list[Diagnostic]:
+    """Return all faults of a text, warnings too."""
+    import nlc
+
+    try:
+        return list(nlc.check(nlc.parse(text, form=form)).diagnostics)
+    except SpecError as error:
+        return list(error.diagnostics)
+
+
+def _indented(text: str) -> str:
+    lines = text.rstrip("\n").splitlines()
+    return "".join(f"    {line}".rstrip() + "\n" for line in lines) + "\n"
+
+
+def _explain_spec(path: Path, change: list[str] | None) -> None:
+    import nlc
+    from nlc.cli.report import explanation
+
+    with faults_shown(Format.text, str(path)):
+        system = nlc.load(path, set=settings(change))
+        report = nlc.check(system)
+    say(explanation(system, report))

@@ -1,0 +1,40 @@
+"""The two forms of a spec, by the ending of its file.
+
+In: a path. Out: its text and syntax tree, and a tree printed. Looks no name up.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nlc.cli.common import FORMS, CallError
+
+if TYPE_CHECKING:
+    from nlc.syntax import tree as t
+
+
+def form_of_path(path: Path) -> str:
+    """Return `nl` or `yaml`."""
+    if path.suffix not in FORMS:
+        raise CallError(f"{path} has no known form", f"a file ending with {', '.join(FORMS)}")
+    return "nl" if path.suffix == ".nl" else "yaml"
+
+
+def tree_of(path: Path) -> tuple[str, t.Spec]:
+    """Read a spec; raises `SpecError` for its faults of syntax."""
+    from nlc.syntax.read import read_source
+    from nlc.syntax.parse_text import parse_text
+    from nlc.syntax.parse_yaml import parse_yaml
+
+    form = form_of_path(path)
+    source = read_source(path)
+    return source.text, (parse_text if form == "nl" else parse_yaml)(source)
+
+
+def printed(tree: t.Spec, form: str) -> str:
+    """Print a tree in one of the forms."""
+    from nlc.syntax.print_text import print_text
+    from nlc.syntax.print_yaml import print_yaml
+
+    return print_text(tree) if form == "nl" else print_yaml(tree)

@@ -1,0 +1,183 @@
+"""Commands that read a spec and change no meaning: check, fmt, convert, graph, specs.
+
+In: specs. Out: faults, levels, the same spec in its canonical or its other form, pictures. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from difflib import unified_diff
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nlc.cli.common import (
+    CallError,
+    Format,
+    FormatOption,
+    SetOption,
+    SpecArgument,
+    StrictOption,
+    colored,
+    find_spec,
+    say,
+    settings,
+    shipped,
+    write_file,
+)
+from nlc.cli.faults import counted, faults_shown, show_faults
+from nlc.diagnostics import SpecError
+
+SpecsArgument = Annotated[
+    list[str],
+    typer.Argument(metavar="SPEC...", help="Spec files (.nl or .yaml), or shipped ones by name."),
+]
+
+
+def check(
+    specs: SpecsArgument,
+    change: SetOption = None,
+    form: FormatOption = Format.text,
+    strict: StrictOption = False,
+) -> None:
+    """Say what is wrong with specs, or show their levels.
+
+    Every fault of a stage is shown with its code, the lines it concerns and a hint;
+    `nlc explain CODE` tells more. A good spec answers with its levels, fastest first. JSON has a
+    line for each spec, GitHub annotations have one for each fault.
+
+    Examples:
+
+        nlc check my.nl
+
+        nlc check deltanet --set levels.fast.chunk=64
+
+        nlc check specs/*.nl --format github --strict
+    """
+    paths = [find_spec(word) for word in specs]
+    changed = settings(change)
+    good = True
+    for path in paths:
+        good = _check_one(path, changed, form, strict) and good
+    if not good:
+        raise typer.Exit(1)
+
+
+def _check_one(path: Path, changed: dict[str, Any], form: Format, strict: bool) -> bool:
+    import nlc
+    from nlc.cli.report import levels_text, report_json
+
+    try:
+        system = nlc.load(path, set=changed)
+        report = nlc.check(system)
+    except SpecError as error:
+        show_faults(error.diagnostics, form, str(path))
+        if form is Format.text:
+            say(f"{path}  {counted(error.diagnostics)}", error=True)
+        return False
+    if form is Format.json:
+        say(json.dumps(report_json(str(path), report), ensure_ascii=False))
+    else:
+        show_faults(report.diagnostics, form, str(path))
+    warned = counted(report.diagnostics)
+    if form is Format.text:
+        say(f"{system.name}  {warned or 'fine'}")
+        say(levels_text(system, report))
+    return not (strict and warned)
+
+
+def fmt(
+    specs: SpecsArgument,
+    write: Annotated[bool, typer.Option("--write", "-w", help="Change the files.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say which files would change; exit 1 if any.")
+    ] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Show what would change.")] = False,
+) -> None:
+    """Put specs into their canonical format; comments stay. Without an option, print it.
+
+    Examples:
+
+        nlc fmt my.nl
+
+        nlc fmt -w my.nl other.yaml
+
+        nlc fmt --check --diff specs/*.nl
+    """
+    from nlc.cli.forms import form_of_path, printed, tree_of
+
+    changed = []
+    for path in [find_spec(word) for word in specs]:
+        with faults_shown(Format.text, str(path)):
+            before, tree = tree_of(path)
+        after = printed(tree, form_of_path(path))
+        if before != after:
+            changed.append(path)
+        if diff:
+            _show_diff(path, before, after)
+        if write and before != after:
+            write_file(path, after)
+            say(f"wrote {path}", error=True)
+        if not (write or check or diff):
+            sys.stdout.write(after)
+    if check:
+        for path in changed:
+            say(f"{path} is not in its canonical format", error=True)
+        if changed:
+            raise typer.Exit(1)
+
+
+def _show_diff(path: Path, before: str, after: str) -> None:
+    lines = unified_diff(
+        before.splitlines(keepends=True),
+        after.splitlines(keepends=True),
+        f"{path}",
+        f"{path} (canonical)",
+    )
+    for line in lines:
+        sys.stdout.write(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n")
+
+
+def convert(
+    spec: SpecArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="A .nl or .yaml file to write."),
+    ] = None,
+) -> None:
+    """Print a spec in its other form: text as YAML, YAML as text. Comments stay.
+
+    Examples:
+
+        nlc convert my.nl > my.yaml
+
+        nlc convert my.yaml -o my.nl
+    """
+    from nlc.cli.forms import form_of_path, printed, tree_of
+
+    path = find_spec(spec)
+    form = "yaml" if form_of_path(path) == "nl" else "nl"
+    if output is not None and form_of_path(output) != form:
+        raise CallError(f"{output} has not the ending of the other form", f"a name with .{form}")
+    with faults_shown(Format.text, str(path)):
+        _, tree = tree_of(path)
+    text = printed(tree, form)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_file(output, text)
+
+
+def specs() -> None:
+    """List the specs that nlc ships. Each can be used by its name, and by `use NAME` in a spec."""
+    from nlc.cli.forms import tree_of
+
+    library = shipped()
+    width = max(map(len, library), default=0)
+    bold, plain = ("\x1b[1m", "\x1b[0m") if colored(sys.stdout) else ("", "")
+    for name, path in library.items():
+        with faults_shown(Format.text, str(path)):
+            _, tree = tree_of(path)
+        say(f"{bold}{name:<{width}}{plain}  {tree.about or ''}".rstrip())
