@@ -17,7 +17,6 @@ from nlc.cli.common import (
     CallError,
     Format,
     SetOption,
-    SpecArgument,
     find_spec,
     say,
     settings,

@@ -1,6 +1,6 @@
 """Commands that read a spec and change no meaning: check, fmt, convert, graph, specs.
 
-In: specs. Out: faults, levels, the same spec in its canonical or its other form, pictures. No torch.
+In: specs. Out: faults, levels, a spec in its canonical or its other form, pictures. No torch.
 """
 
 from __future__ import annotations
