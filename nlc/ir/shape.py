@@ -22,6 +22,9 @@ class Axis:
     free: bool = False
     role: str = field(default="", compare=False)
 
+    def __repr__(self) -> str:
+        return f"{self.name}:{self.size}"
+
     def fits(self, other: Axis) -> bool:
         """Say whether the two may be the same axis: by name, or by size where one is free."""
         if self.free or other.free:

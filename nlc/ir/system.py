@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from nlc.diagnostics import Diagnostic
 from nlc.ir.expr import Expr, Graph
 from nlc.ir.shape import Shape
 from nlc.source import NOWHERE, Source, Span
@@ -121,6 +122,9 @@ class Map:
     parts: tuple[Part, ...]
     options: tuple[tuple[str, object], ...] = ()
     text: str = field(default="", compare=False)
+
+    def __repr__(self) -> str:
+        return self.text or self.kind
 
     def option(self, name: str, default: object = None) -> object:
         """Return an option's value, or the default where it is not written."""
@@ -234,12 +238,17 @@ class Update:
 
 @dataclass(frozen=True)
 class Call:
-    """`results = block(inputs)`: an instance of a block, with parameters and states of its own."""
+    """`results = block(inputs)`: an instance of a block, with parameters and states of its own.
+
+    A `shared` instance belongs to the model itself, also when the call stands in a repeat. An input
+    may be a stream that has no value yet: then the block takes its default.
+    """
 
     instance: str
     block: str
     inputs: tuple[tuple[str, Expr], ...]
     results: tuple[str, ...]
+    shared: bool = False
     text: str = ""
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
@@ -322,7 +331,11 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class System:
-    """A whole spec. `levels` stand fastest first."""
+    """A whole spec. `levels` stand fastest first.
+
+    `warnings` were found on the way; `unsupported` are features that are checked and cannot run
+    yet: (code, what, place).
+    """
 
     name: str
     about: str
@@ -334,6 +347,8 @@ class System:
     blocks: tuple[Block, ...]
     model: Model | None
     rules: tuple[tree.Rule, ...] = ()
+    warnings: tuple[Diagnostic, ...] = ()
+    unsupported: tuple[tuple[str, str, Span], ...] = ()
 
     def block(self, name: str) -> Block:
         """Return a block by name."""

@@ -17,7 +17,7 @@ from nlc.ir.shape import Axis, Shape
 from nlc.ir.system import Level, Unit
 from nlc.source import Span
 from nlc.syntax import tree
-from nlc.syntax.print_text import print_expression
+from nlc.syntax.print_expression import print_expression
 
 LARGEST = 2**31
 

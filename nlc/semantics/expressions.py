@@ -14,7 +14,7 @@ from nlc.semantics.maps import makes_value, reads_key
 from nlc.semantics.values import Readable, Struct, Value, each, select
 from nlc.source import Span
 from nlc.syntax import tree
-from nlc.syntax.print_text import print_expression
+from nlc.syntax.print_expression import print_expression
 
 ELEMENTWISE = {"+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow"}
 COMPARISONS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne"}

@@ -10,7 +10,7 @@ from nlc.ir.shape import Axis, Shape
 from nlc.ir.system import Initial, Map, Part
 from nlc.semantics.context import Context, flat, real
 from nlc.syntax import tree
-from nlc.syntax.print_text import print_expression
+from nlc.syntax.print_expression import print_expression, print_map
 
 ZERO = Initial("constant", 0.0)
 
@@ -202,13 +202,6 @@ def _build(
         kind, inputs, outputs, chain, tuple(parts), tuple(sorted(options.items())),
         text=print_map(written),
     )  # type: ignore[arg-type]  # fmt: skip
-
-
-def print_map(written: tree.Map) -> str:
-    """Write a map as in a spec."""
-    words = [" -> ".join(print_expression(e) for e in c.items) for c in written.arguments]
-    words += [f"{k.name} = {print_expression(k.value)}" for k in written.keywords]
-    return f"{written.kind}({', '.join(words)})" if words else written.kind
 
 
 # which parts read the key, and which make the value: `self @ X` and `X @ self` act on them

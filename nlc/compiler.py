@@ -1,0 +1,119 @@
+"""The pipeline: from a spec to a typed system, a report, a compiled system.
+
+    read       path, text -> source              parse      source -> tree
+    set, use   tree -> tree                      resolve    tree -> System
+    plan       System -> Plan                    emit       System, Plan -> package
+
+The only place that knows the order of the stages, and the only one here that opens files: those of
+the spec's own folder and of the shipped library. Analysis loads no torch; `compile` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nlc.diagnostics import Diagnostic, SpecError
+from nlc.ir.schedule import Plan
+from nlc.ir.system import Level, System
+from nlc.semantics.resolve import resolve
+from nlc.semantics.settings import apply_settings
+from nlc.semantics.uses import bring_in, in_main
+from nlc.source import Source
+from nlc.syntax import tree
+from nlc.syntax.read import parse_source, read_source
+
+if TYPE_CHECKING:
+    from nlc.compiled import Compiled
+
+FORMS = {".nl": "nl", ".yaml": "yaml", ".yml": "yaml"}
+RULES = "rules"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found out; `stability` and `cost` are None until they are computed."""
+
+    diagnostics: tuple[Diagnostic, ...]
+    levels: tuple[Level, ...]
+    plan: Plan
+    stability: Mapping[str, Any] | None = None
+    cost: Mapping[str, Any] | None = None
+
+
+def load(path: str | Path, set: Mapping[str, Any] | None = None) -> System:
+    """Read a spec and resolve it.
+
+    `set` changes it first: `{"dims.d": 128}`. Raises `SpecError` with all faults of a stage.
+    """
+    path = Path(path)
+    source, form = read_source(path)
+    return _resolve(source, form, path.parent, set or {})
+
+
+def parse(text: str, form: str = "nl", set: Mapping[str, Any] | None = None) -> System:
+    """Resolve a spec given as text (`form` is `nl` or `yaml`); it can use the library's specs."""
+    return _resolve(Source("<text>", text), form, None, set or {})
+
+
+def _resolve(source: Source, form: str, folder: Path | None, set: Mapping[str, Any]) -> System:
+    spec = apply_settings(parse_source(source, form), set)
+    whole, places = bring_in(spec, _reader(folder), _known(folder), (spec.name or "",))
+    try:
+        return resolve(whole, source, _shipped_rules().get)
+    except SpecError as error:
+        raise SpecError(in_main(error.diagnostics, source, places)) from None
+
+
+def check(system: System) -> Report:
+    """Say what there is to know of a system: warnings, levels, schedules."""
+    from nlc.passes.plan import plan
+
+    return Report(system.warnings, system.levels, plan(system))
+
+
+def compile(system: System, target: str = "auto") -> Compiled:
+    """Compile a system for `torch`, `triton` or `auto`. Raises `SpecError` alone for user errors."""
+    from nlc.compiled import compile_system
+
+    return compile_system(system, target)
+
+
+# ---- where specs are found ---------------------------------------------------------------------
+
+
+def _library() -> Path:
+    return Path(str(files("nlc.specs")))
+
+
+def _folders(folder: Path | None) -> list[Path]:
+    return [_library()] if folder is None else [folder, _library()]
+
+
+def _known(folder: Path | None) -> list[str]:
+    return sorted(
+        {p.stem for place in _folders(folder) for p in place.glob("*") if p.suffix in FORMS}
+    )
+
+
+def _reader(folder: Path | None):  # type: ignore[no-untyped-def]
+    def read(name: str) -> tree.Spec | None:
+        for place in _folders(folder):
+            for suffix in FORMS:
+                path = place / f"{name}{suffix}"
+                if path.is_file():
+                    source, form = read_source(path)
+                    return parse_source(source, form)
+        return None
+
+    return read
+
+
+@cache
+def _shipped_rules() -> dict[str, tree.Rule]:
+    source, form = read_source(_library() / f"{RULES}.nl")
+    return {rule.name: rule for rule in parse_source(source, form).rules}

@@ -1,0 +1,293 @@
+"""From the syntax tree to the typed system.
+
+In: `tree.Spec` with its `use` clauses brought in. Out: `System`, with the warnings that were found.
+Collects all faults of a stage and raises `SpecError`; opens no file itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from nlc.diagnostics import SpecError
+from nlc.ir.expr import Expr
+from nlc.ir.shape import show
+from nlc.ir.system import Block, Call, Input, Model, System
+from nlc.semantics.blocks import BlockResolver
+from nlc.semantics.context import Bad, Context
+from nlc.semantics.models import ModelResolver
+from nlc.semantics.nesting import check_reset, resolve_levels, sort_levels
+from nlc.semantics.order import order
+from nlc.source import Source, Span
+from nlc.syntax import tree
+from nlc.syntax.print_expression import print_expression
+
+# gives the rules of the shipped library by name, or a used spec by name (None: there is none)
+FindRule = Callable[[str], tree.Rule | None]
+
+
+@dataclass
+class Resolver:
+    """Resolves one spec; blocks are resolved when they are first needed."""
+
+    context: Context
+    spec: tree.Spec
+    library: FindRule
+    done: dict[str, Block] = field(default_factory=dict)
+    busy: list[str] = field(default_factory=list)
+    failed: set[str] = field(default_factory=set)
+
+    # ---- names that blocks ask for ---------------------------------------------------------
+
+    def rule(self, name: str, span: Span) -> tree.Rule:
+        """Find a rule: of this spec, or of the shipped library."""
+        rule = self.context.rules.get(name) or self.library(name)
+        if rule is None:
+            self.context.unknown("rule", name, span, list(self.context.rules), "NL0305")
+        return rule
+
+    def arguments(self, rule: tree.Rule, written: tree.Expr) -> dict[str, tree.Expr]:
+        """Match a rule's arguments with what is given; defaults fill the rest."""
+        given: dict[str, tree.Expr] = {}
+        names = [p.name for p in rule.parameters]
+        call = written if isinstance(written, tree.Call) else tree.Call(written)
+        form = f"`{rule.name}({', '.join(names)})`"
+        if len(call.arguments) > len(names):
+            self.context.fail(
+                "NL0506", f"`{rule.name}` takes {len(names)} arguments", written.span,
+                f"{len(call.arguments)} given", f"it is written {form}",
+            )  # fmt: skip
+        for name, value in zip(names, call.arguments, strict=False):
+            given[name] = value
+        for keyword in call.keywords:
+            if keyword.name not in names:
+                self.context.unknown(
+                    f"argument of `{rule.name}`", keyword.name, keyword.span, names, "NL0506"
+                )
+            if keyword.name in given:
+                self.context.fail(
+                    "NL0506", f"`{keyword.name}` is given twice", keyword.span, "again",
+                    f"it is written {form}",
+                )  # fmt: skip
+            given[keyword.name] = keyword.value
+        for parameter in rule.parameters:
+            if parameter.name in given:
+                continue
+            if parameter.default is None:
+                self.context.fail(
+                    "NL0506", f"`{rule.name}` needs `{parameter.name}`", written.span, "not given",
+                    f"it is written {form}",
+                )  # fmt: skip
+            given[parameter.name] = parameter.default
+        return {name: given[name] for name in names}
+
+    def step_level(self, span: Span) -> str:
+        """The system's only level of steps: where weights are unless they name a level."""
+        levels = [lv for lv in self.context.levels.values() if lv.period.unit == "steps"]
+        if len(levels) == 1:
+            return levels[0].name
+        if not levels:
+            self.context.fail(
+                "NL0207", "there is no level for these weights", span, "they name no level",
+                "write `level slow every 1 step, optimizer adamw(lr = 3e-4)`, or `at LEVEL`",
+            )  # fmt: skip
+        self.context.fail(
+            "NL0207", "these weights could be at several levels", span, "they name no level",
+            f"write `at {levels[0].name}`, one of {', '.join(f'`{lv.name}`' for lv in levels)}",
+            *((lv.span, "a level of steps") for lv in levels),
+        )  # fmt: skip
+
+    # ---- blocks ----------------------------------------------------------------------------
+
+    def block(self, name: str, span: Span) -> Block:
+        """Resolve a block."""
+        if name in self.failed:
+            raise Bad(name)
+        if name in self.busy:
+            self.context.fail(
+                "NL0704", f"block `{name}` calls itself", span, "called here",
+                "blocks stack: use `repeat` in the model",
+                (self.context.blocks[name].span, "the block"),
+            )  # fmt: skip
+        if name not in self.done:
+            self.busy.append(name)
+            before = len(self.context.faults.errors)
+            unordered = BlockResolver(self.context, self.context.blocks[name], self).resolve()
+            self.busy.pop()
+            for memory in self.context.blocks[name].memories:
+                self._reset(memory)
+            if len(self.context.faults.errors) > before:
+                self.failed.add(name)
+                raise Bad(name)
+            self.done[name] = order(self.context, unordered)
+            if len(self.context.faults.errors) > before:
+                self.failed.add(name)
+                raise Bad(name)
+        return self.done[name]
+
+    def _reset(self, memory: tree.Memory) -> None:
+        for level in memory.levels:
+            if level in self.context.levels:
+                try:
+                    check_reset(self.context, memory, self.context.levels[level])
+                except Bad:
+                    continue
+
+    def call(self, owner: Any, scope: Any, name: str, call: tree.Call, count: int) -> list[Expr]:
+        """Call a block from a block or a model; give the streams of its results."""
+        target = owner.shared.get(name, name) if isinstance(owner, ModelResolver) else name
+        block = self.block(target, call.span)
+        if len(block.outputs) != count:
+            self.context.fail(
+                "NL0702", f"`{name}` gives {len(block.outputs)} results", call.span,
+                f"{count} taken", f"write `{', '.join(n for n, _ in block.outputs)} = {name}(...)`",
+                (block.span, "the block"),
+            )  # fmt: skip
+        inputs = self._inputs(owner, scope, block, call)
+        if isinstance(owner, ModelResolver):
+            instance, shared = owner.instance(name, call, bool(block.memories))
+        else:
+            uses = sum(1 for c in owner.calls if c.block == target)
+            instance, shared = (name if uses == 0 else f"{name}_{uses}"), False
+        results = tuple(f"{instance}_{output}" for output, _ in block.outputs)
+        step = Call(instance, target, inputs, results, shared, call.span.text, call.span)
+        if isinstance(owner, ModelResolver):
+            owner.add_call(step)
+        else:
+            owner.calls.append(step)
+        return [
+            self.context.graph.make("stream", name=result, shape=shape, span=call.span)
+            for result, (_, shape) in zip(results, block.outputs, strict=True)
+        ]
+
+    def _inputs(
+        self, owner: Any, scope: Any, block: Block, call: tree.Call
+    ) -> tuple[tuple[str, Expr], ...]:
+        known = {i.name: i for i in block.inputs}
+        names = list(known)
+        form = f"`{block.name}({', '.join(names)})`"
+        if len(call.arguments) > len(names):
+            self.context.fail(
+                "NL0702", f"`{block.name}` takes {len(names)} streams", call.span,
+                f"{len(call.arguments)} given", f"it is written {form}", (block.span, "the block"),
+            )  # fmt: skip
+        written = list(zip(names, call.arguments, strict=False))
+        for keyword in call.keywords:
+            if keyword.name not in known:
+                self.context.unknown(
+                    f"input of `{block.name}`", keyword.name, keyword.span, names, "NL0702"
+                )
+            written.append((keyword.name, keyword.value))
+        given: dict[str, Expr] = {}
+        for name, argument in written:
+            missing = owner.missing(argument) if isinstance(owner, ModelResolver) else None
+            if missing == "omit" and known[name].default is not None:
+                continue
+            if missing == "maybe" and known[name].default is not None:
+                assert isinstance(argument, tree.Name)
+                given[name] = owner.fresh(argument.id, known[name].shape, argument.span)
+                continue
+            value = scope.plain(argument)
+            self._fits(block, known[name], value, argument)
+            given[name] = value
+        for name, parameter in known.items():
+            if name not in given and parameter.default is None:
+                self.context.fail(
+                    "NL0702", f"`{block.name}` needs the stream `{name}`", call.span, "not given",
+                    f"it is written {form}", (block.span, "the block"),
+                )  # fmt: skip
+        return tuple((name, given[name]) for name in names if name in given)
+
+    def _fits(self, block: Block, parameter: Input, value: Expr, argument: tree.Expr) -> None:
+        want, have = parameter.shape, value.shape
+        if len(want) == len(have) and all(a.fits(b) for a, b in zip(want, have, strict=True)):
+            return
+        self.context.fail(
+            "NL0702", f"`{block.name}` does not take this stream", argument.span,
+            f"`{print_expression(argument)}` is {show(have)}",
+            f"its input `{parameter.name}` is {show(want)}", (block.span, "the block"),
+        )  # fmt: skip
+
+    # ---- the whole spec --------------------------------------------------------------------
+
+    def resolve(self, source: Source) -> System:
+        """Resolve everything, or raise `SpecError` with all that is wrong."""
+        context = self.context
+        self._dims()
+        self._names()
+        resolve_levels(context, self.spec.levels, self)
+        blocks: list[Block] = []
+        for name in context.blocks:
+            try:
+                blocks.append(self.block(name, context.blocks[name].span))
+            except Bad:
+                continue
+        model: Model | None = None
+        if self.spec.model is not None and not self.failed:
+            model = ModelResolver(context, self.spec.model, self).resolve()
+        if self.spec.model is None:
+            self._task_needs_model()
+        context.faults.stop_on_errors()
+        system = System(
+            self.spec.name or "system", self.spec.about or "", source, self.spec, context.graph,
+            tuple(context.dims.items()), sort_levels(context.levels), tuple(blocks), model,
+            tuple(context.rules.values()), tuple(context.faults.warnings),
+            tuple(dict.fromkeys(context.unsupported)),
+        )  # fmt: skip
+        return system
+
+    def _dims(self) -> None:
+        places: dict[str, Span] = {}
+        for dim in self.spec.dims:
+            if dim.name in places:
+                self.context.faults.error(
+                    "NL0302", f"dim `{dim.name}` is declared twice", dim.span, "again",
+                    "each dim has a name of its own", (places[dim.name], "first here"),
+                )  # fmt: skip
+                continue
+            places[dim.name] = dim.span
+            try:
+                self.context.dims[dim.name] = self.context.positive(
+                    dim.value, f"dim `{dim.name}`"
+                )
+            except Bad:
+                self.context.dims[dim.name] = 1
+
+    def _names(self) -> None:
+        tables: tuple[tuple[str, Any, dict[str, Any]], ...] = (
+            ("rule", self.spec.rules, self.context.rules),
+            ("block", self.spec.blocks, self.context.blocks),
+        )
+        for what, items, table in tables:
+            for item in items:
+                if item.name in table:
+                    self.context.faults.error(
+                        "NL0302", f"{what} `{item.name}` is declared twice", item.span, "again",
+                        f"each {what} has a name of its own", (table[item.name].span, "first here"),
+                    )  # fmt: skip
+                else:
+                    table[item.name] = item
+
+    def _task_needs_model(self) -> None:
+        for block in self.spec.blocks:
+            for memory in block.memories:
+                if isinstance(memory.objective, tree.Name) and memory.objective.id == "task":
+                    units = {
+                        self.context.levels[name].period.unit
+                        for name in memory.levels if name in self.context.levels
+                    }  # fmt: skip
+                    if "tokens" in units:
+                        self.context.faults.error(
+                            "NL0703", "`objective task` needs a model", memory.span,
+                            "the task's loss is the model's", "write `model { ... }`",
+                        )  # fmt: skip
+
+
+def resolve(spec: tree.Spec, source: Source, library: FindRule) -> System:
+    """Resolve a spec whose `use` clauses have been brought in already."""
+    found = Resolver(Context(), spec, library)
+    try:
+        return found.resolve(source)
+    except Bad as bad:
+        raise SpecError(found.context.faults.errors) from bad

@@ -1,0 +1,167 @@
+"""Changes of a spec from outside: `dims.d = 128`, `levels.fast.chunk = 1`.
+
+In: a tree and a mapping from paths to values. Out: the changed tree. A path names a clause as the
+YAML form does; faults carry the code NL0313.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from nlc.diagnostics import Faults
+from nlc.errors import nearest
+from nlc.source import Source
+from nlc.syntax import tree
+from nlc.syntax.parse_text import parse_passage
+from nlc.syntax.passage import Passage
+from nlc.syntax.print_expression import print_expression
+
+PATHS = (
+    "dims.NAME, levels.NAME.every, levels.NAME.chunk, levels.NAME.optimizer, "
+    "levels.NAME.optimizer.ARGUMENT, model.vocab, model.repeat, "
+    "blocks.NAME.memories.NAME.level (or chunk, update, objective, init, reset, through), "
+    "blocks.NAME.weights.NAME.level"
+)
+
+
+def apply_settings(spec: tree.Spec, settings: Mapping[str, Any]) -> tree.Spec:
+    """Return the spec with the settings made; raise `SpecError` where one has no place."""
+    faults = Faults()
+    for path, value in settings.items():
+        changed = _Setting(faults, path, value).change(spec)
+        if changed is not None:
+            spec = changed
+    faults.stop_on_errors()
+    return spec
+
+
+class _Setting:
+    def __init__(self, faults: Faults, path: str, value: Any):
+        self.faults = faults
+        self.path = path
+        self.source = Source(f"--set {path}", str(value))
+
+    def parse(self, start: str) -> Any:
+        """Parse the value as a part of the grammar."""
+        found = parse_passage(Passage.whole(self.source), start, "setting", self.faults)
+        if found is None:
+            self.faults.stop_on_errors()
+        return found
+
+    def unknown(self, word: str, known: list[str]) -> None:
+        close = nearest(word, known)
+        hint = f"did you mean `{close}`?" if close else f"paths are {PATHS}"
+        self.faults.error(
+            "NL0313", f"`--set {self.path}` changes nothing", None, f"no `{word}`", hint
+        )
+
+    def change(self, spec: tree.Spec) -> tree.Spec | None:
+        words = self.path.split(".")
+        match words:
+            case ["dims", name]:
+                dims = self._named(spec.dims, name, "value", lambda: self.parse("expression"))
+                return None if dims is None else replace(spec, dims=dims)
+            case ["levels", name, *rest]:
+                return self._levels(spec, name, rest)
+            case ["model", word] if spec.model is not None:
+                return self._model(spec, spec.model, word)
+            case ["blocks", block, kind, name, word] if kind in ("memories", "weights"):
+                return self._block(spec, block, kind, name, word)
+        self.unknown(words[0], ["dims", "levels", "blocks", "model"])
+        return None
+
+    def _named(self, items: Any, name: str, key: str, make: Any) -> Any:
+        if name not in [item.name for item in items]:
+            self.unknown(name, [item.name for item in items])
+            return None
+        return tuple(
+            replace(item, **{key: make()}) if item.name == name else item for item in items
+        )
+
+    def _levels(self, spec: tree.Spec, name: str, rest: list[str]) -> tree.Spec | None:
+        levels = None
+        match rest:
+            case ["every"]:
+                levels = self._named(spec.levels, name, "period", self._period)
+            case ["chunk" | "optimizer" as key]:
+                levels = self._named(spec.levels, name, key, lambda: self.parse("expression"))
+            case ["optimizer", argument]:
+                level = next((lv for lv in spec.levels if lv.name == name), None)
+                call = level.optimizer if level else None
+                if isinstance(call, tree.Name):
+                    call = tree.Call(call)
+                if isinstance(call, tree.Call):
+                    value = self.parse("expression")
+                    kept = tuple(k for k in call.keywords if k.name != argument)
+                    new = replace(call, keywords=(*kept, tree.Keyword(argument, value)))
+                    levels = self._named(spec.levels, name, "optimizer", lambda: new)
+                else:
+                    self.unknown("optimizer", [])
+            case _:
+                self.unknown(".".join(rest), ["every", "chunk", "optimizer"])
+        return None if levels is None else replace(spec, levels=levels)
+
+    def _period(self) -> tree.Period:
+        words = self.source.text.strip()
+        if words in ("always", "never"):
+            return tree.Period(words)  # type: ignore[arg-type]
+        number, _, unit = words.rpartition(" ")
+        if unit not in ("token", "tokens", "step", "steps"):
+            self.unknown(words, ["4 tokens", "1 step", "always", "never"])
+            self.faults.stop_on_errors()
+        self.source = Source(self.source.name, number)
+        plural = unit if unit.endswith("s") else f"{unit}s"
+        return tree.Period(plural, self.parse("expression"))  # type: ignore[arg-type]
+
+    def _model(self, spec: tree.Spec, model: tree.Model, word: str) -> tree.Spec | None:
+        if word == "vocab":
+            return replace(spec, model=replace(model, vocab=self.parse("expression")))
+        if word == "objective":
+            return replace(spec, model=replace(model, objective=self.parse("expression")))
+        repeats = [s for s in model.equations if isinstance(s, tree.Repeat)]
+        if word == "repeat" and repeats:
+            count = self.parse("expression")
+            equations = tuple(
+                replace(s, count=count) if s is repeats[0] else s for s in model.equations
+            )
+            return replace(spec, model=replace(model, equations=equations))
+        self.unknown(word, ["vocab", "repeat", "objective"])
+        return None
+
+    def _block(
+        self, spec: tree.Spec, name: str, kind: str, item: str, word: str
+    ) -> tree.Spec | None:
+        block = next((b for b in spec.blocks if b.name == name), None)
+        if block is None:
+            self.unknown(name, [b.name for b in spec.blocks])
+            return None
+        items: Any = getattr(block, kind)
+        known = [n for i in items for n in i.names]
+        if item not in known:
+            self.unknown(item, known)
+            return None
+        keys = {"level", "init"} | (
+            {"objective", "update", "through", "reset"} if kind == "memories" else set()
+        )
+        if word not in keys:
+            self.unknown(word, sorted(keys))
+            return None
+        value: Any
+        if word in ("level", "through"):
+            value = print_expression(self.parse("expression"))
+        elif word == "reset":
+            self.source = Source(self.source.name, self.source.text.removeprefix("every "))
+            value = self._period()
+        else:
+            value = self.parse("expression")
+        if word == "level" and kind == "memories":
+            word, value = "levels", (value,)
+        new = tuple(replace(i, **{word: value}) if item in i.names else i for i in items)
+        blocks = tuple(
+            replace(b, **{kind: new}) if b.name == name else b for b in spec.blocks
+        )
+        return replace(spec, blocks=blocks)
+
+
