@@ -16,15 +16,19 @@ def main() -> None:
     from nlc.cli.common import CallError, say_call_error
     from nlc.cli.faults import show_faults
     from nlc.diagnostics import SpecError
+    from nlc.lab.faults import Diverged, LabError
 
     try:
         app()
     except SpecError as error:
         show_faults(error.diagnostics)
         sys.exit(1)
-    except CallError as error:
-        say_call_error(error)
+    except (CallError, LabError) as error:
+        say_call_error(error.what, error.hint)
         sys.exit(2)
+    except Diverged as error:
+        print(f"nlc: {error}", file=sys.stderr)
+        sys.exit(1)
     except BrokenPipeError:
         # the reader went away (`nlc ... | head`): no fault; what is left to print goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -122,12 +122,12 @@ def say(text: str = "", error: bool = False) -> None:
     print(text, end="" if text.endswith("\n") else "\n", file=sys.stderr if error else sys.stdout)
 
 
-def say_call_error(error: CallError) -> None:
+def say_call_error(what: str, hint: str) -> None:
     """Print what is wrong with a call."""
     from nlc.render import printable
 
-    say(f"nlc: {printable(error.what, keep=chr(10))}", error=True)
-    say(f"   = hint: {printable(error.hint)}", error=True)
+    say(f"nlc: {printable(what, keep=chr(10))}", error=True)
+    say(f"   = hint: {printable(hint)}", error=True)
 
 
 def colored(stream: object) -> bool:

@@ -33,7 +33,6 @@ def explain(
     Examples:
 
         nlc explain NL0203
-
         nlc explain deltanet
     """
     if CODE.fullmatch(what) and not Path(what).is_file():

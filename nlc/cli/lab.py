@@ -92,9 +92,7 @@ def train(
     Examples:
 
         nlc train deltanet --minutes 2
-
         nlc train my.nl --text book.txt --steps 2000 --set dims.d=256
-
         nlc train --resume runs/deltanet-001
     """
     if (spec is None) == (resume is None):
@@ -222,7 +220,6 @@ def evaluate(
     Examples:
 
         nlc eval runs/deltanet-001
-
         nlc eval runs/deltanet-001 --text book.txt --length 4096
     """
     from nlc.lab.evaluate import bits_per_byte

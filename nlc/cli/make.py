@@ -65,7 +65,6 @@ def compile_spec(
     Examples:
 
         nlc compile deltanet --out build/deltanet
-
         nlc compile my.nl --set levels.fast.chunk=1
     """
     path = find_spec(spec)

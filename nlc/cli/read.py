@@ -32,7 +32,7 @@ from nlc.diagnostics import SpecError
 
 SpecsArgument = Annotated[
     list[str],
-    typer.Argument(metavar="SPEC...", help="Spec files (.nl or .yaml), or shipped ones by name."),
+    typer.Argument(metavar="SPEC", help="Spec files (.nl or .yaml), or shipped ones by name."),
 ]
 
 
@@ -51,9 +51,7 @@ def check(
     Examples:
 
         nlc check my.nl
-
         nlc check deltanet --set levels.fast.chunk=64
-
         nlc check specs/*.nl --format github --strict
     """
     paths = [find_spec(word) for word in specs]
@@ -101,9 +99,7 @@ def fmt(
     Examples:
 
         nlc fmt my.nl
-
         nlc fmt -w my.nl other.yaml
-
         nlc fmt --check --diff specs/*.nl
     """
     from nlc.cli.forms import form_of_path, printed, tree_of
@@ -152,7 +148,6 @@ def convert(
     Examples:
 
         nlc convert my.nl > my.yaml
-
         nlc convert my.yaml -o my.nl
     """
     from nlc.cli.forms import form_of_path, printed, tree_of
@@ -168,6 +163,10 @@ def convert(
         sys.stdout.write(text)
     else:
         write_file(output, text)
+
+
+def graph(spec: SpecArgument) -> None:
+    """Show."""
 
 
 def specs() -> None:
