@@ -16,6 +16,8 @@ from typing import Literal
 
 from nlc.source import NOWHERE, Span
 
+BLANK = "\n"  # an empty line, among the lines above a statement or before its `}`
+
 
 @dataclass(frozen=True)
 class Comments:
@@ -208,7 +210,7 @@ Stmt = Assign | Every | When | Repeat | Share
 
 @dataclass(frozen=True)
 class Chain(Node):
-    """One positional argument of a map: `d -> heads*d_k` (items 2), `bias` or `softmax` (items 1)."""
+    """One positional argument of a map: `d -> heads*d_k` (two items), `bias` (one item)."""
 
     items: tuple[Expr, ...]
 
@@ -305,9 +307,7 @@ class Memory(Line):
     select: Expr | None = None
     clauses: tuple[tuple[str, Span], ...] = field(default=(), compare=False, repr=False)
     # comments of the clauses inside the braces, by the clause's word
-    clause_comments: tuple[tuple[str, Comments], ...] = field(
-        default=(), compare=False, repr=False
-    )
+    clause_comments: tuple[tuple[str, Comments], ...] = field(default=(), compare=False, repr=False)
     name_spans: tuple[Span, ...] = field(default=(), compare=False, repr=False)
     level_spans: tuple[Span, ...] = field(default=(), compare=False, repr=False)
 
@@ -323,7 +323,7 @@ class Parameter(Node):
 
 @dataclass(frozen=True)
 class Rule(Line):
-    """`rule NAME(parameters) { states; memories; equations }`; `eval = e` is an Assign to `eval`."""
+    """`rule NAME(parameters) { states; memories; equations }`; `eval = e` assigns to `eval`."""
 
     name: str
     parameters: tuple[Parameter, ...]
@@ -352,9 +352,7 @@ class Model(Line):
     equations: tuple[Stmt, ...] = ()
     objective: Expr | None = None
     clauses: tuple[tuple[str, Span], ...] = field(default=(), compare=False, repr=False)
-    clause_comments: tuple[tuple[str, Comments], ...] = field(
-        default=(), compare=False, repr=False
-    )
+    clause_comments: tuple[tuple[str, Comments], ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -370,6 +368,4 @@ class Spec(Line):
     blocks: tuple[Block, ...] = ()
     model: Model | None = None
     clauses: tuple[tuple[str, Span], ...] = field(default=(), compare=False, repr=False)
-    clause_comments: tuple[tuple[str, Comments], ...] = field(
-        default=(), compare=False, repr=False
-    )
+    clause_comments: tuple[tuple[str, Comments], ...] = field(default=(), compare=False, repr=False)
