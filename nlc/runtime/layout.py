@@ -96,12 +96,17 @@ def calls(steps: tuple[Step, ...], prefix: str = "") -> Iterator[tuple[str, Call
     for step in steps:
         match step:
             case Call():
-                yield prefix + step.instance, step
+                yield instance_path(step, prefix), step
             case Repeat():
                 for turn in range(step.count):
                     yield from calls(step.steps, f"{prefix}{step.name}.{turn}.")
             case Equation() | Update():
                 pass
+
+
+def instance_path(call: Call, prefix: str) -> str:
+    """Return the full name of a call's instance; a shared one is the same in every pass."""
+    return call.instance if call.shared else prefix + call.instance
 
 
 @dataclass(frozen=True)

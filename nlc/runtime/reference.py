@@ -126,7 +126,7 @@ class Reference:
         self, streams: tuple[Any, ...], state: State | None, named: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], State | None]:
         """Match what a call gives with the module's inputs; each [B, ..., *shape]."""
-        if streams and isinstance(streams[-1], Mapping):
+        if streams and (streams[-1] is None or isinstance(streams[-1], Mapping)):
             *streams, state = streams  # type: ignore[assignment]
         declared = inputs_of(self.module)
         names = [entry.name for entry in declared]

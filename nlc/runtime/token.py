@@ -17,7 +17,16 @@ from nlc.ir.shape import sizes
 from nlc.ir.system import Block, Call, Equation, Memory, Model, Repeat, Step, Update
 from nlc.runtime.evaluate import Parts, States, TokenFrame, evaluate, evaluate_all
 from nlc.runtime.frame import Run, frame_of, kernel_of
-from nlc.runtime.layout import State, double, facts, pack, read_states, unpack, write_states
+from nlc.runtime.layout import (
+    State,
+    double,
+    facts,
+    instance_path,
+    pack,
+    read_states,
+    unpack,
+    write_states,
+)
 from nlc.runtime.maps import front
 from nlc.runtime.states import get, initial_state, initial_states, put
 
@@ -86,7 +95,7 @@ def _steps(
                 assert isinstance(module, Block)
                 frame.states[name, "post"] = _update(module.memory(name), frame)
             case Call():
-                _call(run, step, prefix + step.instance, frame, state)
+                _call(run, step, instance_path(step, prefix), frame, state)
             case Repeat():
                 for turn in range(step.count):
                     inner = f"{prefix}{step.name}.{turn}."

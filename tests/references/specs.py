@@ -30,6 +30,9 @@ def block(body: str, rules: str = "", chunk: str = "") -> str:
 @lru_cache(maxsize=64)
 def resolve(text: str) -> System:
     """The system that a text means."""
-    import nlc
+    from nlc.semantics.resolve import resolve as resolve_spec
+    from nlc.source import Source
+    from nlc.syntax.parse_text import parse_text
 
-    return nlc.parse(text, form="nl")
+    source = Source("<text>", text)
+    return resolve_spec(parse_text(source), source, lambda name: None)

@@ -59,7 +59,7 @@ def linear_attention(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
 
 WRITTEN_OUT = block(
     """
-  memory M : linear(d_k -> d_v) at fast {
+  memory M[heads] : linear(d_k -> d_v) at fast {
     update { M = M + outer(v, k) }
   }
   out = W_o(M(q))
@@ -69,7 +69,7 @@ WRITTEN_OUT = block(
 RETNET = block(
     """
   gamma = 1 - 2^(-5 - index(heads))
-  memory M : linear(d_k -> d_v) at fast {
+  memory M[heads] : linear(d_k -> d_v) at fast {
     update { M = gamma * M + outer(v, k) }
   }
   out = W_o(M(q))
@@ -88,7 +88,7 @@ GLA = block(
     """
   weights W_a : lora(d -> 2 -> heads*d_k, bias)
   alpha = sigmoid(W_a(x))^(1/16)
-  memory M : linear(d_k -> d_v) at fast {
+  memory M[heads] : linear(d_k -> d_v) at fast {
     update { M = M @ diag(alpha) + outer(v, k) }
   }
   out = W_o(M(q))
@@ -238,7 +238,7 @@ RWKV7 = block(
   w = exp(-0.606531 * sigmoid(W_w(xs)))
   a = sigmoid(W_a(xs))
   kappa = unit(k * xi)
-  memory S : linear(d_k -> d_v) at fast {
+  memory S[heads] : linear(d_k -> d_v) at fast {
     update { S = S @ diag(w) - outer(S @ kappa, a * kappa) + outer(v, k * a) }
   }
   out = W_o(S(q))
@@ -291,7 +291,7 @@ def window(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
 
 PREVIOUS = block(
     """
-  memory M : linear(d_k -> d_v) at fast {
+  memory M[heads] : linear(d_k -> d_v) at fast {
     update { M = 0.9 * M + outer(v, k) }
   }
   out = W_o(prev(M)(q) + 0.5 * M(q))
