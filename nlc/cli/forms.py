@@ -23,13 +23,10 @@ def form_of_path(path: Path) -> str:
 
 def tree_of(path: Path) -> tuple[str, t.Spec]:
     """Read a spec; raises `SpecError` for its faults of syntax."""
-    from nlc.syntax.parse_text import parse_text
-    from nlc.syntax.parse_yaml import parse_yaml
-    from nlc.syntax.read import read_source
+    from nlc.syntax.read import parse_source, read_source
 
-    form = form_of_path(path)
-    source = read_source(path)
-    return source.text, (parse_text if form == "nl" else parse_yaml)(source)
+    source, form = read_source(path)
+    return source.text, parse_source(source, form)
 
 
 def printed(tree: t.Spec, form: str) -> str:
