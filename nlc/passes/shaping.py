@@ -21,8 +21,10 @@ def drop(graph: Graph, x: Expr, axes: tuple[int, ...]) -> Expr:
     places = sorted({a for a in axes if len(x.shape) >= -a})
     if not places:
         return x
-    if x.op == "unsqueeze" and sorted(x.attr("axes")) == places:
-        return x.args[0]
+    if x.op == "unsqueeze" and set(places) <= set(x.attr("axes")):
+        left = [a for a in x.attr("axes") if a not in places]
+        moved = tuple(a + sum(p > a for p in places) for a in left)
+        return build(graph, "unsqueeze", x.args[0], axes=moved)
     last = -places[0]
     kept = tuple(x.shape[p] for p in range(-last, 0) if p not in places)
     return build(graph, "reshape", x, last=last, axes=kept)

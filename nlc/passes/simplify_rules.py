@@ -13,7 +13,7 @@ from typing import Protocol
 
 from nlc.ir.expr import Expr
 from nlc.ir.operations import OPERATIONS
-from nlc.passes.structure import Term, terms_of
+from nlc.passes.structure import Term, is_scale, terms_of
 
 
 class Make(Protocol):
@@ -374,9 +374,11 @@ def _matvec(make: Make, node: Expr) -> Expr | None:
             for scale, inner in (matrix.args, matrix.args[::-1]):
                 if scale.op == "const" and len(inner.shape) >= 2:
                     return make("mul", scale, make("matvec", inner, x))
-                if scale.op == "unsqueeze" and tuple(scale.attr("axes")) == (-2, -1):
-                    product = make("matvec", inner, x)
-                    return make("mul", make("unsqueeze", scale.args[0], axes=(-1,)), product)
+                if scale.op == "unsqueeze" and is_scale(scale) and not is_scale(inner):
+                    rest = tuple(a + 1 for a in sorted(scale.attr("axes")) if a != -1)
+                    if len(rest) < len(scale.attr("axes")):
+                        thin = make("unsqueeze", scale.args[0], axes=rest)
+                        return make("mul", thin, make("matvec", inner, x))
     return None
 
 
@@ -404,7 +406,7 @@ def _times(make: Make, x: Expr, term: Term) -> tuple[float, Expr]:
         case "outer":
             result = make("outer", make("matvec", x, term.parts[0]), term.parts[1])
     for scale in reversed(term.scales):
-        result = make("mul", make("unsqueeze", scale, axes=(-2, -1)), result)
+        result = make("mul", scale, result)
     return term.number, result
 
 

@@ -13,7 +13,7 @@ from nlc.ir.expr import Expr
 
 @dataclass(frozen=True)
 class Term:
-    """`number * scales * kind(parts)`; each of `scales` has the leading axes alone."""
+    """`number * scales * kind(parts)`; each of `scales` has size 1 along the last two axes."""
 
     number: float
     scales: tuple[Expr, ...]
@@ -82,6 +82,11 @@ def _matrix_like(node: Expr) -> bool:
     )
 
 
+def is_scale(node: Expr) -> bool:
+    """Say whether a value is one number per leading axes, shaped for a matrix."""
+    return all(axis.size == 1 for axis in node.shape[-2:])
+
+
 def _split_scale(node: Expr) -> tuple[float | Expr, Expr] | None:
     """Split scale * matrix, the scale a number or one per leading axes."""
     for scale, inner in (node.args, node.args[::-1]):
@@ -89,8 +94,6 @@ def _split_scale(node: Expr) -> tuple[float | Expr, Expr] | None:
             continue
         if scale.op == "const":
             return float(scale.attr("value")), inner
-        if scale.op == "unsqueeze" and tuple(scale.attr("axes")) == (-2, -1):
-            return scale.args[0], inner
-        if not scale.shape:
+        if is_scale(scale):
             return scale, inner
     return None

@@ -340,9 +340,7 @@ def test_all_parts_of_a_map(form, more, evaluate):
     e = g.make("sub", g.make("apply", x, *variables, map=form, lead=1), v)
     axes = tuple(range(-1 - len(more), 0))
     loss = g.make("sum", g.make("pow", e, g.constant(2.0)), axes=axes, keep=False)
-    grads = [
-        g.make("grad", loss, *values, memory="A", part=p, parts=tuple(shapes)) for p in shapes
-    ]
+    grads = [g.make("grad", loss, *values, memory="A", part=p, parts=tuple(shapes)) for p in shapes]
     found = differentiate(g, lower(g, grads))
     [plain] = lower(g, [loss])
     torch.manual_seed(0)
