@@ -287,8 +287,8 @@ def _window(node: Expr, args: Sequence[Tensor], frame: Frame) -> Tensor:
 
 
 def _due(node: Expr, args: Sequence[Tensor], frame: Frame) -> Tensor:
-    ended = (frame.position + 1) % node.attr("period").count == 0
-    return torch.tensor([float(ended)], dtype=torch.float64)
+    _, count = node.attr("period")
+    return torch.tensor([float((frame.position + 1) % count == 0)], dtype=torch.float64)
 
 
 def _route(node: Expr, args: Sequence[Tensor], frame: Frame) -> Tensor:

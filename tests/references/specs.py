@@ -7,7 +7,7 @@ from functools import lru_cache
 from nlc.ir.system import System
 
 HEAD = """system small
-dims {{ d = 6, heads = 2, d_k = 4, d_v = 3 }}
+dims {{ d = 6, heads = 2, d_k = 4, d_v = 3, n = 5 }}
 level now always
 level fast every 1 token{chunk}
 level slow every 1 step

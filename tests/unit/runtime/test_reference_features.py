@@ -1,0 +1,567 @@
+"""One feature of the language each, against a loop that says what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.references.compare import compare, compare_cuts
+from tests.references.cores import outer, read, softmax_attention
+from tests.references.layers import heads, linear, rmsnorm, unit
+from tests.references.specs import block, resolve
+
+P = dict[str, Tensor]
+Hand = Callable[[P, Tensor], tuple[Tensor, dict[str, Any]]]
+Move = Callable[..., tuple[Any, Tensor]]
+H, DK, DV = 2, 4, 3
+FEATURES: dict[str, tuple[str, Hand]] = {}
+
+
+def out(p: P, y: Tensor) -> Tensor:
+    return linear(p, "W_o", y.flatten(-2))
+
+
+def zeros(x: Tensor, *shape: int) -> Tensor:
+    return torch.zeros(x.shape[0], *shape, dtype=torch.float64)
+
+
+def copies(p: P, name: str, x: Tensor) -> Tensor:
+    """A parameter once for each row."""
+    return p[name].expand(x.shape[0], *p[name].shape)
+
+
+def project(p: P, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v [B, T, H, d] of the specs' frame."""
+    q, k, v = (heads(linear(p, name, x), H) for name in ("W_q", "W_k", "W_v"))
+    return q, k, v
+
+
+def feature(name: str, body: str, **frame: str) -> Callable[[Hand], Hand]:
+    """Register a spec's body with the loop that it means."""
+
+    def register(hand: Hand) -> Hand:
+        FEATURES[name] = (block(body, **frame), hand)
+        return hand
+
+    return register
+
+
+def over_tokens(q: Tensor, state: Any, move: Callable[[int, Any], tuple[Any, Tensor]]) -> Any:
+    """Run `move(t, state) -> (state, read)` over the tokens."""
+    outs = []
+    for t in range(q.shape[1]):
+        state, y = move(t, state)
+        outs.append(y)
+    return state, torch.stack(outs, 1)
+
+
+@feature(
+    "extra states and their reads",
+    """
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    state n[] = 0
+    state S = self
+    update {
+      n = n + ||key||^2
+      S = 0.5 * S + self
+      self = self - grad / (1 + n)
+    }
+  }
+  out = W_o(M(q) + prev(M.S) @ q + M.n * v)
+""",
+)
+def extra_states(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, state: Any) -> Any:
+        M, S, n = state
+        before = S
+        n = n + k[:, t].pow(2).sum(-1)
+        S = 0.5 * S + M
+        M = M - outer(read(M, k[:, t]) - v[:, t], k[:, t]) / (1 + n)[..., None, None]
+        y = read(M, q[:, t]) + read(before, q[:, t]) + n[..., None] * v[:, t]
+        return (M, S, n), y
+
+    first = zeros(x, H, DV, DK), zeros(x, H, DV, DK), zeros(x, H)
+    (M, S, n), y = over_tokens(q, first, move)
+    return out(p, y), {"M": M, "M.S": S, "M.n": n}
+
+
+@feature(
+    "decay towards the initial state",
+    """
+  memory M : linear(d_k -> d_v, bias) at fast {
+    key k
+    value v
+    update { self = initial(self) + 0.9 * (self - initial(self)) - 0.1 * grad }
+    init learned
+  }
+  out = W_o(M(q) - initial(M)(q))
+""",
+)
+def towards_initial(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+    W0, b0 = copies(p, "M.weight", x), copies(p, "M.bias", x)
+
+    def move(t: int, state: Any) -> Any:
+        W, b = state
+        error = read(W, k[:, t]) + b - v[:, t]
+        W = W0 + 0.9 * (W - W0) - 0.1 * outer(error, k[:, t])
+        b = b0 + 0.9 * (b - b0) - 0.1 * error
+        return (W, b), read(W - W0, q[:, t]) + b - b0
+
+    (W, b), y = over_tokens(q, (W0, b0), move)
+    return out(p, y), {"M": {"weight": W, "bias": b}}
+
+
+@feature(
+    "surprise",
+    """
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    objective ||M(key) - value||^2
+    update { self = self - 0.1 * grad }
+  }
+  out = W_o(loss(M) * M(q))
+""",
+)
+def surprise(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, M: Tensor) -> Any:
+        error = read(M, k[:, t]) - v[:, t]
+        M = M - 0.1 * outer(2 * error, k[:, t])
+        return M, error.pow(2).sum(-1, keepdim=True) * read(M, q[:, t])
+
+    M, y = over_tokens(q, zeros(x, H, DV, DK), move)
+    return out(p, y), {"M": M}
+
+
+@feature(
+    "a start from weights, and from another memory at each reset",
+    """
+  weights W : linear(d_k -> d_v)
+  memory A : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    update { self = self - 0.1 * grad }
+    init from W
+  }
+  memory B : linear(d_k -> d_v) at fast {
+    key k
+    value 2 * v
+    update { self = 0.8 * self + 0.2 * initial(self) - 0.3 * grad }
+    init from A
+    reset every 3 tokens
+  }
+  out = W_o(A(q) + B(q))
+""",
+)
+def starts(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+    W = p["W.weight"].expand(x.shape[0], H, DV, DK)
+
+    def move(t: int, state: Any) -> Any:
+        A, B, B0 = state
+        A = A - 0.1 * outer(read(A, k[:, t]) - v[:, t], k[:, t])
+        B = 0.8 * B + 0.2 * B0 - 0.3 * outer(read(B, k[:, t]) - 2 * v[:, t], k[:, t])
+        y = read(A, q[:, t]) + read(B, q[:, t])
+        return ((A, A, A) if (t + 1) % 3 == 0 else (A, B, B0)), y
+
+    (A, B, _), y = over_tokens(q, (W, W, W), move)
+    return out(p, y), {"A": A, "B": B}
+
+
+@feature(
+    "a residual memory with a norm",
+    """
+  memory M : mlp(d_k -> 5 -> d_k, act = tanh, bias, residual, norm) at fast {
+    key k
+    value unit(k)
+    update { self = self - 0.05 * grad }
+  }
+  weights W_2 : linear(heads*d_k -> d)
+  out = W_2(M(q))
+""",
+)
+def residual(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, _ = project(p, x)
+    names = ["layer1.weight", "layer1.bias", "layer2.weight", "layer2.bias", "norm.weight"]
+    names.append("norm.bias")
+
+    def apply(M: list[Tensor], z: Tensor) -> Tensor:
+        W1, b1, W2, b2, gain, offset = M
+        y = read(W2, torch.tanh(read(W1, z) + b1)) + b2
+        return z + torch.nn.functional.layer_norm(y, (DK,)) * gain + offset
+
+    def move(t: int, M: list[Tensor]) -> Any:
+        loss = (apply(M, k[:, t]) - unit(k[:, t])).pow(2).sum() / 2
+        found = torch.autograd.grad(loss, M, create_graph=True)
+        M = [w - 0.05 * g for w, g in zip(M, found, strict=True)]
+        return M, apply(M, q[:, t])
+
+    first = [copies(p, f"M.{name}", x).clone() for name in names]
+    M, y = over_tokens(q, first, move)
+    return linear(p, "W_2", y.flatten(-2)), {"M": dict(zip(names, M, strict=True))}
+
+
+@feature(
+    "huber, several pairs, and a nonlinear state",
+    """
+  memory M : linear(d_k -> d_v) at fast {
+    key k, q
+    value v, 0.5 * v
+    objective huber(self(key) - value, 0.3)
+    update {
+      self = self - 0.2 * grad
+      self = tanh(self)
+    }
+  }
+  out = W_o(M(q))
+""",
+)
+def huber(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, M: Tensor) -> Any:
+        step = torch.zeros_like(M)
+        for key, value in ((k[:, t], v[:, t]), (q[:, t], 0.5 * v[:, t])):
+            step = step + outer((read(M, key) - value).clamp(-0.3, 0.3), key)
+        M = torch.tanh(M - 0.2 * step)
+        return M, read(M, q[:, t])
+
+    M, y = over_tokens(q, zeros(x, H, DV, DK), move)
+    return out(p, y), {"M": M}
+
+
+@feature(
+    "the last three tokens in the objective",
+    """
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    objective recent(1/2 * ||M(key) - value||^2, 3)
+    update { self = 0.9 * self - 0.1 * grad }
+  }
+  out = W_o(M(q))
+""",
+)
+def omega(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, M: Tensor) -> Any:
+        step = torch.zeros_like(M)
+        for s in range(max(t - 2, 0), t + 1):
+            step = step + outer(read(M, k[:, s]) - v[:, s], k[:, s])
+        M = 0.9 * M - 0.1 * step
+        return M, read(M, q[:, t])
+
+    M, y = over_tokens(q, zeros(x, H, DV, DK), move)
+    return out(p, y), {"M": M}
+
+
+@feature(
+    "products of several writes",
+    """
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    update {
+      self = 0.9 * self
+      self = self - 0.5 * grad(at = self)
+      self = self - 0.3 * outer(self(q) - 2 * v, q)
+    }
+  }
+  out = W_o(M(q))
+""",
+)
+def several_writes(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, M: Tensor) -> Any:
+        M = 0.9 * M
+        M = M - 0.5 * outer(read(M, k[:, t]) - v[:, t], k[:, t])
+        M = M - 0.3 * outer(read(M, q[:, t]) - 2 * v[:, t], q[:, t])
+        return M, read(M, q[:, t])
+
+    M, y = over_tokens(q, zeros(x, H, DV, DK), move)
+    return out(p, y), {"M": M}
+
+
+@feature(
+    "the key's side, and a vector of its own",
+    """
+  memory S[heads] : linear(d_k -> d_v) at fast {
+    update { self = 0.9 * self + outer(v, k - transpose(self) @ v) }
+  }
+  memory z[heads] : vector(d_k) at fast {
+    update { self = 0.8 * self + k * k }
+  }
+  out = W_o(S(q / sqrt(1 + z)))
+""",
+)
+def oja(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, state: Any) -> Any:
+        S, z = state
+        back = torch.einsum("bhvk,bhv->bhk", S, v[:, t])
+        S = 0.9 * S + outer(v[:, t], k[:, t] - back)
+        z = 0.8 * z + k[:, t].pow(2)
+        return (S, z), read(S, q[:, t] / (1 + z).sqrt())
+
+    (S, z), y = over_tokens(q, (zeros(x, H, DV, DK), zeros(x, H, DK)), move)
+    return out(p, y), {"S": S, "z": z}
+
+
+@feature(
+    "solving with a matrix of keys",
+    """
+  memory G[heads] : matrix(d_k, d_k) at fast {
+    update { self = 0.9 * self + outer(k, k) }
+  }
+  memory M[heads] : linear(d_k -> d_v) at fast {
+    update { self = 0.9 * self + outer(v, k) }
+  }
+  out = W_o(M(solve(G + 0.5, q)))
+""",
+)
+def mesa(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+    eye = torch.eye(DK, dtype=torch.float64)
+
+    def move(t: int, state: Any) -> Any:
+        G, M = 0.9 * state[0] + outer(k[:, t], k[:, t]), 0.9 * state[1] + outer(v[:, t], k[:, t])
+        return (G, M), read(M, torch.linalg.solve(G + 0.5 * eye, q[:, t][..., None])[..., 0])
+
+    (G, M), y = over_tokens(q, (zeros(x, H, DK, DK), zeros(x, H, DV, DK)), move)
+    return out(p, y), {"G": G, "M": M}
+
+
+@feature(
+    "an inner loop and orthogonalised steps",
+    """
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    update {
+      repeat 2 { self = self - 0.1 * newton_schulz(grad(at = self), steps = 3) }
+    }
+    init learned
+  }
+  out = W_o(M(q))
+""",
+)
+def muon(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def orthogonal(G: Tensor) -> Tensor:
+        X = G / (G.pow(2).sum((-1, -2), keepdim=True).sqrt() + 1e-7)
+        for _ in range(3):
+            A = X @ X.mT
+            X = 3.4445 * X + (-4.7750 * A + 2.0315 * A @ A) @ X
+        return X
+
+    def move(t: int, M: Tensor) -> Any:
+        for _ in range(2):
+            M = M - 0.1 * orthogonal(outer(read(M, k[:, t]) - v[:, t], k[:, t]))
+        return M, read(M, q[:, t])
+
+    M, y = over_tokens(q, copies(p, "M.weight", x), move)
+    return out(p, y), {"M": M}
+
+
+@feature(
+    "a memory that reads another at the same token",
+    """
+  memory A : linear(d_k -> d_k) at fast {
+    key k
+    value unit(k)
+    update { self = self - 0.1 * grad }
+    init learned
+  }
+  memory B : linear(d_k -> d_v) at fast {
+    key A(k)
+    value v
+    update { self = self - 0.1 * grad + 0.1 * outer(v, prev(A)(q)) }
+  }
+  out = W_o(B(A(q)))
+""",
+)
+def chained(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, state: Any) -> Any:
+        before, B = state
+        A = before - 0.1 * outer(read(before, k[:, t]) - unit(k[:, t]), k[:, t])
+        key = read(A, k[:, t])
+        B = B - 0.1 * outer(read(B, key) - v[:, t], key)
+        B = B + 0.1 * outer(v[:, t], read(before, q[:, t]))
+        return (A, B), read(B, read(A, q[:, t]))
+
+    (A, B), y = over_tokens(q, (copies(p, "A.weight", x), zeros(x, H, DV, DK)), move)
+    return out(p, y), {"A": A, "B": B}
+
+
+@feature(
+    "persistent pairs",
+    """
+  memory A : kernel(softmax, window = 2, scale = 0.7) at now {
+    key k
+    value v
+    init learned(3)
+  }
+  out = W_o(A(q) + prev(A)(q))
+""",
+)
+def persistent(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+    key, value = p["A.key"], p["A.value"]
+
+    def attend(t: int, last: int) -> Tensor:
+        first = max(last - 1, 0)
+        K = torch.cat([key.expand(x.shape[0], H, 3, DK), k[:, first : last + 1].transpose(1, 2)], 2)
+        V = torch.cat(
+            [value.expand(x.shape[0], H, 3, DV), v[:, first : last + 1].transpose(1, 2)], 2
+        )
+        score = 0.7 * torch.einsum("bhk,bhnk->bhn", q[:, t], K)
+        return torch.einsum("bhn,bhnv->bhv", score.softmax(-1), V)
+
+    _, y = over_tokens(q, None, lambda t, _: (None, attend(t, t) + attend(t, t - 1)))
+    return out(p, y), {}
+
+
+@feature(
+    "attention that forgets at a reset, and reads 0 of nothing",
+    """
+  memory A : kernel(softmax) at now {
+    key k
+    value v
+    reset every 3 tokens
+  }
+  out = W_o(A(q) + 2 * prev(A)(q))
+""",
+)
+def forgetting(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+    parts = [
+        softmax_attention(*(s[:, i : i + 3] for s in (q, k, v))) for i in range(0, x.shape[1], 3)
+    ]
+
+    def before(t: int) -> Tensor:
+        first = t - t % 3
+        if t == first:
+            return torch.zeros_like(v[:, t])
+        score = DK**-0.5 * torch.einsum("bhk,bshk->bhs", q[:, t], k[:, first:t])
+        return torch.einsum("bhs,bshv->bhv", score.softmax(-1), v[:, first:t])
+
+    _, y = over_tokens(q, None, lambda t, _: (None, 2 * before(t)))
+    return out(p, torch.cat(parts, 1) + y), {}
+
+
+@feature(
+    "queries with further axes",
+    """
+  dims_of = index(d)
+  weights W_m : linear(d -> heads*n*d_k)
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    update { self = self - 0.1 * grad }
+  }
+  out = W_o(mean(M(W_m(x)), over = n)) + 0 * dims_of
+""",
+)
+def more_queries(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+    many = linear(p, "W_m", x).reshape(*x.shape[:2], H, 5, DK)
+
+    def move(t: int, M: Tensor) -> Any:
+        M = M - 0.1 * outer(read(M, k[:, t]) - v[:, t], k[:, t])
+        return M, torch.einsum("bhvk,bhnk->bhnv", M, many[:, t]).mean(2)
+
+    M, y = over_tokens(q, zeros(x, H, DV, DK), move)
+    return out(p, y), {"M": M}
+
+
+@feature(
+    "conditions and times within an update",
+    """
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    state n[] = 0
+    update {
+      when ||key|| > 1.2 {
+        n = n + 1
+        self = self - 0.1 * grad
+      }
+      every 3 tokens { self = 0.5 * self }
+    }
+  }
+  out = W_o(M(q))
+""",
+)
+def conditions(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, state: Any) -> Any:
+        M, n = state
+        holds = (k[:, t].norm(dim=-1) > 1.2).double()
+        step = outer(read(M, k[:, t]) - v[:, t], k[:, t])
+        M = M - 0.1 * holds[..., None, None] * step
+        M = 0.5 * M if (t + 1) % 3 == 0 else M
+        return (M, n + holds), read(M, q[:, t])
+
+    (M, n), y = over_tokens(q, (zeros(x, H, DV, DK), zeros(x, H)), move)
+    return out(p, y), {"M": M, "M.n": n}
+
+
+@feature(
+    "a gated memory with parts of its own",
+    """
+  memory M : glu(d_k -> 5 -> d_v) at fast {
+    key k
+    value v
+    update {
+      self.gate = self.gate - 0.1 * grad.gate
+      self.down = 0.9 * self.down - 0.2 * grad.down
+    }
+  }
+  out = W_o(rmsnorm(M(q)))
+""",
+)
+def gated(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def apply(M: list[Tensor], z: Tensor) -> Tensor:
+        gate, up, down = M
+        return read(down, torch.nn.functional.silu(read(gate, z)) * read(up, z))
+
+    def move(t: int, M: list[Tensor]) -> Any:
+        loss = (apply(M, k[:, t]) - v[:, t]).pow(2).sum() / 2
+        g = torch.autograd.grad(loss, M, create_graph=True)
+        M = [M[0] - 0.1 * g[0], M[1], 0.9 * M[2] - 0.2 * g[2]]
+        return M, apply(M, q[:, t])
+
+    names = ["gate", "up", "down"]
+    M, y = over_tokens(q, [copies(p, f"M.{n}", x).clone() for n in names], move)
+    return out(p, rmsnorm(y)), {"M": dict(zip(names, M, strict=True))}
+
+
+@pytest.mark.parametrize("name", sorted(FEATURES))
+def test_means_what_the_loop_says(name: str) -> None:
+    text, hand = FEATURES[name]
+    compare(resolve(text), "mixer", hand)
+
+
+@pytest.mark.parametrize("name", sorted(FEATURES))
+def test_can_be_cut_anywhere(name: str) -> None:
+    compare_cuts(resolve(FEATURES[name][0]), "mixer")
