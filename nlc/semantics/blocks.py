@@ -469,7 +469,7 @@ class BlockResolver:
         declared: Shape | None = None
         if body.written.axes:
             declared = self.context.shape(body.written.axes)
-        if body.busy:
+        if body.busy or any(self._being_made(key) for key in body.written.keys):
             # the key depends on the memory's own read: begin from what is written
             body.guessed = True
             return declared or ()
@@ -498,6 +498,21 @@ class BlockResolver:
                 )  # fmt: skip
         body.lead = lead
         return lead
+
+    def _being_made(self, written: tree.Expr) -> bool:
+        """Say whether an expression needs a stream that is being resolved right now."""
+        waiting, seen = [written], set()
+        while waiting:
+            expr = waiting.pop()
+            for name, stream in self.streams.items():
+                if name in seen or not mentions(expr, {name}):
+                    continue
+                seen.add(name)
+                if stream.state == "busy":
+                    return True
+                if stream.state == "waiting" and stream.statement is not None:
+                    waiting.extend(stream.statement.values)
+        return False
 
     def _without_inputs(self, body: Body, shape: Shape, key: tree.Expr) -> Shape:
         if body.map.kind == "kernel":
@@ -728,7 +743,13 @@ class BlockResolver:
         self.lead_of(body)
         if body.guessed:
             body.lead, body.guessed = None, False
-            self.lead_of(body)
+            lead = self.lead_of(body)
+            if lead and not written.axes:
+                self.context.fail(
+                    "NL0412", f"`{body.name}` makes its own key and needs its leading axes",
+                    written.span, f"one copy per {show(lead)}",
+                    f"write them: `memory {body.name}{show(lead)} : ...`",
+                )  # fmt: skip
         self._check_clauses(body, kernel)
         self.variables(body)
         if kernel:
@@ -822,6 +843,8 @@ class BlockResolver:
             initial = self.initial(written, memory=True)
             if initial.kind == "source":
                 self._check_source(body, initial.source, written.span)
+            # a random start is drawn once, as a parameter is
+            body.learned = body.learned or initial.kind == "normal"
             self._set_initial(body, initial)
         self._state_initials(body)
 
