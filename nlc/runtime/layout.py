@@ -24,11 +24,11 @@ from nlc.ir.system import (
     Initial,
     Memory,
     Model,
+    Part,
     Repeat,
     Step,
     System,
     Update,
-    Weight,
 )
 from nlc.runtime.evaluate import Parts, States
 
@@ -49,7 +49,7 @@ def parameters(system: System, module: Block | Model, prefix: str = "") -> Itera
     """List the parameters of a module: weights, learned states, then those of its calls."""
     for weight in module.weights:
         if not (isinstance(module, Model) and module.tied and weight.name == "unembed"):
-            yield from _of_map(weight, weight.lead, prefix)
+            yield from _of_parts(weight.name, weight.map.parts, weight.lead, prefix)
     if isinstance(module, Block):
         for memory in module.memories:
             yield from _of_memory(memory, prefix)
@@ -57,16 +57,17 @@ def parameters(system: System, module: Block | Model, prefix: str = "") -> Itera
         yield from parameters(system, block, f"{prefix}{path}.")
 
 
-def _of_map(owner: Weight | Memory, lead: Shape, prefix: str) -> Iterator[Parameter]:
-    for part in owner.map.parts:
-        name = f"{prefix}{owner.name}.{part.name}" if part.name else prefix + owner.name
+def _of_parts(owner: str, parts: tuple[Part, ...], lead: Shape, prefix: str) -> Iterator[Parameter]:
+    for part in parts:
+        name = f"{prefix}{owner}.{part.name}" if part.name else prefix + owner
         yield Parameter(name, (*lead, *part.shape), part.initial, prefix)
 
 
 def _of_memory(memory: Memory, prefix: str) -> Iterator[Parameter]:
     if memory.map.kind != "kernel":
         if memory.learned:
-            yield from _of_map(memory, memory.lead, prefix)
+            parts = memory.variable("").parts
+            yield from _of_parts(memory.name, parts, memory.lead, prefix)
         return
     if memory.persistent:
         count = Axis(str(memory.persistent), memory.persistent)

@@ -556,6 +556,43 @@ def gated(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
     return out(p, rmsnorm(y)), {"M": dict(zip(names, M, strict=True))}
 
 
+@feature(
+    "a start drawn once, and heads that make their own keys",
+    """
+  memory M[heads] : linear(d_k -> d_k) at fast {
+    key kk
+    value prev(self)(q)
+    update { self = self - 0.1 * grad }
+    init normal(0.5)
+  }
+  memory A : linear(d_k -> d_v) at fast {
+    key kk
+    value v
+    update { self = self - 0.1 * grad }
+  }
+  kk = unit(prev(M)(k))
+  out = W_o(A(q))
+""",
+    chunk="2",
+)
+def own_keys(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, state: Any) -> Any:
+        M, A, start = state
+        if t % 2 == 0:
+            start = (M, A)
+        key = unit(read(start[0], k[:, t]))
+        value = read(start[0], q[:, t])
+        M = M - 0.1 * outer(read(start[0], key) - value, key)
+        A = A - 0.1 * outer(read(start[1], key) - v[:, t], key)
+        return (M, A, start), read(A, q[:, t])
+
+    first = copies(p, "M.weight", x), zeros(x, H, DV, DK)
+    (M, A, _), y = over_tokens(q, (*first, first), move)
+    return out(p, y), {"M": M, "A": A}
+
+
 @pytest.mark.parametrize("name", sorted(FEATURES))
 def test_means_what_the_loop_says(name: str) -> None:
     text, hand = FEATURES[name]
