@@ -211,6 +211,8 @@ class BlockResolver:
         self.calls: list[Call] = []
         self.histories: list[History] = []
         self.conv_uses: dict[str, int] = {}
+        self.conv_slots: dict[tuple[str, int], str] = {}
+        self.pair_values: dict[tuple[str, int], Expr] = {}
         self.slots: dict[tuple[int, int], str] = {}
         self.block_names_hint: tuple[str, ...] = ()
         self.owners: dict[str, tuple[str, Span]] = {}
@@ -476,7 +478,7 @@ class BlockResolver:
         body.busy = True
         found = declared
         for key in body.written.keys:
-            shape = PairScope(self, body).plain(key).shape
+            shape = self._pair_value(body, key).shape
             lead = self._without_inputs(body, shape, key)
             if found is not None and [a.name for a in found] != [a.name for a in lead]:
                 self.context.fail(
@@ -499,6 +501,13 @@ class BlockResolver:
         body.lead = lead
         return lead
 
+    def _pair_value(self, body: Body, written: tree.Expr) -> Expr:
+        """Resolve a key or value once: a call in it makes one instance."""
+        place = (body.name, id(written))
+        if place not in self.pair_values:
+            self.pair_values[place] = PairScope(self, body).plain(written)
+        return self.pair_values[place]
+
     def _being_made(self, written: tree.Expr) -> bool:
         """Say whether an expression needs a stream that is being resolved right now."""
         waiting, seen = [written], set()
@@ -516,8 +525,8 @@ class BlockResolver:
 
     def _without_inputs(self, body: Body, shape: Shape, key: tree.Expr) -> Shape:
         if body.map.kind == "kernel":
-            value = PairScope(self, body).plain(body.written.values[0]) if body.written.values \
-                else None  # fmt: skip
+            values = body.written.values
+            value = self._pair_value(body, values[0]) if values else None
             if not shape or value is None or not value.shape:
                 self.context.fail(
                     "NL0509", "a softmax memory needs vectors as key and value", key.span,
@@ -633,11 +642,11 @@ class BlockResolver:
         readable = Readable(body.name, body.map, lead, ())
         pairs: list[tuple[Expr, Expr]] = []
         for i, key in enumerate(keys):
-            k = scope.fit(readable, scope.plain(key), key.span)
+            k = scope.fit(readable, self._pair_value(body, key), key.span)
             if not values:
                 pairs.append((k, k))
                 continue
-            v = scope.plain(values[i])
+            v = self._pair_value(body, values[i])
             v = enter(self.context, v, lead)
             self._check_value(body, v, values[i], lead)
             pairs.append((k, v))
@@ -1123,13 +1132,17 @@ class BlockResolver:
                 "NL0406", f"`{what.name}` does not take further axes", argument.span,
                 f"this is {show(x.shape)}", f"write the channels as a product: conv({'*'.join(a.name for a in x.shape)})",
             )  # fmt: skip
-        uses = self.conv_uses.get(what.name, 0)
-        self.conv_uses[what.name] = uses + 1
-        slot = what.name if uses == 0 else f"{what.name}_{uses}"
         width = what.map.option("width")
         assert isinstance(width, int)
-        if width > 1:
-            self.histories.append(History(slot, width - 1, (channels,)))
+        # the same stream through the same convolution has one history
+        place = (what.name, id(wide))
+        if place not in self.conv_slots:
+            uses = self.conv_uses.get(what.name, 0)
+            self.conv_uses[what.name] = uses + 1
+            self.conv_slots[place] = what.name if uses == 0 else f"{what.name}_{uses}"
+            if width > 1:
+                self.histories.append(History(self.conv_slots[place], width - 1, (channels,)))
+        slot = self.conv_slots[place]
         done = self.graph.make(
             "conv", wide, *what.parts, slot=slot, width=width, span=call.span
         )
