@@ -1,0 +1,84 @@
+"""What an update or an initial state needs from its block, as arguments of the memory's methods.
+
+In: a memory and expressions of it. Out: the expressions that the block evaluates, with the names
+under which the memory's methods take them. A memory's own states are no arguments here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nlc.codegen.names import Names
+from nlc.ir.expr import Expr, postorder
+from nlc.ir.system import Memory
+
+OUTSIDE = ("param", "state", "attend", "shift", "conv", "position")
+
+
+def own(memory: Memory, node: Expr) -> bool:
+    """Say whether a leaf is a running state of the memory, or that of its chunk's start."""
+    if node.op == "variable":
+        return True
+    return node.op == "state" and node.attr("memory") == memory.name
+
+
+def arguments(memory: Memory, roots: Iterable[Expr]) -> dict[Expr, str]:
+    """Name what the block has to evaluate: streams, and whatever needs its weights or its past.
+
+    The order is that of first use, streams first.
+    """
+    roots = list(roots)
+    mine: set[Expr] = set()
+    for node in postorder(roots):
+        if own(memory, node) or any(arg in mine for arg in node.args):
+            mine.add(node)
+    found: list[Expr] = []
+    seen: set[Expr] = set()
+    stack = list(reversed(roots))
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.op == "stream" or (node not in mine and _outside(node)):
+            found.append(node)
+        elif not own(memory, node):
+            stack.extend(reversed(node.args))
+    found.sort(key=lambda node: node.op != "stream")
+    states = {identifier for identifier in _state_names(memory)}
+    names = Names(set(states))
+    return {node: names.fresh(_name(node)) for node in found}
+
+
+def _outside(node: Expr) -> bool:
+    if node.op == "apply":
+        return any(part.op in ("param", "state") for part in node.args[1:])
+    return node.op in OUTSIDE
+
+
+def _name(node: Expr) -> str:
+    match node.op:
+        case "stream" | "param":
+            return str(node.attr("name"))
+        case "shift" | "conv":
+            return str(node.attr("slot"))
+        case "state":
+            return f"{node.attr('memory')}_{node.attr('when')}"
+        case "attend":
+            return f"{node.attr('memory')}_read"
+        case "apply":
+            part = node.args[1]
+            if part.op == "param":
+                return str(part.attr("name")).split(".")[0]
+            return f"{part.attr('memory')}_read"
+        case _:
+            return node.op
+
+
+def _state_names(memory: Memory) -> list[str]:
+    return [state_name(memory, variable.name) for variable in memory.variables]
+
+
+def state_name(memory: Memory, var: str) -> str:
+    """How a state is called in emitted code: `M`, `M_S`."""
+    return f"{memory.name}_{var}" if var else memory.name

@@ -1,0 +1,148 @@
+"""Small functions that emitted modules are made of; those a module uses are copied into it.
+
+In: tensors. Out: tensors. Imports torch only and nothing of nlc: the text of each function stands
+in the emitted file as it stands here. Batch and time axes come first, an expression's own axes
+last.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def wide(x: Tensor) -> Tensor:
+    """Give x in float32 or better: the precision of states and decays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def unit(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-12) -> Tensor:
+    """x / max(||x||, eps)."""
+    return x / torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(eps)
+
+
+def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Tensor:
+    """x / sqrt(mean(x^2) + eps)."""
+    return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
+
+
+def layernorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-5) -> Tensor:
+    """(x - mean) / sqrt(variance + eps)."""
+    x_wide = wide(x)
+    variance, mean = torch.var_mean(x_wide, dim, correction=0, keepdim=True)
+    return ((x_wide - mean) * torch.rsqrt(variance + eps)).to(x.dtype)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x))."""
+    return torch.logaddexp(x, x.new_zeros(()))
+
+
+def softmax(x: Tensor, dim: int | tuple[int, ...] = -1) -> Tensor:
+    """exp(x) / sum(exp(x))."""
+    return torch.exp(x - torch.logsumexp(x, dim, keepdim=True))
+
+
+def number(value: float, like: Tensor) -> Tensor:
+    """Give a number as a tensor, in float32 or better."""
+    return wide(like.new_full((), value))
+
+
+def index(n: int, like: Tensor) -> Tensor:
+    """0 ... n-1, in float32 or better."""
+    return torch.arange(n, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+
+
+def identity(n: int, like: Tensor) -> Tensor:
+    """Give the identity matrix, in float32 or better."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.eye(n, device=like.device, dtype=dtype)
+
+
+def positions(start: int, tokens: int, like: Tensor) -> Tensor:
+    """Count the tokens from the sequence's start: [1, T], in float32 or better."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.arange(start, start + tokens, device=like.device, dtype=dtype)[None]
+
+
+def zeros(like: Tensor, *shape: int) -> Tensor:
+    """Give zeros in float32 or better, where states are kept."""
+    return like.new_zeros(shape, dtype=torch.promote_types(like.dtype, torch.float32))
+
+
+def concat(*parts: Tensor) -> Tensor:
+    """Join along the last axis; the axes in front broadcast."""
+    front = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    return torch.cat([part.expand(*front, part.shape[-1]) for part in parts], -1)
+
+
+def solve_vector(matrix: Tensor, right: Tensor) -> Tensor:
+    """A^-1 b: [..., n, n], [..., n] -> [..., n]."""
+    return torch.linalg.solve(matrix, right.unsqueeze(-1)).squeeze(-1)
+
+
+def matvec(matrix: Tensor, x: Tensor) -> Tensor:
+    """[..., m, k], [..., k] -> [..., m]."""
+    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+
+
+def rows(table: Tensor, index: Tensor) -> Tensor:
+    """Look up: table [..., n, d] with one per leading axis, index [..., more] -> [..., more, d]."""
+    front = table.shape[:-2]
+    flat = index.reshape(*index.shape[: len(front)], -1, 1).expand(*front, -1, table.shape[-1])
+    return table.gather(-2, flat).reshape(*index.shape, table.shape[-1])
+
+
+def outer(a: Tensor, b: Tensor) -> Tensor:
+    """a b^T: [..., m], [..., n] -> [..., m, n]."""
+    return a.unsqueeze(-1) * b.unsqueeze(-2)
+
+
+def rotate(x: Tensor, angle: Tensor) -> Tensor:
+    """Turn neighbouring pairs of the last axis: x [..., n], angle [..., n/2]."""
+    even, odd = x[..., 0::2], x[..., 1::2]
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1)
+    return turned.flatten(-2).to(x.dtype)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """-log softmax(logits)[target], per token: [..., n], [...] -> [...]."""
+    losses = F.cross_entropy(wide(logits).flatten(0, -2), targets.flatten(), reduction="none")
+    return losses.view(targets.shape)
+
+
+def newton_schulz(
+    x: Tensor, steps: int, coefficients: tuple[tuple[float, float, float], ...], eps: float
+) -> Tensor:
+    """Orthogonalise a matrix: X <- a X + (b A + c A^2) X with A = X X^T, from X / ||X||."""
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + eps)
+    for i in range(steps):
+        a, b, c = coefficients[i % len(coefficients)]
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    return x.mT if tall else x
+
+
+def eig_values(x: Tensor) -> Tensor:
+    """Eigenvalues of a symmetric matrix, falling."""
+    return torch.linalg.eigvalsh(x).flip(-1)
+
+
+def eig_vectors(x: Tensor) -> Tensor:
+    """Eigenvectors of a symmetric matrix as columns, their values falling."""
+    return torch.linalg.eigh(x).eigenvectors.flip(-1)
+
+
+def shift(x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+    """x of n tokens ago: x [B, T, ...], past [B, n, ...] -> shifted [B, T, ...], new past."""
+    joined = torch.cat((past.to(x.dtype), x), 1)
+    return joined[:, : x.shape[1]], joined[:, x.shape[1] :].to(past.dtype)
+
+
+def shift_step(x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+    """x of n tokens ago, for one token: x [B, ...], past [B, n, ...]."""
+    return past[:, 0].to(x.dtype), torch.cat((past[:, 1:], x[:, None].to(past.dtype)), 1)

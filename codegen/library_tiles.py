@@ -1,0 +1,172 @@
+"""Affine memories over many tokens at once; the functions a module uses are copied into it.
+
+A state M [d_v, d_k] that moves by M_t = g_t M_{t-1} + e_t b_t^T, with writes e_t = M_{t-1} p_t + u_t,
+is solved in tiles of C tokens. With F(t, i) = g_{i+1} ... g_t inside a tile:
+
+    A[t, i] = F(t-1, i) <b_i, p_t>  for i < t,    E = (I - A)^-1 (U + F(t-1, 0) p_t M_0^T)
+    M_C = F(C, 0) M_0 + sum_i F(C, i) e_i b_i^T
+    y_t = F(t, 0) M_0 q_t + sum_{i<=t} F(t, i) <b_i, q_t> e_i
+
+Products of gates run forward and nothing is divided, so a gate of 0 is exact.
+
+In: p, b [B, T, *lead, d_k], u [B, T, *lead, d_v], g [B, T, *lead], M [B, *lead, d_v, d_k]. Out:
+`Tiles`, from which any token's state can be read, and the state after the last token.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nlc.codegen.library import wide
+
+
+class Tiles(NamedTuple):
+    """A memory's course over a sequence; N tiles of C tokens, H copies.
+
+    Token t of a tile has M_t = since[t] M_0 + sum_{i<=t} products[t, i] writes[i] keys[i]^T.
+    """
+
+    keys: Tensor  # b [B, N, H, C, d_k]
+    writes: Tensor  # e [B, N, H, C, d_v]
+    products: Tensor  # F(t, i) [B, N, H, C, C], 0 above the diagonal
+    since: Tensor  # F(t, 0) [B, N, H, C]
+    starts: Tensor  # M_0 of each tile [B, N, H, d_v, d_k]
+    tokens: int
+    lead: tuple[int, ...]
+
+
+class UnitLowerInverse(torch.autograd.Function):
+    """(I - A)^-1 for A below the diagonal; its gradient is X^T G X^T, masked by A's own."""
+
+    @staticmethod
+    def forward(ctx, lower):
+        one = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
+        inverse = torch.linalg.solve_triangular(
+            one - lower, one.expand(lower.shape), upper=False, unitriangular=True
+        )
+        ctx.save_for_backward(inverse)
+        return inverse
+
+    @staticmethod
+    def backward(ctx, grad):
+        (inverse,) = ctx.saved_tensors
+        return inverse.mT @ grad @ inverse.mT
+
+
+def tiled(x: Tensor, front: tuple[int, ...], tile: int, fill: float = 0.0) -> Tensor:
+    """Cut the sequence into tiles: [B, T, *lead, d] -> [B, N, H, C, d]."""
+    tokens = front[1]
+    x = x.expand(*front, x.shape[-1]).reshape(front[0], tokens, -1, x.shape[-1])
+    x = F.pad(x, (0, 0, 0, 0, 0, -tokens % tile), value=fill)
+    return x.unflatten(1, (-1, tile)).transpose(2, 3)
+
+
+def untiled(x: Tensor, tokens: int, lead: tuple[int, ...]) -> Tensor:
+    """Join tiles again: [B, N, H, C, ...] -> [B, T, *lead, ...]."""
+    x = x.transpose(2, 3).flatten(1, 2)[:, :tokens]
+    return x.reshape(*x.shape[:2], *lead, *x.shape[3:])
+
+
+def gate_products(gates: Tensor) -> tuple[Tensor, Tensor]:
+    """F(t, i) and F(t, 0) of gates [..., C]; F(t, i) is 0 for i > t."""
+    size = gates.shape[-1]
+    below = torch.ones(size, size, dtype=torch.bool, device=gates.device).tril(-1)
+    products = torch.where(below, gates.unsqueeze(-1), 1.0).cumprod(-2).tril()
+    return products, gates.cumprod(-1)
+
+
+def before(products: Tensor, since: Tensor) -> tuple[Tensor, Tensor]:
+    """F(t-1, i) and F(t-1, 0): as the token before saw the tile."""
+    return F.pad(products, (0, 0, 1, -1)), F.pad(since, (1, -1), value=1.0)
+
+
+def solve_tiles(
+    p: Tensor | None, u: Tensor | None, b: Tensor, g: Tensor | None, M: Tensor, tile: int
+) -> tuple[Tiles, Tensor]:
+    """Solve M_t = g M_{t-1} + (M_{t-1} p + u) b^T; p, u None: 0, g None: 1."""
+    lead, (d_v, d_k) = tuple(M.shape[1:-2]), M.shape[-2:]
+    fronts = [x.shape[:-1] for x in (p, u, b) if x is not None]
+    fronts += [g.shape] if g is not None else []
+    front = tuple(torch.broadcast_shapes(*fronts, (M.shape[0], 1, *lead)))
+    M = M.reshape(M.shape[0], -1, d_v, d_k)
+    b = tiled(b.to(M.dtype), front, tile)
+    if g is None:
+        size = (*b.shape[:3], tile)
+        since, products = b.new_ones(size), b.new_ones(*size, tile).tril()
+    else:
+        gates = tiled(g.to(M.dtype).unsqueeze(-1), front, tile, fill=1.0).squeeze(-1)
+        products, since = gate_products(gates)
+    to_end = products[..., -1, :, None] * b  # F(C, i) b_i
+    X = None if u is None else tiled(u.to(M.dtype), front, tile)
+    Y = None
+    if p is not None:
+        # E = X + Y M_0^T: what of the writes is known, and what hangs on the tile's first state
+        p = tiled(p.to(M.dtype), front, tile)
+        products_before, since_before = before(products, since)
+        inverse = UnitLowerInverse.apply(products_before * (p @ b.mT))
+        X = None if X is None else inverse @ X
+        Y = inverse @ (since_before.unsqueeze(-1) * p)
+    writes, starts, M = scan_tiles(X, Y, to_end, since[..., -1, None, None], M)
+    path = Tiles(b, writes, products, since, starts, front[1], lead)
+    return path, M.reshape(M.shape[0], *lead, d_v, d_k)
+
+
+def scan_tiles(
+    X: Tensor | None, Y: Tensor | None, to_end: Tensor, decay: Tensor, M: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Go from tile to tile: E = X + Y M^T, then M <- F(C, 0) M + E^T (F(C, i) b_i).
+
+    Returns the writes, the state before each tile and the last one.
+    """
+    writes, starts = [], []
+    nothing = [None] * decay.shape[1]
+    known = nothing if X is None else X.unbind(1)
+    reading = nothing if Y is None else Y.unbind(1)
+    for x, y, b, w in zip(known, reading, to_end.unbind(1), decay.unbind(1), strict=True):
+        starts.append(M)
+        e = x if y is None else y @ M.mT if x is None else x + y @ M.mT
+        M = w * M + e.mT @ b
+        writes.append(e)
+    return torch.stack(writes, 1), torch.stack(starts, 1), M
+
+
+def read_tiles(q: Tensor, path: Tiles, late: bool = True) -> Tensor:
+    """M_t q_t (late), or M_{t-1} q_t: q [B, T, *lead, *more, d_k] -> [B, T, *lead, *more, d_v]."""
+    keys, writes, products, since, starts, tokens, lead = path
+    if not late:
+        products, since = before(products, since)
+    more = q.shape[2 + len(lead) : -1]
+    front = (keys.shape[0], tokens, *lead)
+    rows = q.to(keys.dtype).expand(*front, *more, q.shape[-1])
+    rows = rows.reshape(*front, -1) if more else rows
+    rows = tiled(rows, front, keys.shape[3])
+    if not more:
+        y = (products * (rows @ keys.mT)) @ writes + since.unsqueeze(-1) * (rows @ starts.mT)
+        return untiled(y, tokens, lead).to(q.dtype)
+    # several queries of one token: one more axis before the tile's tokens
+    rows = rows.unflatten(-1, (-1, q.shape[-1])).transpose(3, 4)
+    scores = products.unsqueeze(3) * (rows @ keys.unsqueeze(3).mT)
+    y = scores @ writes.unsqueeze(3)
+    y = y + since[:, :, :, None, :, None] * (rows @ starts.unsqueeze(3).mT)
+    y = untiled(y.transpose(3, 4), tokens, lead)
+    return y.reshape(*front, *more, writes.shape[-1]).to(q.dtype)
+
+
+def turned(path: Tiles) -> Tiles:
+    """The same course of the transposed state."""
+    keys, writes, products, since, starts, tokens, lead = path
+    return Tiles(writes, keys, products, since, starts.mT, tokens, lead)
+
+
+def states_of_tiles(path: Tiles, late: bool = True) -> Tensor:
+    """M_t (late), or M_{t-1}, for every token: [B, T, *lead, d_v, d_k]."""
+    keys, writes, products, since, starts, tokens, lead = path
+    if not late:
+        products, since = before(products, since)
+    states = torch.einsum("bnhti,bnhiv,bnhik->bnhtvk", products, writes, keys)
+    states = states + since[..., None, None] * starts.unsqueeze(3)
+    return untiled(states, tokens, lead)

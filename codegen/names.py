@@ -1,0 +1,57 @@
+"""Python names for what a spec names.
+
+In: names of the language (letters of any script, digits, underscores). Out: names that are valid
+in Python, clash with nothing and pass the linter.
+"""
+
+from __future__ import annotations
+
+import builtins
+import keyword
+import re
+from dataclasses import dataclass, field
+
+# what the emitted file itself uses, and letters that linters refuse
+TAKEN = frozenset({
+    "torch", "nn", "F", "math", "Tensor", "Any", "self", "state", "after", "l", "O", "I",
+    "annotations", "device", "dtype", "super", "T", "B", "NamedTuple",
+})  # fmt: skip
+
+
+def identifier(name: str) -> str:
+    """Make a valid name: dots become underscores, clashes get one behind.
+
+    >>> identifier("W_q.weight"), identifier("lambda"), identifier("l")
+    ('W_q_weight', 'lambda_', 'l_')
+    """
+    text = re.sub(r"\W", "_", name)
+    text = text if text and not text[0].isdigit() else f"_{text}"
+    clash = keyword.iskeyword(text) or keyword.issoftkeyword(text) or text in TAKEN
+    return f"{text}_" if clash or text in dir(builtins) else text
+
+
+def class_name(*names: str) -> str:
+    """Join names as a class is called.
+
+    >>> class_name("gated_mixer", "M")
+    'GatedMixerM'
+    """
+    words = [word for name in names for word in re.split(r"[_\W]+", name) if word]
+    return "".join(word[0].upper() + word[1:] for word in words) or "Module"
+
+
+@dataclass
+class Names:
+    """Names in use within one function."""
+
+    used: set[str] = field(default_factory=set)
+
+    def fresh(self, wanted: str) -> str:
+        """Return the name, or the first of name_1, name_2, ... that is free, and take it."""
+        base = identifier(wanted)
+        name, count = base, 0
+        while name in self.used:
+            count += 1
+            name = f"{base}_{count}"
+        self.used.add(name)
+        return name

@@ -1,0 +1,150 @@
+"""The executable program of a block or an update: a `torch.fx` graph whose nodes know their names.
+
+In: calls of torch functions, methods and submodules, one after another. Out: a `Program`, whose
+graph holds no expression twice and nothing without a use. Nodes carry in `meta`:
+
+    shape, batch   an expression's axes, and how many axes (batch, time) stand in front of them
+    wide           whether it is in float32 or better whatever the module's type
+    name           the name it is printed under, if it has one
+    above          comment lines that stand above its statement
+    results        the names of the parts of a tuple
+
+Does not know the language; `lowering` builds programs from expressions and `printer` prints them.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+
+from nlc.ir.shape import Shape
+
+Operand = Any
+"""What an argument may be: a node, a number, or tuples of them."""
+
+
+def _key(value: object) -> object:
+    match value:
+        case fx.Node():
+            return ("node", id(value))
+        case tuple() | list():
+            return tuple(_key(v) for v in value)
+        case dict():
+            return tuple((k, _key(v)) for k, v in value.items())
+        case float() | int() | bool():
+            return (type(value).__name__, value)
+        case _:
+            return ("object", id(value)) if value.__hash__ is None else value
+
+
+@dataclass
+class Program:
+    """A graph under construction; equal calls give the same node."""
+
+    graph: fx.Graph = field(default_factory=fx.Graph)
+    known: dict[object, fx.Node] = field(default_factory=dict)
+
+    def input(self, name: str) -> fx.Node:
+        """Add an argument of the function; the same name gives the same node."""
+        key = ("input", name)
+        if key not in self.known:
+            node = self.graph.placeholder(name)
+            node.meta["name"] = name
+            self.known[key] = node
+        return self.known[key]
+
+    def attribute(self, path: str) -> fx.Node:
+        """`self.path`."""
+        key = ("attribute", path)
+        if key not in self.known:
+            # no root module is at hand to check the path against
+            node = self.graph.create_node("get_attr", path)
+            self.known[key] = node
+        return self.known[key]
+
+    def _make(self, op: str, target: Any, args: tuple[Operand, ...], words: Any) -> fx.Node:
+        key = (op, target, _key(args), _key(words))
+        if key not in self.known:
+            self.known[key] = self.graph.create_node(op, target, args, words)
+        return self.known[key]
+
+    def call(self, function: Callable[..., Any], *args: Operand, **words: Operand) -> fx.Node:
+        """`function(*args)`."""
+        return self._make("call_function", function, args, words)
+
+    def method(self, name: str, *args: Operand, **words: Operand) -> fx.Node:
+        """`args[0].name(*args[1:])`."""
+        return self._make("call_method", name, args, words)
+
+    def module(self, path: str, *args: Operand, **words: Operand) -> fx.Node:
+        """`self.path(*args)`."""
+        return self._make("call_module", path, args, words)
+
+    def unpack(self, node: fx.Node, names: Sequence[str]) -> list[fx.Node]:
+        """Take a tuple apart; its parts are printed under `names`."""
+        node.meta["results"] = list(names)
+        parts = [self.call(operator.getitem, node, i) for i in range(len(names))]
+        for part, name in zip(parts, names, strict=True):
+            part.meta["name"] = name
+        return parts
+
+    def finish(self, results: Operand) -> None:
+        """Set what the function returns and drop what nothing uses."""
+        self.graph.output(results)
+        for node in reversed(self.graph.nodes):
+            if node.op not in ("placeholder", "output") and not node.users:
+                self.graph.erase_node(node)
+
+    @property
+    def result(self) -> Operand:
+        """What the function returns."""
+        return next(n for n in reversed(self.graph.nodes) if n.op == "output").args[0]
+
+    @property
+    def inputs(self) -> list[fx.Node]:
+        """The arguments of the function."""
+        return [n for n in self.graph.nodes if n.op == "placeholder"]
+
+
+def note(
+    node: fx.Node, shape: Shape, batch: int, wide: bool = False, *, name: str | None = None
+) -> fx.Node:
+    """Set what is known of a node, keeping an earlier name."""
+    node.meta["shape"], node.meta["batch"], node.meta["wide"] = shape, batch, wide
+    if name is not None:
+        node.meta.setdefault("name", name)
+    return node
+
+
+def choose(condition: bool, yes: Operand, no: Operand) -> Operand:
+    """`yes if condition else no`, over Python numbers; printed as such."""
+    return yes if condition else no
+
+
+@dataclass(eq=False)
+class Loop:
+    """A loop as one call: its body runs for each token, or for each pass of a repeat.
+
+    Arguments of the call: the sequences it takes apart, then the carried values. Results: the
+    stacked sequences, then the carried values. The body's inputs are named by `items` and
+    `carried`, its result is (rows, carried).
+    """
+
+    body: Program
+    kind: str
+    items: tuple[str, ...]
+    rows: tuple[str, ...]
+    carried: tuple[str, ...]
+    counter: str | None = None
+    start: str | None = None
+    above: tuple[str, ...] = ()
+
+    __name__ = "loop"
+    __module__ = "nlc.codegen.program"
+
+    def __call__(self, *args: Any) -> Any:
+        raise NotImplementedError("a loop runs as printed")

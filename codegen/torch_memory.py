@@ -1,0 +1,482 @@
+"""One class per memory: its initial state, how it moves and how it is read.
+
+In: a memory with its schedule; its update is over streams and the states before the token, free of
+`grad`. Out: the text of an `nn.Module` whose methods take and return states:
+
+    initial(batch, like, ...)      the state at the start
+    step(..., states)              one token: the new states
+    read_step(q, state)            one token: M(q)
+    forward(..., states)           a sequence at once: its course, and the states after it
+    read(q, path)                  M(q) for every token of the course
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from nlc.codegen import library, library_attention, library_tiles
+from nlc.codegen.apply import apply_parts
+from nlc.codegen.arguments import arguments, state_name
+from nlc.codegen.lowering import Lowering, batch_of, is_wide, rank_of
+from nlc.codegen.names import Names, class_name, identifier
+from nlc.codegen.parameters import declare, draw
+from nlc.codegen.printer import Printer
+from nlc.codegen.program import Program, note
+from nlc.codegen.writer import Writer, split_call
+from nlc.ir.expr import Expr, postorder
+from nlc.ir.normal_form import Affine
+from nlc.ir.schedule import Schedule
+from nlc.ir.shape import Shape, show, sizes
+from nlc.ir.system import Level, Memory, Part, Variable
+
+Where = Callable[[object], str]
+
+
+@dataclass
+class MemoryWriter:
+    """Writes the class of one memory; `reads` says which reads its block makes.
+
+    `reads` holds pairs (kind, when): kind is `apply` for M(q) or `bare` for the state itself.
+    `static` names the streams of the block that do not depend on tokens.
+    """
+
+    block: str
+    memory: Memory
+    schedule: Schedule
+    level: Level
+    reads: frozenset[tuple[str, str]]
+    lines: tuple[str, ...]
+    used: set[str]
+    static: frozenset[str] = frozenset()
+    step_arguments: dict[Expr, str] = field(init=False)
+    run_arguments: dict[Expr, str] = field(init=False)
+    start_arguments: dict[Expr, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        memory = self.memory
+        updates = [a.value for a in memory.update] + [e for pair in memory.pairs for e in pair]
+        self.step_arguments = arguments(memory, updates)
+        self.run_arguments = self.step_arguments
+        form = self.form
+        if form is not None and self.parallel and not self.is_kernel:
+            self.run_arguments = arguments(memory, _coefficients(form))
+        initial = [
+            p.initial.expr for v in memory.variables for p in v.parts if p.initial.expr is not None
+        ]
+        self.start_arguments = arguments(memory, initial)
+
+    # ---- facts ---------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The class."""
+        return class_name(self.block, self.memory.name)
+
+    @property
+    def is_kernel(self) -> bool:
+        """Say whether this is a softmax memory."""
+        return self.memory.map.kind == "kernel"
+
+    @property
+    def parallel(self) -> bool:
+        """Say whether a sequence runs at once."""
+        return self.schedule.kind in ("tile-solve", "tile-scan", "attention")
+
+    @property
+    def form(self) -> Affine | None:
+        """The normal form that a tile runs on."""
+        forms = [form for _, form in self.schedule.forms if isinstance(form, Affine)]
+        return forms[0] if len(forms) == 1 else None
+
+    @property
+    def states(self) -> list[str]:
+        """The states' names in emitted code."""
+        if self.is_kernel:
+            return [identifier(self.memory.name)]
+        return [identifier(state_name(self.memory, v.name)) for v in self.memory.variables]
+
+    @property
+    def has_start(self) -> bool:
+        """Say whether the update reads the state of its chunk's start."""
+        roots = [a.value for a in self.memory.update]
+        return self.memory.chunk > 1 and any(
+            node.op == "state"
+            and node.attr("memory") == self.memory.name
+            and node.attr("when") == "start"
+            for node in postorder(roots)
+        )
+
+    @property
+    def start_name(self) -> str:
+        """The state of the chunk's start in emitted code."""
+        return identifier(f"{self.memory.name}_start")
+
+    def parts(self, var: str) -> tuple[Part, ...]:
+        """The parts of a state."""
+        return self.memory.variable(var).parts
+
+    def state_type(self, var: str = "") -> str:
+        """The type of a state in emitted code."""
+        if self.is_kernel or len(self.parts(var)) > 1:
+            return "dict[str, Tensor]"
+        return "Tensor"
+
+    # ---- the class -----------------------------------------------------------------------------
+
+    def write(self, out: Writer) -> None:
+        """Write the whole class."""
+        out.line(f"class {self.name}(nn.Module):")
+        with out.indent():
+            out.docstring(self._about())
+            out.blank()
+            if self.memory.learned or self.memory.persistent:
+                self._constructor(out)
+            if self.is_kernel:
+                from nlc.codegen.torch_attention import write_attention
+
+                write_attention(self, out)
+                return
+            self._initial(out)
+            if self.parallel:
+                self._run(out)
+                self._read_path(out)
+            self._step(out)
+            if any(kind == "apply" for kind, _ in self.reads):
+                self._read_step(out)
+            while out.lines and not out.lines[-1]:
+                out.lines.pop()
+
+    def _about(self) -> list[str]:
+        memory = self.memory
+        copies = f", one per {', '.join(a.name for a in memory.lead)}" if memory.lead else ""
+        first = f"Memory {memory.name}: {memory.map!r}{copies}; {self.level.period}."
+        told = [first, *self.lines]
+        for variable in memory.variables:
+            for part in variable.parts:
+                label = ".".join(w for w in (variable.name, part.name) if w)
+                label = f"{memory.name}.{label}" if variable.name else memory.name
+                whole = show((*memory.lead, *part.shape))[1:]
+                told.append(f"state  {label} [B, {whole}" if whole != "]" else f"state  {label} [B]")
+        told.append(f"runs   {self.schedule.kind}: {self.schedule.reason}")
+        return told
+
+    def _constructor(self, out: Writer) -> None:
+        memory = self.memory
+        out.line("def __init__(self, device=None, dtype=None):")
+        with out.indent():
+            out.line("super().__init__()")
+            out.line('new = {"device": device, "dtype": dtype}')
+            declare(out, memory_parameters(memory))
+            out.line("self.reset_parameters()")
+        out.blank()
+        out.line("def reset_parameters(self) -> None:")
+        with out.indent():
+            out.docstring(["Draw the initial state anew."])
+            draw(out, "self", memory_parameters(memory), self.used)
+        out.blank()
+
+    def method(
+        self, out: Writer, name: str, words: Sequence[str], result: str, about: str
+    ) -> None:
+        """Write the head of a method and its docstring."""
+        for text in split_call(f"def {name}(", ["self", *words], f") -> {result}:", out.room):
+            out.line(text)
+        with out.indent():
+            out.docstring([about])
+
+    def result_type(self) -> str:
+        """What `initial` and `step` return."""
+        kinds = [self.state_type(v.name) for v in self.memory.variables]
+        return kinds[0] if len(kinds) == 1 else f"tuple[{', '.join(kinds)}]"
+
+    def state_words(self) -> list[str]:
+        """The states as arguments."""
+        return [
+            f"{name}: {self.state_type(v.name)}"
+            for name, v in zip(self.states, self.memory.variables, strict=True)
+        ]
+
+    def begin(self, expressions: dict[Expr, str], batch: int) -> tuple[Program, dict[Expr, fx.Node]]:
+        """Start a program whose inputs are the given arguments."""
+        program = Program()
+        inputs: dict[Expr, fx.Node] = {}
+        for expr, name in expressions.items():
+            known = batch if self.varies(expr) else 0
+            inputs[expr] = note(program.input(name), expr.shape, known)
+        return program, inputs
+
+    def varies(self, expr: Expr) -> bool:
+        """Say whether a value depends on tokens."""
+        return any(
+            (node.op == "stream" and node.attr("name") not in self.static)
+            or node.op in ("state", "attend", "position", "shift", "conv")
+            for node in postorder([expr])
+        )
+
+    def state_input(self, program: Program, var: str, name: str) -> dict[str, fx.Node]:
+        """A state as an argument, by part."""
+        whole = program.input(name)
+        parts = self.parts(var)
+        if len(parts) == 1:
+            note(whole, (*self.memory.lead, *parts[0].shape), 1, wide=True)
+            return {parts[0].name: whole}
+        return {
+            part.name: note(
+                program.call(operator.getitem, whole, part.name),
+                (*self.memory.lead, *part.shape),
+                1,
+                wide=True,
+            )
+            for part in parts
+        }
+
+    def pack(self, var: str, values: dict[str, fx.Node]) -> fx.Node | dict[str, fx.Node]:
+        """A state as the caller sees it."""
+        return next(iter(values.values())) if len(self.parts(var)) == 1 else values
+
+    def like(self, program: Program, inputs: dict[Expr, fx.Node], states: list[fx.Node]) -> fx.Node:
+        """A tensor with the streams' type: the first stream, else the state."""
+        for expr, node in inputs.items():
+            if expr.op == "stream":
+                return node
+        return states[0]
+
+    def body(self, out: Writer, program: Program, result: str = "") -> Printer:
+        """Print a method's body; the printer knows the names of what it returns."""
+        names = Names({node.target for node in program.inputs} | reserved())
+        printer = Printer(program, out, names, self.used)
+        for node in program.inputs:
+            printer.bind(node, str(node.target))
+        printer.run()
+        return printer
+
+    # ---- methods -------------------------------------------------------------------------------
+
+    def _initial(self, out: Writer) -> None:
+        memory = self.memory
+        words = ["batch: int", "like: Tensor"]
+        program, inputs = self.begin(self.start_arguments, 0)
+        sources = self.sources()
+        words += [f"{name}: Tensor" for name in self.start_arguments.values()]
+        words += [f"{identifier(name)}: {self.state_type()}" for name in sources]
+        self.method(out, "initial", words, self.result_type(), "Give the state at the start.")
+        batch, like = program.input("batch"), note(program.input("like"), (), 0)
+        made: dict[str, dict[str, fx.Node]] = {}
+
+        def leaf(expr: Expr) -> fx.Node:
+            if expr in inputs:
+                return inputs[expr]
+            return made[expr.attr("var")][expr.attr("part")]
+
+        low = Lowering(program, 1, leaf, taken(inputs, leaf), like)
+        for variable in memory.variables:
+            values = {}
+            for part in variable.parts:
+                shape: Shape = (*memory.lead, *part.shape)
+                node = self._begin_part(low, variable, part, batch, like, program)
+                values[part.name] = note(node, shape, 1, wide=True)
+            made[variable.name] = values
+        self._finish(out, program, [self.pack(v.name, made[v.name]) for v in memory.variables])
+
+    def _begin_part(
+        self,
+        low: Lowering,
+        variable: Variable,
+        part: Part,
+        batch: fx.Node,
+        like: fx.Node,
+        program: Program,
+    ) -> fx.Node:
+        memory, initial = self.memory, part.initial
+        shape = sizes((*memory.lead, *part.shape))
+        if memory.learned and not variable.name:
+            path = f"{part.name}" if part.name else "value"
+            own = note(program.attribute(path), (*memory.lead, *part.shape), 0)
+            return program.method("expand", low.widen(own), batch, *shape)
+        match initial.kind:
+            case "expr":
+                assert initial.expr is not None
+                value = low.widen(low.tensor(initial.expr))
+                assert isinstance(value, fx.Node)
+                value = self.lifted(low, value, len(shape))
+                return program.method("expand", value, batch, *shape)
+            case "source":
+                own = program.input(identifier(initial.source))
+                if len(variable.parts) > 1:
+                    own = program.call(operator.getitem, own, part.name)
+                rank = len(shape) if self.from_memory else len(shape)
+                note(own, (*memory.lead, *part.shape), 0)
+                assert rank == len(shape)
+                return program.method("expand", low.widen(own), batch, *shape)
+            case _ if initial.value == 0.0:
+                return program.call(library.zeros, like, batch, *shape)
+            case _:
+                return program.call(library.full, initial.value, like, batch, *shape)
+
+    from_memory = True
+
+    def sources(self) -> list[str]:
+        """The memories or weights that the initial state copies."""
+        if self.memory.learned:
+            return []
+        parts = self.memory.variable("").parts
+        return sorted({p.initial.source for p in parts if p.initial.kind == "source"})
+
+    def lifted(self, low: Lowering, value: fx.Node, rank: int) -> fx.Node:
+        """Give a value of one token all axes of a state."""
+        if batch_of(value):
+            for _ in range(rank - rank_of(value)):
+                value = low.unsqueeze(value, batch_of(value))
+        return value
+
+    def _step(self, out: Writer) -> None:
+        memory = self.memory
+        words = [f"{name}: Tensor" for name in self.step_arguments.values()] + self.state_words()
+        if self.has_start:
+            words.append(f"{self.start_name}: {self.state_type()}")
+        self.method(out, "step", words, self.result_type(), "Move by one token.")
+        program, inputs = self.begin(self.step_arguments, 1)
+        states = {
+            v.name: self.state_input(program, v.name, name)
+            for v, name in zip(memory.variables, self.states, strict=True)
+        }
+        start = self.state_input(program, "", self.start_name) if self.has_start else {}
+        first = next(iter(states[""].values()))
+
+        def leaf(expr: Expr) -> fx.Node:
+            if expr in inputs:
+                return inputs[expr]
+            if expr.attr("when") == "start":
+                return start[expr.attr("part")]
+            return states[expr.attr("var")][expr.attr("part")]
+
+        like = self.like(program, inputs, [first])
+        low = Lowering(program, 1, leaf, taken(inputs, leaf), like)
+        after = {v.name: dict(states[v.name]) for v in memory.variables}
+        for assignment in memory.update:
+            old = states[assignment.var][assignment.part]
+            node = self.full(low, low.tensor(assignment.value), old)
+            if node.op != "placeholder":
+                wanted = state_name(memory, assignment.var)
+                single = len(self.parts(assignment.var)) == 1
+                node.meta["name"] = wanted if single else f"{wanted}_{assignment.part}"
+            after[assignment.var][assignment.part] = node
+        self._finish(out, program, [self.pack(v.name, after[v.name]) for v in memory.variables])
+
+    def full(self, low: Lowering, value: fx.Node, old: fx.Node) -> fx.Node:
+        """Give a new value the shape and type of the old one."""
+        shape = old.meta["shape"]
+        value = self.lifted(low, low.widen(value), len(shape))
+        same = sizes(value.meta["shape"]) == sizes(shape) and batch_of(value) == 1
+        if not same:
+            value = low.program.method("expand_as", value, old)
+        return note(value, shape, 1, wide=True)
+
+    def _finish(self, out: Writer, program: Program, results: list[object]) -> None:
+        program.finish(tuple(results))
+        with out.indent():
+            printer = self.body(out, program)
+            texts = [printer.operand(r) for r in results]
+            out.line(f"return {', '.join(texts)}")
+        out.blank()
+
+    def _read_step(self, out: Writer) -> None:
+        program = Program()
+        lead = len(self.memory.lead)
+        name = self.states[0]
+        self.method(
+            out, "read_step", ["q: Tensor", f"{name}: {self.state_type()}"], "Tensor",
+            f"Read {self.memory.name}(q) at one token.",
+        )  # fmt: skip
+        q = note(program.input("q"), (*self.memory.lead, *self.memory.map.inputs), 1)
+        parts = self.state_input(program, "", name)
+        low = Lowering(program, 1, lambda e: q, lambda low, e: None, q)
+        if self.memory.map.kind == "linear" and len(parts) == 1:
+            cast = low.widen(q)
+            flat = self._flat(program, cast, len(self.memory.map.inputs))
+            y = program.call(library.read_linear, flat, parts["weight"], lead)
+            if len(self.memory.map.outputs) > 1:
+                y = program.method("unflatten", y, -1, sizes(self.memory.map.outputs))
+        else:
+            node = Expr(
+                "apply", (Expr("stream", (), (("name", "q"),), q.meta["shape"]),),
+                (("lead", lead), ("map", self.memory.map)), (*self.memory.lead, *self.memory.map.outputs),
+            )  # fmt: skip
+            y = apply_parts(low, node, parts)
+        dtype = program.call(getattr, q, "dtype")
+        y = program.method("to", y, dtype)
+        self._finish(out, program, [y])
+
+    def _flat(self, program: Program, x: fx.Node, count: int) -> fx.Node:
+        return x if count < 2 else program.method("flatten", x, -count)
+
+    def _run(self, out: Writer) -> None:
+        from nlc.codegen.torch_tiles import write_run
+
+        write_run(self, out)
+
+    def _read_path(self, out: Writer) -> None:
+        from nlc.codegen.torch_tiles import write_reads
+
+        write_reads(self, out)
+
+
+def taken(
+    inputs: dict[Expr, fx.Node], leaf: Callable[[Expr], fx.Node]
+) -> Callable[[Lowering, Expr], fx.Node | None]:
+    """Give what the block has evaluated, and apply maps whose parts are values."""
+
+    def structured(low: Lowering, expr: Expr) -> fx.Node | None:
+        if expr in inputs:
+            return inputs[expr]
+        if expr.op == "apply":
+            form = expr.attr("map")
+            values = [low.tensor(part) for part in expr.args[1:]]
+            named = {p.name: v for p, v in zip(form.parts, values, strict=True)}
+            return apply_parts(low, expr, named)
+        return None
+
+    return structured
+
+
+def _coefficients(form: Affine) -> list[Expr]:
+    found: list[Expr | None] = []
+    for row in form.decay:
+        found += [None if gate is None else gate.value for gate in row]
+    for write in form.writes:
+        found += [*write.reads, *(c for _, c in write.earlier), write.offset, *write.targets]
+    return [expr for expr in found if expr is not None]
+
+
+def memory_parameters(memory: Memory) -> list[tuple[str, Shape, object]]:
+    """The parameters a memory holds: name, shape, initial value."""
+    from nlc.ir.shape import Axis
+    from nlc.ir.system import Initial
+
+    if memory.map.kind == "kernel":
+        if not memory.persistent:
+            return []
+        count = Axis(str(memory.persistent), memory.persistent)
+        return [
+            (name, (*memory.lead, count, *axes), Initial("uniform", float(axes[-1].size)))
+            for name, axes in (("key", memory.map.inputs), ("value", memory.map.outputs))
+        ]
+    if not memory.learned:
+        return []
+    return [
+        (p.name or "value", (*memory.lead, *p.shape), p.initial) for p in memory.variable("").parts
+    ]
+
+
+def reserved() -> set[str]:
+    """Names that locals of emitted functions leave alone: all functions of the library."""
+    from nlc.codegen.library_source import library_names
+
+    return set(library_names())
+
+
+__all__ = ["MemoryWriter", "library_attention", "library_tiles"]

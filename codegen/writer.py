@@ -1,0 +1,105 @@
+"""Lines of Python as ruff formats them: indentation, and what to do with a line that is too long.
+
+In: statements and comments, one at a time. Out: text whose lines have at most 100 columns.
+Splits calls at their outermost brackets only; whoever writes gives names to parts of an expression
+that would not fit otherwise.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+WIDTH = 100
+
+
+@dataclass
+class Writer:
+    """Collects lines at a depth of indentation."""
+
+    lines: list[str] = field(default_factory=list)
+    depth: int = 0
+
+    @property
+    def room(self) -> int:
+        """Columns left for a statement at this depth."""
+        return WIDTH - 4 * self.depth
+
+    @contextmanager
+    def indent(self) -> Iterator[None]:
+        """Write what follows one step to the right."""
+        self.depth += 1
+        yield
+        self.depth -= 1
+
+    def line(self, text: str = "") -> None:
+        """Write one line as it is."""
+        self.lines.append("    " * self.depth + text if text else "")
+
+    def blank(self, count: int = 1) -> None:
+        """Leave lines empty."""
+        self.lines.extend([""] * count)
+
+    def comment(self, text: str) -> None:
+        """Write a comment, over several lines if it is long."""
+        for part in textwrap.wrap(text, self.room - 2, break_long_words=True) or [""]:
+            self.line(f"# {part}".rstrip())
+
+    def docstring(self, paragraphs: Sequence[str]) -> None:
+        """Write a docstring; the first line stands alone, the others are kept as they are."""
+        first, *rest = (escape(text) for text in paragraphs)
+        if not rest:
+            if len(first) + 6 <= self.room:
+                self.line(f'"""{first}"""')
+                return
+        head, *more = textwrap.wrap(first, self.room - 6) or [""]
+        self.line(f'"""{head}')
+        for text in more:
+            self.line(text)
+        if rest:
+            self.line()
+        for text in rest:
+            # indentation inside a paragraph is the author's
+            inner = len(text) - len(text.lstrip())
+            for part in textwrap.wrap(
+                text, self.room, subsequent_indent=" " * (inner + 4), drop_whitespace=True
+            ) or [""]:
+                self.line(part.rstrip())
+        self.line('"""')
+
+    def call(self, head: str, arguments: Sequence[str], tail: str = ")") -> None:
+        """Write `head(arguments)`; `head` ends with the opening bracket."""
+        for text in split_call(head, arguments, tail, self.room):
+            self.line(text)
+
+    def text(self) -> str:
+        """Return everything written."""
+        return "\n".join(self.lines) + "\n"
+
+
+def split_call(head: str, arguments: Sequence[str], tail: str, room: int) -> list[str]:
+    """Lay out a call: on one line, its arguments on a line of their own, or one a line.
+
+    >>> split_call("f(", ["a", "b"], ")", 80)
+    ['f(a, b)']
+    >>> split_call("f(", ["aaaa", "bbbb"], ")", 11)
+    ['f(', '    aaaa,', '    bbbb,', ')']
+    """
+    inside = ", ".join(arguments)
+    if len(head) + len(inside) + len(tail) <= room or not arguments:
+        return [head + inside + tail]
+    if 4 + len(inside) <= room:
+        return [head, "    " + inside, tail]
+    return [head, *(f"    {argument}," for argument in arguments), tail]
+
+
+def fits(head: str, arguments: Sequence[str], tail: str, room: int) -> bool:
+    """Say whether a laid-out call keeps within the room."""
+    return all(len(text) <= room for text in split_call(head, arguments, tail, room))
+
+
+def escape(text: str) -> str:
+    """Make a text safe inside triple quotes."""
+    return text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
