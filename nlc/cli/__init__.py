@@ -14,7 +14,7 @@ def main() -> None:
     """Run the command line; the only place where what the user can cause becomes an exit status."""
     from nlc.cli.app import app
     from nlc.cli.common import CallError, say_call_error
-    from nlc.cli.faults import show_faults
+    from nlc.cli.faults import show_faults, status_of
     from nlc.diagnostics import SpecError
     from nlc.lab.faults import Diverged, LabError
 
@@ -22,7 +22,7 @@ def main() -> None:
         app()
     except SpecError as error:
         show_faults(error.diagnostics)
-        sys.exit(1)
+        sys.exit(status_of(error.diagnostics))
     except (CallError, LabError) as error:
         say_call_error(error.what, error.hint)
         sys.exit(2)

@@ -83,30 +83,21 @@ def find_spec(word: str) -> Path:
     )
 
 
-def settings(words: list[str] | None) -> dict[str, str | int | float]:
-    """Read `--set path=value` options.
+def settings(words: list[str] | None) -> dict[str, str]:
+    """Read `--set path=value` options; what the values mean is the spec's affair.
 
     >>> settings(["dims.d=128", "levels.slow.optimizer = sgd(lr = 0.1)"])
-    {'dims.d': 128, 'levels.slow.optimizer': 'sgd(lr = 0.1)'}
+    {'dims.d': '128', 'levels.slow.optimizer': 'sgd(lr = 0.1)'}
     """
-    found: dict[str, str | int | float] = {}
+    found: dict[str, str] = {}
     for word in words or []:
         path, equals, value = (part.strip() for part in word.partition("="))
         if not equals or not path or not value:
             raise CallError(f"--set {word} has no value", "--set PATH=VALUE, such as dims.d=128")
         if path in found:
             raise CallError(f"--set {path} is given twice", "one value")
-        found[path] = _number(value)
+        found[path] = value
     return found
-
-
-def _number(text: str) -> str | int | float:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def write_file(path: Path, text: str) -> None:

@@ -33,12 +33,18 @@ def show_faults(
 
 @contextmanager
 def faults_shown(form: Format, file: str) -> Iterator[None]:
-    """Show the faults of a spec in the wanted format and leave with status 1."""
+    """Show the faults of a spec in the wanted format and leave with their status."""
     try:
         yield
     except SpecError as error:
         show_faults(error.diagnostics, form, file)
-        raise typer.Exit(1) from None
+        raise typer.Exit(status_of(error.diagnostics)) from None
+
+
+def status_of(diagnostics: Iterable[Diagnostic]) -> int:
+    """Return 1, or 2 where all that is wrong is what `--set` was given."""
+    places = [label.span.source.name for d in diagnostics for label in d.labels if label.primary]
+    return 2 if places and all(place.startswith("--set ") for place in places) else 1
 
 
 def counted(diagnostics: Sequence[Diagnostic]) -> str:

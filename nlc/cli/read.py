@@ -9,7 +9,7 @@ import json
 import sys
 from difflib import unified_diff
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -27,7 +27,7 @@ from nlc.cli.common import (
     shipped,
     write_file,
 )
-from nlc.cli.faults import counted, faults_shown, show_faults
+from nlc.cli.faults import counted, faults_shown, show_faults, status_of
 from nlc.diagnostics import SpecError
 
 SpecsArgument = Annotated[
@@ -56,16 +56,15 @@ def check(
     """
     paths = [find_spec(word) for word in specs]
     changed = settings(change)
-    good = True
-    for path in paths:
-        good = _check_one(path, changed, form, strict) and good
-    if not good:
-        raise typer.Exit(1)
+    status = max(_check_one(path, changed, form, strict) for path in paths)
+    if status:
+        raise typer.Exit(status)
 
 
-def _check_one(path: Path, changed: dict[str, Any], form: Format, strict: bool) -> bool:
+def _check_one(path: Path, changed: dict[str, str], form: Format, strict: bool) -> int:
+    """Check a spec and show what was found; return its exit status."""
     import nlc
-    from nlc.cli.report import levels_text, report_json
+    from nlc.cli.report import Findings, levels_text
 
     try:
         system = nlc.load(path, set=changed)
@@ -74,16 +73,19 @@ def _check_one(path: Path, changed: dict[str, Any], form: Format, strict: bool) 
         show_faults(error.diagnostics, form, str(path))
         if form is Format.text:
             say(f"{path}  {counted(error.diagnostics)}", error=True)
-        return False
-    if form is Format.json:
-        say(json.dumps(report_json(str(path), report), ensure_ascii=False))
-    else:
-        show_faults(report.diagnostics, form, str(path))
+        return status_of(error.diagnostics)
+    findings = Findings.of(report)
     warned = counted(report.diagnostics)
-    if form is Format.text:
-        say(f"{system.name}  {warned or 'fine'}")
-        say(levels_text(system, report))
-    return not (strict and warned)
+    match form:
+        case Format.text:
+            show_faults(report.diagnostics)
+            say(f"{system.name}  {warned or 'fine'}")
+            say(levels_text(system, findings))
+        case Format.json:
+            say(json.dumps(findings.as_json(str(path), system), ensure_ascii=False))
+        case Format.github:
+            show_faults(report.diagnostics, form, str(path))
+    return 1 if strict and warned else 0
 
 
 def fmt(

@@ -11,8 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nlc.compiler import Report
+from nlc.diagnostics import Diagnostic
+from nlc.ir.schedule import Schedule
 from nlc.ir.shape import count
 from nlc.ir.system import Block, Call, Level, Map, Memory, Model, Repeat, Step, System, Weight
+from nlc.render import render_json
 
 # names shown of a level's weights before the rest becomes `...`
 SHOWN = 6
@@ -30,6 +34,40 @@ class Row:
     lead: tuple[Any, ...]
     parameters: int
     copies: int
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the compiler found out about a system."""
+
+    diagnostics: tuple[Diagnostic, ...]
+    schedules: Mapping[tuple[str, str], Schedule]
+    stability: Mapping[str, Any] | None
+    cost: Mapping[str, Any] | None
+
+    @staticmethod
+    def of(report: Report) -> Findings:
+        """Take them from a report."""
+        schedules = {
+            (plan.block, schedule.memory): schedule
+            for plan in report.plan.blocks
+            for schedule in plan.schedules
+        }
+        return Findings(tuple(report.diagnostics), schedules, report.stability, report.cost)
+
+    def schedule(self, row: Row) -> str:
+        """Name the schedule of a memory, "" for weights."""
+        found = self.schedules.get((row.block, row.name))
+        return found.kind if found else ""
+
+    def verdict(self, row: Row) -> str:
+        """Say how stable a memory is, where that is known."""
+        return str((self.stability or {}).get(f"{row.block}.{row.name}", ""))
+
+    def as_json(self, file: str, system: System) -> dict[str, object]:
+        """Return what `check --format json` prints."""
+        levels = levels_json(system, self)
+        return render_json(file, self.diagnostics, levels, self.stability, self.cost)
 
 
 def rows(system: System) -> list[Row]:
@@ -112,7 +150,7 @@ def table(lines: list[list[str]], indent: str = "  ") -> str:
     )
 
 
-def levels_text(system: System, schedules: Mapping[str, str], verdicts: Mapping[str, str]) -> str:
+def levels_text(system: System, findings: Findings) -> str:
     """Write a line per level and memory: period, components, schedule or parameters, stability."""
     found = rows(system)
     lines = []
@@ -120,8 +158,7 @@ def levels_text(system: System, schedules: Mapping[str, str], verdicts: Mapping[
         here = [row for row in found if row.level == level.name]
         head = [level.name, period(level)]
         for row in [r for r in here if r.kind == "memory"]:
-            key = f"{row.block}.{row.name}"
-            cells = [f"{row.name}  {shape_of(row)}", schedules.get(key, ""), verdicts.get(key, "")]
+            cells = [f"{row.name}  {shape_of(row)}", findings.schedule(row), findings.verdict(row)]
             lines.append([*head, *cells])
             head = ["", ""]
         weights = [r for r in here if r.kind == "weights"]
@@ -170,7 +207,7 @@ def amount(number: int) -> str:
 # ---- JSON --------------------------------------------------------------------------------------
 
 
-def levels_json(system: System, schedules: Mapping[str, str]) -> list[dict[str, object]]:
+def levels_json(system: System, findings: Findings) -> list[dict[str, object]]:
     """Return the levels as data, fastest first."""
     found = rows(system)
     return [
@@ -188,7 +225,7 @@ def levels_json(system: System, schedules: Mapping[str, str]) -> list[dict[str, 
                     "map": shape_of(row),
                     "parameters": row.parameters,
                     "copies": row.copies,
-                    "schedule": schedules.get(f"{row.block}.{row.name}"),
+                    "schedule": findings.schedule(row) or None,
                 }
                 for row in found
                 if row.level == level.name

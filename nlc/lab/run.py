@@ -1,7 +1,7 @@
 """Run folders: everything an experiment was made of and came to, in one place.
 
     run.json        what was asked: command, settings, data, versions
-    spec.nl         the spec as it was read (or spec.yaml), with the files it uses
+    spec/           the spec as it was read, with the files beside it that it uses
     package/        the emitted package that was trained
     checkpoints/    step-00000100.safetensors, the last ones
     metrics.jsonl   a line per step, and per evaluation
@@ -45,7 +45,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a run came from: `spec` is a file name in the folder, `set` what `--set` changed."""
+    """Where a run came from: `spec` is a path in the folder, `set` what `--set` changed."""
 
     name: str
     spec: str

@@ -15,16 +15,18 @@ import torch
 from torch import nn
 
 import nlc
+import nlc.compiler
 from nlc.lab import run as folders
 from nlc.lab.data import Corpus, again
 from nlc.lab.faults import LabError
 from nlc.lab.run import Origin, Run, Settings
 from nlc.lab.train import load_model
+from nlc.syntax.read import parse_source, read_source
 
 
 def begin(
     spec: Path,
-    changes: Mapping[str, str | int | float],
+    changes: Mapping[str, str],
     target: str,
     corpus: Corpus,
     settings: Settings,
@@ -40,14 +42,14 @@ def begin(
     folder = out or folders.free_folder(system.name)
     folders.make_folder(folder)
     try:
-        copied = _copy_spec(spec, folder / "spec", system)
+        copied = _copy_spec(spec, folder / "spec")
         compiled.write(folder / "package")
     except OSError as error:
         raise LabError(f"cannot write to {folder}: {error.strerror}", "another --out") from None
     origin = Origin(
         name=system.name,
         spec=str(copied.relative_to(folder)),
-        set={path: str(value) for path, value in changes.items()},
+        set=dict(changes),
         target=target,
         data={"kind": corpus.kind, "name": corpus.name, "sha256": corpus.sha256},
         command=folders.command(),
@@ -91,16 +93,17 @@ def trained_model(run: Run, compiled: Any, device: str) -> nn.Module:
     return model.to(torch.device(device))
 
 
-def _copy_spec(spec: Path, folder: Path, system: Any) -> Path:
+def _copy_spec(spec: Path, folder: Path) -> Path:
     """Copy a spec, and the specs beside it that it uses, however deep."""
     folder.mkdir(parents=True, exist_ok=True)
-    waiting, seen = [(spec, system.spec)], {spec}
+    waiting, seen = [spec], {spec}
     while waiting:
-        path, tree = waiting.pop()
+        path = waiting.pop()
         shutil.copyfile(path, folder / path.name)
-        for use in tree.uses:
-            for used in (path.with_name(f"{use.name}{form}") for form in (".nl", ".yaml", ".yml")):
-                if used.is_file() and used not in seen:
-                    seen.add(used)
-                    waiting.append((used, nlc.load(used).spec))
+        for use in parse_source(*read_source(path)).uses:
+            beside = [path.with_name(use.name + form) for form in nlc.compiler.FORMS]
+            used = next((file for file in beside if file.is_file()), None)
+            if used is not None and used not in seen:
+                seen.add(used)
+                waiting.append(used)
     return folder / spec.name

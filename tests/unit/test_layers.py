@@ -33,6 +33,8 @@ ALLOWED: dict[str, str] = {
     "compiler": "source diagnostics render errors ir syntax.tree grammar specs syntax semantics "
     "passes codegen runtime view",
 }
+ALLOWED["compiled"] = ALLOWED["compiler"]
+ALLOWED["compiler"] += " compiled"
 ALLOWED["nlc"] = ALLOWED["compiler"] + " compiler"
 ALLOWED["lab"] = ALLOWED["nlc"] + " nlc"
 ALLOWED["cli"] = ALLOWED["lab"] + " lab"
