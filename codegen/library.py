@@ -71,6 +71,19 @@ def zeros(like: Tensor, *shape: int) -> Tensor:
     return like.new_zeros(shape, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
+def full(value: float, like: Tensor, *shape: int) -> Tensor:
+    """Give a number in every entry, in float32 or better."""
+    return zeros(like, *shape) + value
+
+
+def read_linear(x: Tensor, weight: Tensor, lead: int) -> Tensor:
+    """W x: x [B, *lead, *more, d_in], weight [B, *lead, d_out, d_in]."""
+    if x.ndim == 2 + lead:
+        return matvec(weight, x)
+    y = x.flatten(1 + lead, -2) @ weight.mT
+    return y.unflatten(1 + lead, x.shape[1 + lead : -1])
+
+
 def concat(*parts: Tensor) -> Tensor:
     """Join along the last axis; the axes in front broadcast."""
     front = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))

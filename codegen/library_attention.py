@@ -22,6 +22,18 @@ class Pairs(NamedTuple):
     before: int
 
 
+def as_pairs(x: Tensor, cache: dict[str, Tensor], sequence: bool) -> Tensor:
+    """Lay out keys or values as pairs: [B, T, *lead, d], or [B, *lead, d] -> [B, *lead, T, d]."""
+    front = cache["key"].shape[:-2]
+    x = x if sequence else x.unsqueeze(1)
+    return x.expand(front[0], x.shape[1], *front[1:], x.shape[-1]).movedim(1, -2)
+
+
+def weave(*several: Tensor) -> Tensor:
+    """Several pairs a token, one token after the other: [..., T, d] each -> [..., n T, d]."""
+    return torch.stack(several, -2).flatten(-3, -2)
+
+
 def append_pairs(
     keys: Tensor, values: Tensor, cache: dict[str, Tensor], window: int | None
 ) -> tuple[Pairs, dict[str, Tensor]]:

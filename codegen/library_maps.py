@@ -46,3 +46,118 @@ class Conv(nn.Module):
         y = (joined * self.weight[:, 0].mT).sum(1)
         y = y if self.bias is None else y + self.bias
         return y, joined[:, 1:].to(past.dtype)
+
+
+class Tensors(nn.Module):
+    """Holds parameters by name, without values; whoever holds it draws them."""
+
+    def __init__(self, device=None, dtype=None, **shapes: tuple[int, ...]):
+        super().__init__()
+        for name, shape in shapes.items():
+            empty = torch.empty(shape, device=device, dtype=dtype)
+            self.register_parameter(name, nn.Parameter(empty))
+
+
+def activation(name: str, x: Tensor) -> Tensor:
+    """The activation of a map by its name in the spec."""
+    match name:
+        case "none":
+            return x
+        case "exp":
+            return torch.exp(x)
+        case "softplus":
+            return torch.logaddexp(x, x.new_zeros(()))
+        case _:
+            return getattr(F, name)(x)
+
+
+class MLP(nn.Module):
+    """Linear layers with an activation between them; `norm`, then `residual` at the end."""
+
+    def __init__(
+        self,
+        sizes: tuple[int, ...],
+        act: str = "gelu",
+        bias: bool = False,
+        residual: bool = False,
+        norm: bool = False,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.act, self.residual, self.layers = act, residual, len(sizes) - 1
+        for i in range(self.layers):
+            layer = nn.Linear(sizes[i], sizes[i + 1], bias=bias, **new)
+            self.add_module(f"layer{i + 1}", layer)
+        self.norm = nn.LayerNorm(sizes[-1], **new) if norm else None
+
+    def reset_parameters(self) -> None:
+        for layer in self.children():
+            layer.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer1(x)
+        for i in range(1, self.layers):
+            y = getattr(self, f"layer{i + 1}")(activation(self.act, y))
+        y = y if self.norm is None else self.norm(y)
+        return x + y if self.residual else y
+
+
+class GLU(nn.Module):
+    """down (act(gate x) * (up x))."""
+
+    def __init__(
+        self, d_in: int, hidden: int, d_out: int, act: str = "silu", device=None, dtype=None
+    ):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.act = act
+        self.gate = nn.Parameter(torch.empty(hidden, d_in, **new))
+        self.up = nn.Parameter(torch.empty(hidden, d_in, **new))
+        self.down = nn.Parameter(torch.empty(d_out, hidden, **new))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for weight in (self.gate, self.up, self.down):
+            uniform(weight, weight.shape[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        gated = activation(self.act, F.linear(x, self.gate)) * F.linear(x, self.up)
+        return F.linear(gated, self.down)
+
+
+class LoRA(nn.Module):
+    """up act(down x), with an offset if `bias`; up begins at zero."""
+
+    def __init__(
+        self,
+        d_in: int,
+        rank: int,
+        d_out: int,
+        act: str = "none",
+        bias: bool = False,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.act, self.biased = act, bias
+        self.down = nn.Parameter(torch.empty(rank, d_in, **new))
+        if bias:
+            self.up = nn.Linear(rank, d_out, **new)
+        else:
+            self.up = nn.Parameter(torch.empty(d_out, rank, **new))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        uniform(self.down, self.down.shape[-1])
+        if self.biased:
+            nn.init.zeros_(self.up.weight)
+            uniform(self.up.bias, self.up.in_features)
+        else:
+            nn.init.zeros_(self.up)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = activation(self.act, F.linear(x, self.down))
+        return self.up(y) if self.biased else F.linear(y, self.up)

@@ -57,10 +57,10 @@ class UnitLowerInverse(torch.autograd.Function):
         return inverse.mT @ grad @ inverse.mT
 
 
-def tiled(x: Tensor, front: tuple[int, ...], tile: int, fill: float = 0.0) -> Tensor:
+def tiled(x: Tensor, front: tuple[int, ...], d: int, tile: int, fill: float = 0.0) -> Tensor:
     """Cut the sequence into tiles: [B, T, *lead, d] -> [B, N, H, C, d]."""
     tokens = front[1]
-    x = x.expand(*front, x.shape[-1]).reshape(front[0], tokens, -1, x.shape[-1])
+    x = x.expand(*front, d).reshape(front[0], tokens, -1, d)
     x = F.pad(x, (0, 0, 0, 0, 0, -tokens % tile), value=fill)
     return x.unflatten(1, (-1, tile)).transpose(2, 3)
 
@@ -89,23 +89,24 @@ def solve_tiles(
 ) -> tuple[Tiles, Tensor]:
     """Solve M_t = g M_{t-1} + (M_{t-1} p + u) b^T; p, u None: 0, g None: 1."""
     lead, (d_v, d_k) = tuple(M.shape[1:-2]), M.shape[-2:]
+    p, u, b = (x if x is None or x.ndim else x.unsqueeze(0) for x in (p, u, b))
     fronts = [x.shape[:-1] for x in (p, u, b) if x is not None]
     fronts += [g.shape] if g is not None else []
     front = tuple(torch.broadcast_shapes(*fronts, (M.shape[0], 1, *lead)))
     M = M.reshape(M.shape[0], -1, d_v, d_k)
-    b = tiled(b.to(M.dtype), front, tile)
+    b = tiled(b.to(M.dtype), front, d_k, tile)
     if g is None:
         size = (*b.shape[:3], tile)
         since, products = b.new_ones(size), b.new_ones(*size, tile).tril()
     else:
-        gates = tiled(g.to(M.dtype).unsqueeze(-1), front, tile, fill=1.0).squeeze(-1)
+        gates = tiled(g.to(M.dtype).unsqueeze(-1), front, 1, tile, fill=1.0).squeeze(-1)
         products, since = gate_products(gates)
     to_end = products[..., -1, :, None] * b  # F(C, i) b_i
-    X = None if u is None else tiled(u.to(M.dtype), front, tile)
+    X = None if u is None else tiled(u.to(M.dtype), front, d_v, tile)
     Y = None
     if p is not None:
         # E = X + Y M_0^T: what of the writes is known, and what hangs on the tile's first state
-        p = tiled(p.to(M.dtype), front, tile)
+        p = tiled(p.to(M.dtype), front, d_k, tile)
         products_before, since_before = before(products, since)
         inverse = UnitLowerInverse.apply(products_before * (p @ b.mT))
         X = None if X is None else inverse @ X
@@ -143,7 +144,7 @@ def read_tiles(q: Tensor, path: Tiles, late: bool = True) -> Tensor:
     front = (keys.shape[0], tokens, *lead)
     rows = q.to(keys.dtype).expand(*front, *more, q.shape[-1])
     rows = rows.reshape(*front, -1) if more else rows
-    rows = tiled(rows, front, keys.shape[3])
+    rows = tiled(rows, front, rows.shape[-1], keys.shape[3])
     if not more:
         y = (products * (rows @ keys.mT)) @ writes + since.unsqueeze(-1) * (rows @ starts.mT)
         return untiled(y, tokens, lead).to(q.dtype)
@@ -154,6 +155,27 @@ def read_tiles(q: Tensor, path: Tiles, late: bool = True) -> Tensor:
     y = y + since[:, :, :, None, :, None] * (rows @ starts.unsqueeze(3).mT)
     y = untiled(y.transpose(3, 4), tokens, lead)
     return y.reshape(*front, *more, writes.shape[-1]).to(q.dtype)
+
+
+def cuts(position: int, tokens: int, chunk: int) -> list[int]:
+    """Cut a sequence that begins at a position at the ends of its chunks: the lengths."""
+    first = min(-position % chunk, tokens)
+    whole, rest = divmod(tokens - first, chunk)
+    return [n for n in (first, *[chunk] * whole, rest) if n]
+
+
+def read_chunks(
+    q: Tensor, paths: list[Tiles], late: bool = True, transposed: bool = False
+) -> Tensor:
+    """Read a course of several chunks; see `read_tiles`."""
+    pieces = q.split([path.tokens for path in paths], 1)
+    courses = [turned(path) for path in paths] if transposed else paths
+    return torch.cat([read_tiles(x, c, late) for x, c in zip(pieces, courses, strict=True)], 1)
+
+
+def states_of_chunks(paths: list[Tiles], late: bool = True) -> Tensor:
+    """The state at every token of a course of several chunks; see `states_of_tiles`."""
+    return torch.cat([states_of_tiles(path, late) for path in paths], 1)
 
 
 def turned(path: Tiles) -> Tiles:

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from nlc.codegen import library, library_attention, library_tiles
+from nlc.codegen import library
 from nlc.codegen.apply import apply_parts
 from nlc.codegen.arguments import arguments, state_name
 from nlc.codegen.lowering import Lowering, batch_of, is_wide, rank_of
 from nlc.codegen.names import Names, class_name, identifier
-from nlc.codegen.parameters import declare, draw
+from nlc.codegen.parameters import declare_tensors, draw_tensors, of_memory
 from nlc.codegen.printer import Printer
 from nlc.codegen.program import Program, note
 from nlc.codegen.writer import Writer, split_call
@@ -133,7 +133,7 @@ class MemoryWriter:
         with out.indent():
             out.docstring(self._about())
             out.blank()
-            if self.memory.learned or self.memory.persistent:
+            if own_parameters(self.memory):
                 self._constructor(out)
             if self.is_kernel:
                 from nlc.codegen.torch_attention import write_attention
@@ -170,13 +170,13 @@ class MemoryWriter:
         with out.indent():
             out.line("super().__init__()")
             out.line('new = {"device": device, "dtype": dtype}')
-            declare(out, memory_parameters(memory))
+            declare_tensors(out, of_memory(memory), self.used)
             out.line("self.reset_parameters()")
         out.blank()
         out.line("def reset_parameters(self) -> None:")
         with out.indent():
             out.docstring(["Draw the initial state anew."])
-            draw(out, "self", memory_parameters(memory), self.used)
+            draw_tensors(out, of_memory(memory), self.used)
         out.blank()
 
     def method(
@@ -263,6 +263,7 @@ class MemoryWriter:
         sources = self.sources()
         words += [f"{name}: Tensor" for name in self.start_arguments.values()]
         words += [f"{identifier(name)}: {self.state_type()}" for name in sources]
+        words += ["learned: Tensor"] if bare(memory) else []
         self.method(out, "initial", words, self.result_type(), "Give the state at the start.")
         batch, like = program.input("batch"), note(program.input("like"), (), 0)
         made: dict[str, dict[str, fx.Node]] = {}
@@ -294,8 +295,9 @@ class MemoryWriter:
         memory, initial = self.memory, part.initial
         shape = sizes((*memory.lead, *part.shape))
         if memory.learned and not variable.name:
-            path = f"{part.name}" if part.name else "value"
-            own = note(program.attribute(path), (*memory.lead, *part.shape), 0)
+            # a bare one is the block's own, under the memory's name
+            own = program.attribute(part.name) if part.name else program.input("learned")
+            note(own, (*memory.lead, *part.shape), 0)
             return program.method("expand", low.widen(own), batch, *shape)
         match initial.kind:
             case "expr":
@@ -308,16 +310,12 @@ class MemoryWriter:
                 own = program.input(identifier(initial.source))
                 if len(variable.parts) > 1:
                     own = program.call(operator.getitem, own, part.name)
-                rank = len(shape) if self.from_memory else len(shape)
                 note(own, (*memory.lead, *part.shape), 0)
-                assert rank == len(shape)
                 return program.method("expand", low.widen(own), batch, *shape)
             case _ if initial.value == 0.0:
                 return program.call(library.zeros, like, batch, *shape)
             case _:
                 return program.call(library.full, initial.value, like, batch, *shape)
-
-    from_memory = True
 
     def sources(self) -> list[str]:
         """The memories or weights that the initial state copies."""
@@ -452,24 +450,14 @@ def _coefficients(form: Affine) -> list[Expr]:
     return [expr for expr in found if expr is not None]
 
 
-def memory_parameters(memory: Memory) -> list[tuple[str, Shape, object]]:
-    """The parameters a memory holds: name, shape, initial value."""
-    from nlc.ir.shape import Axis
-    from nlc.ir.system import Initial
+def bare(memory: Memory) -> bool:
+    """Say whether the learned initial state is one tensor under the memory's own name."""
+    return memory.learned and [p.name for p in memory.map.parts] == [""]
 
-    if memory.map.kind == "kernel":
-        if not memory.persistent:
-            return []
-        count = Axis(str(memory.persistent), memory.persistent)
-        return [
-            (name, (*memory.lead, count, *axes), Initial("uniform", float(axes[-1].size)))
-            for name, axes in (("key", memory.map.inputs), ("value", memory.map.outputs))
-        ]
-    if not memory.learned:
-        return []
-    return [
-        (p.name or "value", (*memory.lead, *p.shape), p.initial) for p in memory.variable("").parts
-    ]
+
+def own_parameters(memory: Memory) -> bool:
+    """Say whether the memory's module holds parameters."""
+    return bool(of_memory(memory)) and not bare(memory)
 
 
 def reserved() -> set[str]:
@@ -478,5 +466,3 @@ def reserved() -> set[str]:
 
     return set(library_names())
 
-
-__all__ = ["MemoryWriter", "library_attention", "library_tiles"]

@@ -85,7 +85,7 @@ def _indented(text: str) -> str:
 
 def _explain_spec(path: Path, change: list[str] | None) -> None:
     import nlc
-    from nlc.cli.report import explanation
+    from nlc.cli.explanation import explanation
 
     with faults_shown(Format.text, str(path)):
         system = nlc.load(path, set=settings(change))

@@ -8,7 +8,7 @@ behind it and within it; inner ones first, so that what is left falls to the one
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, insort
+from bisect import bisect_left, insort, insort_left
 from dataclasses import dataclass, field
 
 from nlc.syntax.tree import BLANK, Comments
@@ -61,6 +61,14 @@ class Margin:
         closes = before in ("", "}")
         self.add(start, False, strip_blank(lines, after in ("", "{"), closes))
 
+    def move(self, start: int, end: int, to: int) -> None:
+        """Let what stands at [start, end] stand above the token that begins at `to`."""
+        comments = self.statement(start, end)
+        behind = () if comments.behind is None else (comments.behind,)
+        lines = (*comments.above, *behind)
+        if lines:
+            insort_left(self.notes, Note(to, False, lines))
+
     def statement(self, start: int, end: int) -> Comments:
         """Claim the comments of a statement without braces."""
         above: list[str] = []
@@ -69,10 +77,10 @@ class Margin:
             if note.behind and note.anchor == end:
                 behind.extend(note.lines)
             elif not note.behind and note.anchor == start:
-                above = [*note.lines, *above]
+                above.extend(note.lines)
             else:
                 above.extend(line for line in note.lines if line != BLANK)
-        return Comments(tuple(above), "; ".join(behind) or None)
+        return Comments(tuple(above), "; ".join(behind) if behind else None)
 
     def braces(self, start: int, opening: int, end: int) -> Comments:
         """Claim the comments of a clause whose `{` stands at `opening` and whose `}` ends it."""
@@ -84,7 +92,7 @@ class Margin:
                 behind.extend(note.lines)
             else:
                 inside.extend(note.lines)
-        return Comments(head.above, "; ".join(behind) or None, tuple(inside))
+        return Comments(head.above, "; ".join(behind) if behind else None, tuple(inside))
 
     def rest(self) -> tuple[str, ...]:
         """Claim all that is left."""

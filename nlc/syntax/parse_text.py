@@ -40,10 +40,13 @@ def parse_text(source: Source) -> t.Spec:
     return spec
 
 
-def parse_passage(passage: Passage, start: str, place: str, faults: Faults) -> Any:
+def parse_passage(
+    passage: Passage, start: str, place: str, faults: Faults, margin: Margin | None = None
+) -> Any:
     """Parse a passage as the grammar's `start`; None where it cannot be parsed at all.
 
-    `place` is the kind of clause that the passage stands in, which messages speak of.
+    `place` is the kind of clause that the passage stands in, which messages speak of. Comments
+    within the passage go behind its end in `margin`, where one is given.
     """
     control = CONTROL.search(passage.text)
     if control:
@@ -59,6 +62,10 @@ def parse_passage(passage: Passage, start: str, place: str, faults: Faults) -> A
     root = reader.read()
     if root is None:
         return None
+    if margin is not None:
+        for note in reader.margin.notes:
+            margin.add(passage.offsets[len(passage.text)], True, note.lines)
+        reader.margin = Margin()
     return Builder(passage, faults, reader.margin, reader.braces).build(root)
 
 

@@ -1,0 +1,50 @@
+"""The text of library functions, for copying into an emitted file.
+
+In: names of functions and classes of the library. Out: their source, and that of what they use, in
+the order in which they stand there.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+
+FILES = ("library", "library_maps", "library_tiles", "library_attention")
+
+
+@cache
+def _definitions() -> dict[str, tuple[str, frozenset[str]]]:
+    """Each definition's text and the names it mentions, in order."""
+    found: dict[str, tuple[str, frozenset[str]]] = {}
+    for file in FILES:
+        text = files("nlc.codegen").joinpath(f"{file}.py").read_text("utf-8")
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                mentioned = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+                lines = text.splitlines()
+                first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+                body = "\n".join(lines[first - 1 : node.end_lineno])
+                found[node.name] = (body, frozenset(mentioned))
+    return found
+
+
+@cache
+def library_names() -> tuple[str, ...]:
+    """All functions and classes of the library."""
+    return tuple(_definitions())
+
+
+def library_texts(names: Iterable[str]) -> list[str]:
+    """Return the texts of the named definitions and of all that they need."""
+    definitions = _definitions()
+    wanted: set[str] = set()
+    waiting = sorted(names)
+    while waiting:
+        name = waiting.pop()
+        if name in wanted or name not in definitions:
+            continue
+        wanted.add(name)
+        waiting.extend(sorted(definitions[name][1]))
+    return [text for name, (text, _) in definitions.items() if name in wanted]

@@ -1,0 +1,142 @@
+"""What is wrong with a text that is no YAML, in the words of a spec.
+
+In: an error of PyYAML. Out: one fault, with what people usually meant. Most of these come from an
+expression that YAML reads as something else and that only needs quotes.
+"""
+
+from __future__ import annotations
+
+import re
+
+import yaml
+from yaml.error import MarkedYAMLError
+from yaml.reader import ReaderError
+
+from nlc.diagnostics import Faults
+from nlc.source import Source, Span
+
+QUOTE = "put the whole expression in double quotes"
+_CANNOT_START = re.compile(r"found character '(.+)' that cannot start")
+_BEGINNINGS = {
+    "while scanning a block scalar": "begins with `|` or `>`, which YAML reads as a block of text",
+    "while scanning an alias": "begins with `*`, which YAML reads as an alias",
+    "while scanning an anchor": "begins with `&`, which YAML reads as an anchor",
+    "while scanning a tag": "begins with `!`, which YAML reads as a tag",
+    "while parsing a tag": "begins with `!`, which YAML reads as a tag",
+    "while scanning a directive": "begins with `%`, which YAML reads as a directive",
+}
+
+
+def report_yaml(wrong: yaml.YAMLError, source: Source, faults: Faults) -> None:
+    """Record the fault that an error of PyYAML stands for."""
+    if isinstance(wrong, ReaderError):
+        place = min(int(wrong.position), max(len(source.text) - 1, 0))
+        found = re.search(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd]", source.text)
+        place = found.start() if found else place
+        faults.error(
+            "NL0102",
+            "a control character in the text",
+            Span(source, place, place + 1),
+            f"the character U+{ord(source.text[place]):04X}",
+            "delete it; a spec is plain text",
+        )
+        return
+    assert isinstance(wrong, MarkedYAMLError)
+    problem, context = wrong.problem or "", wrong.context or ""
+    mark = wrong.problem_mark or wrong.context_mark
+    place = mark.index if mark is not None else 0
+    code, title, text, hint = _explained(problem, context, source, place)
+    others = []
+    if wrong.context_mark is not None and wrong.context_mark.index != place:
+        begin = wrong.context_mark.index
+        others.append((_one(source, begin), _context_words(context)))
+    faults.error(code, title, _one(source, place), text, hint, *others)
+
+
+def _one(source: Source, place: int) -> Span:
+    """Return one character; at the end of the text, the last that says something."""
+    if place >= len(source.text):
+        place = max(len(source.text.rstrip()) - 1, 0)
+    return Span(source, place, min(place + 1, len(source.text)))
+
+
+def _context_words(context: str) -> str:
+    words = context.removeprefix("while scanning ").removeprefix("while parsing ")
+    return f"{words} begins here"
+
+
+def _explained(problem: str, context: str, source: Source, place: int) -> tuple[str, str, str, str]:
+    """Return code, title, label and hint."""
+    character = source.text[place : place + 1]
+    if character == "\t" or "'\\t'" in problem:
+        return (
+            "NL0157",
+            "a tab where YAML wants spaces",
+            "a tab",
+            "indent with spaces",
+        )
+    begins = _CANNOT_START.search(problem)
+    if begins is not None:
+        mark = begins.group(1)
+        return (
+            "NL0151",
+            f"an expression that begins with `{mark}` stands in quotes",
+            "YAML gives this character a meaning of its own",
+            QUOTE,
+        )
+    if context in _BEGINNINGS:
+        return (
+            "NL0151",
+            f"an expression that {_BEGINNINGS[context]}, stands in quotes",
+            "not what YAML expects here",
+            QUOTE,
+        )
+    if "mapping values are not allowed" in problem:
+        return (
+            "NL0159",
+            "a second `:` in one line",
+            "YAML reads this as the end of a key",
+            f"{QUOTE}, or write the inner key on a line of its own",
+        )
+    if "flow" in context and "expected ',' or" in problem:
+        if character in ("[", "{", '"', "'"):
+            return (
+                "NL0152",
+                "an expression within `[ ]` or `{ }` holds a bracket",
+                "YAML reads this as the begin of a list or mapping",
+                f"{QUOTE}, or write each item on a line of its own, behind `- `",
+            )
+        return (
+            "NL0165",
+            "a bracket of YAML is not closed",
+            "expected a `,` or the closing bracket before this",
+            "close it; an expression that begins with `[` or `{` stands in quotes",
+        )
+    if "quoted scalar" in context:
+        return (
+            "NL0165",
+            "a text in quotes is not closed",
+            "the text ends before the quote does",
+            "close the quotes",
+        )
+    if "block mapping" in context or "block collection" in context or "block sequence" in context:
+        return (
+            "NL0164",
+            "the line does not fit what stands above it",
+            "not a key at the same indentation",
+            "give keys of one mapping the same indentation, and put an expression that begins with "
+            "a quote or bracket in quotes as a whole",
+        )
+    if "could not find expected ':'" in problem:
+        return (
+            "NL0164",
+            "a key without `:`",
+            "a `:` is expected before this",
+            "write `key: value`, or `- ` before an item of a list",
+        )
+    return (
+        "NL0150",
+        f"this is no YAML: {problem or 'it cannot be read'}",
+        "here",
+        "check the brackets, quotes and indentation around this place",
+    )
