@@ -1,0 +1,255 @@
+"""Features of updates: equations, gradients, states, objectives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.references.cores import outer, read
+from tests.references.features import (
+    DK,
+    DV,
+    H,
+    P,
+    copies,
+    feature,
+    out,
+    over_tokens,
+    project,
+    zeros,
+)
+
+
+@feature(
+    "extra states and their reads",
+    """
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    state n[] = 0
+    state S = self
+    update {
+      n = n + ||key||^2
+      S = 0.5 * S + self
+      self = self - grad / (1 + n)
+    }
+  }
+  out = W_o(M(q) + prev(M.S) @ q + M.n * v)
+""",
+)
+def extra_states(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, state: Any) -> Any:
+        M, S, n = state
+        before = S
+        n = n + k[:, t].pow(2).sum(-1)
+        S = 0.5 * S + M
+        M = M - outer(read(M, k[:, t]) - v[:, t], k[:, t]) / (1 + n)[..., None, None]
+        y = read(M, q[:, t]) + read(before, q[:, t]) + n[..., None] * v[:, t]
+        return (M, S, n), y
+
+    first = zeros(x, H, DV, DK), zeros(x, H, DV, DK), zeros(x, H)
+    (M, S, n), y = over_tokens(q, first, move)
+    return out(p, y), {"M": M, "M.S": S, "M.n": n}
+
+
+@feature(
+    "huber, several pairs, and a nonlinear state",
+    """
+  memory M : linear(d_k -> d_v) at fast {
+    key k, q
+    value v, 0.5 * v
+    objective huber(self(key) - value, 0.3)
+    update {
+      self = self - 0.2 * grad
+      self = tanh(self)
+    }
+  }
+  out = W_o(M(q))
+""",
+)
+def huber(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, M: Tensor) -> Any:
+        step = torch.zeros_like(M)
+        for key, value in ((k[:, t], v[:, t]), (q[:, t], 0.5 * v[:, t])):
+            step = step + outer((read(M, key) - value).clamp(-0.3, 0.3), key)
+        M = torch.tanh(M - 0.2 * step)
+        return M, read(M, q[:, t])
+
+    M, y = over_tokens(q, zeros(x, H, DV, DK), move)
+    return out(p, y), {"M": M}
+
+
+@feature(
+    "the last three tokens in the objective",
+    """
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    objective recent(1/2 * ||M(key) - value||^2, 3)
+    update { self = 0.9 * self - 0.1 * grad }
+  }
+  out = W_o(M(q))
+""",
+)
+def omega(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, M: Tensor) -> Any:
+        step = torch.zeros_like(M)
+        for s in range(max(t - 2, 0), t + 1):
+            step = step + outer(read(M, k[:, s]) - v[:, s], k[:, s])
+        M = 0.9 * M - 0.1 * step
+        return M, read(M, q[:, t])
+
+    M, y = over_tokens(q, zeros(x, H, DV, DK), move)
+    return out(p, y), {"M": M}
+
+
+@feature(
+    "products of several writes",
+    """
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    update {
+      self = 0.9 * self
+      self = self - 0.5 * grad(at = self)
+      self = self - 0.3 * outer(self(q) - 2 * v, q)
+    }
+  }
+  out = W_o(M(q))
+""",
+)
+def several_writes(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, M: Tensor) -> Any:
+        M = 0.9 * M
+        M = M - 0.5 * outer(read(M, k[:, t]) - v[:, t], k[:, t])
+        M = M - 0.3 * outer(read(M, q[:, t]) - 2 * v[:, t], q[:, t])
+        return M, read(M, q[:, t])
+
+    M, y = over_tokens(q, zeros(x, H, DV, DK), move)
+    return out(p, y), {"M": M}
+
+
+@feature(
+    "the key's side, and a vector of its own",
+    """
+  memory S[heads] : linear(d_k -> d_v) at fast {
+    update { self = 0.9 * self + outer(v, k - transpose(self) @ v) }
+  }
+  memory z[heads] : vector(d_k) at fast {
+    update { self = 0.8 * self + k * k }
+  }
+  out = W_o(S(q / sqrt(1 + z)))
+""",
+)
+def oja(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, state: Any) -> Any:
+        S, z = state
+        back = torch.einsum("bhvk,bhv->bhk", S, v[:, t])
+        S = 0.9 * S + outer(v[:, t], k[:, t] - back)
+        z = 0.8 * z + k[:, t].pow(2)
+        return (S, z), read(S, q[:, t] / (1 + z).sqrt())
+
+    (S, z), y = over_tokens(q, (zeros(x, H, DV, DK), zeros(x, H, DK)), move)
+    return out(p, y), {"S": S, "z": z}
+
+
+@feature(
+    "solving with a matrix of keys",
+    """
+  memory G[heads] : matrix(d_k, d_k) at fast {
+    update { self = 0.9 * self + outer(k, k) }
+  }
+  memory M[heads] : linear(d_k -> d_v) at fast {
+    update { self = 0.9 * self + outer(v, k) }
+  }
+  out = W_o(M(solve(G + 0.5, q)))
+""",
+)
+def mesa(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+    eye = torch.eye(DK, dtype=torch.float64)
+
+    def move(t: int, state: Any) -> Any:
+        G, M = 0.9 * state[0] + outer(k[:, t], k[:, t]), 0.9 * state[1] + outer(v[:, t], k[:, t])
+        return (G, M), read(M, torch.linalg.solve(G + 0.5 * eye, q[:, t][..., None])[..., 0])
+
+    (G, M), y = over_tokens(q, (zeros(x, H, DK, DK), zeros(x, H, DV, DK)), move)
+    return out(p, y), {"G": G, "M": M}
+
+
+@feature(
+    "an inner loop and orthogonalised steps",
+    """
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    update {
+      repeat 2 { self = self - 0.1 * newton_schulz(grad(at = self), steps = 3) }
+    }
+    init learned
+  }
+  out = W_o(M(q))
+""",
+)
+def muon(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def orthogonal(G: Tensor) -> Tensor:
+        X = G / (G.pow(2).sum((-1, -2), keepdim=True).sqrt() + 1e-7)
+        for _ in range(3):
+            A = X @ X.mT
+            X = 3.4445 * X + (-4.7750 * A + 2.0315 * A @ A) @ X
+        return X
+
+    def move(t: int, M: Tensor) -> Any:
+        for _ in range(2):
+            M = M - 0.1 * orthogonal(outer(read(M, k[:, t]) - v[:, t], k[:, t]))
+        return M, read(M, q[:, t])
+
+    M, y = over_tokens(q, copies(p, "M.weight", x), move)
+    return out(p, y), {"M": M}
+
+
+@feature(
+    "conditions and times within an update",
+    """
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    state n[] = 0
+    update {
+      when ||key|| > 1.2 {
+        n = n + 1
+        self = self - 0.1 * grad
+      }
+      every 3 tokens { self = 0.5 * self }
+    }
+  }
+  out = W_o(M(q))
+""",
+)
+def conditions(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, state: Any) -> Any:
+        M, n = state
+        holds = (k[:, t].norm(dim=-1) > 1.2).double()
+        step = outer(read(M, k[:, t]) - v[:, t], k[:, t])
+        M = M - 0.1 * holds[..., None, None] * step
+        M = 0.5 * M if (t + 1) % 3 == 0 else M
+        return (M, n + holds), read(M, q[:, t])
+
+    (M, n), y = over_tokens(q, (zeros(x, H, DV, DK), zeros(x, H)), move)
+    return out(p, y), {"M": M, "M.n": n}
