@@ -150,6 +150,11 @@ def eig_vectors(x: Tensor) -> Tensor:
     return torch.linalg.eigh(x).eigenvectors.flip(-1)
 
 
+def given(x: Tensor | None, default: Tensor) -> Tensor:
+    """An input, or its default where the call gives none."""
+    return default if x is None else x
+
+
 def shift(x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
     """x of n tokens ago: x [B, T, ...], past [B, n, ...] -> shifted [B, T, ...], new past."""
     joined = torch.cat((past.to(x.dtype), x), 1)

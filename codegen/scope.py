@@ -1,0 +1,293 @@
+"""Where the values of a block's expressions come from, for a sequence or for one token.
+
+In: leaves and structured operations met while lowering. Out: nodes. A `Scope` follows one
+execution of a unit's steps: its streams, the states of its memories, and what it remembers.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from nlc.codegen import library
+from nlc.codegen.apply import apply_module, apply_parts
+from nlc.codegen.arguments import state_name
+from nlc.codegen.lowering import Lowering, batch_of, rank_of
+from nlc.codegen.names import identifier
+from nlc.codegen.parameters import as_module
+from nlc.codegen.program import Program, note
+from nlc.codegen.torch_memory import bare
+from nlc.codegen.torch_tiles import read_name
+from nlc.codegen.unit import Unit
+from nlc.ir.expr import Expr
+from nlc.ir.shape import Shape
+from nlc.ir.system import Memory
+
+
+def memory_path(memory: Memory) -> str:
+    """The attribute that holds a memory's module; a bare learned state has the memory's name."""
+    return f"{memory.name}_memory" if bare(memory) else memory.name
+
+
+@dataclass
+class Scope:
+    """One execution: `batch` is 2 over a sequence and 1 for a token.
+
+    `states` are by (memory, when, var), `when` being prev, post or start; `paths` the courses of
+    memories that ran over the sequence; `pasts` what shifts and convolutions remember.
+    """
+
+    unit: Unit
+    program: Program
+    batch: int
+    like: fx.Node
+    streams: dict[str, fx.Node | None] = field(default_factory=dict)
+    states: dict[tuple[str, str, str], fx.Node] = field(default_factory=dict)
+    paths: dict[str, fx.Node] = field(default_factory=dict)
+    pasts: dict[str, fx.Node] = field(default_factory=dict)
+    after: dict[str, fx.Node] = field(default_factory=dict)
+    position: fx.Node | None = None
+    outer: Callable[[str], fx.Node | None] = lambda name: None
+    fetch: Callable[[str], fx.Node] | None = None
+    low: Lowering = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.low = Lowering(self.program, self.batch, self.leaf, self.structured, self.like)
+
+    def fresh(self) -> None:
+        """Forget built expressions: a state or a stream has a new value."""
+        self.low.done.clear()
+
+    # ---- leaves --------------------------------------------------------------------------------
+
+    def stream(self, name: str) -> fx.Node | None:
+        """A stream's value, or None where it has none yet."""
+        if name not in self.streams:
+            node = self.outer(name)
+            if node is not None:
+                self.streams[name] = node
+        found = self.streams.get(name)
+        entry = next((i for i in self.unit.inputs if i.name == name and i.default), None)
+        if entry is not None and entry.default is not None and found is not None:
+            if not found.meta.get("settled"):
+                own = self.low.tensor(entry.default)
+                own = self.low.narrow(own)
+                found = self.program.call(library.given, found, own)
+                note(found, entry.shape, self.batch, name=name)
+                found.meta["settled"] = True
+                self.streams[name] = found
+        return found
+
+    def leaf(self, expr: Expr) -> fx.Node:
+        """The value of a stream, parameter, state or the position."""
+        match expr.op:
+            case "stream":
+                node = self.stream(str(expr.attr("name")))
+                assert node is not None, f"the stream {expr.attr('name')} has no value"
+                return node
+            case "param":
+                return note(self.program.attribute(self.parameter(expr)), expr.shape, 0)
+            case "position":
+                return self.positions()
+            case _:
+                return self.state(expr)
+
+    def parameter(self, expr: Expr) -> str:
+        """The attribute that holds a parameter."""
+        name = str(expr.attr("name"))
+        if self.unit.tied and name.startswith("unembed."):
+            return "embed." + name.split(".", 1)[1]
+        return name
+
+    def positions(self) -> fx.Node:
+        """The tokens' places in the sequence."""
+        assert self.position is not None
+        tokens = self.tokens() if self.batch == 2 else 1
+        node = self.program.call(library.positions, self.position, tokens, self.like)
+        if self.batch == 1:
+            node = self.program.method("squeeze", node, 1)
+        return note(node, (), self.batch, wide=True)
+
+    def tokens(self) -> fx.Node:
+        """How many tokens the sequence has."""
+        shape = self.program.call(getattr, self.like, "shape")
+        return self.program.call(operator.getitem, shape, 1)
+
+    def rows(self) -> fx.Node:
+        """How many sequences there are."""
+        shape = self.program.call(getattr, self.like, "shape")
+        return self.program.call(operator.getitem, shape, 0)
+
+    def state(self, expr: Expr) -> fx.Node:
+        """A state by itself."""
+        memory = self.unit.memory(str(expr.attr("memory")))
+        var, part, when = (str(expr.attr(n)) for n in ("var", "part", "when"))
+        shape: Shape = expr.shape
+        if memory.name in self.paths and when in ("post", "prev"):
+            path, name = self.paths[memory.name], read_name("bare", when)
+            node = self.program.module(f"{memory_path(memory)}.{name}", path)
+            return note(node, shape, 2, wide=True)
+        whole = self.whole(memory, var, when)
+        if len(memory.variable(var).parts) > 1:
+            whole = self.program.call(operator.getitem, whole, part)
+        return note(whole, shape, 1, wide=True)
+
+    def whole(self, memory: Memory, var: str, when: str) -> fx.Node:
+        """All parts of a state at a time."""
+        if when == "initial":
+            return self.initial(memory, var)
+        if (memory.name, when, var) not in self.states and when == "post":
+            when = "prev"
+        return self.states[memory.name, when, var]
+
+    def initial(self, memory: Memory, var: str) -> fx.Node:
+        """A state at the start or the last reset."""
+        names = [v.name for v in memory.variables]
+        node = self.start(memory)
+        if len(names) == 1:
+            return node
+        return self.program.unpack(node, [f"{state_name(memory, n)}_0" for n in names])[
+            names.index(var)
+        ]
+
+    def start(self, memory: Memory) -> fx.Node:
+        """A call of the memory's `initial`."""
+        from nlc.codegen.torch_block import initial_arguments
+
+        words = initial_arguments(self, memory)
+        return self.program.module(
+            f"{memory_path(memory)}.initial", self.rows(), self.like, *words
+        )
+
+    # ---- structured operations -----------------------------------------------------------------
+
+    def structured(self, low: Lowering, expr: Expr) -> fx.Node | None:
+        """Take over what needs modules, memories or the past."""
+        match expr.op:
+            case "apply":
+                return self.apply(expr)
+            case "attend":
+                return self.attend(expr)
+            case "shift":
+                return self.shift(expr)
+            case "conv":
+                return self.conv(expr)
+            case _:
+                return None
+
+    def apply(self, expr: Expr) -> fx.Node:
+        """Weights as modules, memories by their own reads, all else by parts."""
+        parts = expr.args[1:]
+        if parts and all(p.op == "param" for p in parts):
+            name = str(parts[0].attr("name")).split(".")[0]
+            weight = next((w for w in self.unit.weights if w.name == name), None)
+            whole = weight is not None and len(parts) == len(weight.map.parts)
+            if weight is not None and whole and as_module(weight):
+                tied = self.unit.tied and name == "unembed"
+                if not tied:
+                    return apply_module(self.low, expr, name)
+        if parts and all(p.op == "state" and p.attr("var") == "" for p in parts):
+            found = self.read(expr)
+            if found is not None:
+                return found
+        form = expr.attr("map")
+        values = [self.low.tensor(p) for p in parts]
+        if not any(map(batch_of, values)) and not self.is_wide_query(expr):
+            values = [self.low.narrow(v) for v in values]
+        return apply_parts(
+            self.low, expr, {p.name: v for p, v in zip(form.parts, values, strict=True)}
+        )
+
+    def is_wide_query(self, expr: Expr) -> bool:
+        """Say whether what a map is applied to is wide."""
+        return bool(self.low.tensor(expr.args[0]).meta["wide"])
+
+    def query(self, expr: Expr) -> fx.Node:
+        """What a memory is read with."""
+        q = self.low.tensor(expr.args[0])
+        while batch_of(q) < self.batch:
+            q = self.low.unsqueeze(q, batch_of(q) if batch_of(q) else 0)
+        return q
+
+    def read(self, expr: Expr) -> fx.Node | None:
+        """M(q), by the memory's own class."""
+        part = expr.args[1]
+        memory = self.unit.memory(str(part.attr("memory")))
+        when = str(part.attr("when"))
+        lead = int(expr.attr("lead"))
+        more = rank_of(self.low.tensor(expr.args[0])) - lead - len(memory.map.inputs)
+        path = memory_path(memory)
+        if memory.name in self.paths and when in ("post", "prev"):
+            q = self.query(expr)
+            node = self.program.module(
+                f"{path}.{read_name('apply', when)}", q, self.paths[memory.name]
+            )
+            return note(node, expr.shape, 2, bool(q.meta["wide"]))
+        simple = memory.map.kind == "linear" and len(memory.map.parts) == 1
+        if self.batch == 2 or (more and not simple):
+            return None
+        q = self.query(expr)
+        node = self.program.module(f"{path}.read_step", q, self.whole(memory, "", when))
+        return note(node, expr.shape, 1, bool(q.meta["wide"]))
+
+    def attend(self, expr: Expr) -> fx.Node:
+        """Read a softmax memory."""
+        memory, when = self.unit.memory(str(expr.attr("memory"))), str(expr.attr("when"))
+        q = self.query(expr)
+        if self.batch == 2:
+            name = read_name("apply", when)
+            node = self.program.module(f"{memory.name}.{name}", q, self.paths[memory.name])
+        else:
+            whole = self.whole(memory, "", when)
+            node = self.program.module(f"{memory.name}.read_step", q, whole)
+        return note(node, expr.shape, self.batch, bool(q.meta["wide"]))
+
+    def past(self, slot: str) -> fx.Node:
+        """What a slot remembers."""
+        if slot not in self.pasts:
+            assert self.fetch is not None
+            self.pasts[slot] = self.fetch(slot)
+        return self.pasts[slot]
+
+    def shift(self, expr: Expr) -> fx.Node:
+        """X of n tokens ago."""
+        x = self.low.tensor(expr.args[0])
+        if int(expr.attr("n")) == 0:
+            return x
+        slot = str(expr.attr("slot"))
+        function = library.shift if self.batch == 2 else library.shift_step
+        node = self.program.call(function, self.spread(x), self.past(slot))
+        return self.remember(node, slot, expr, bool(x.meta["wide"]), "shifted")
+
+    def spread(self, x: fx.Node) -> fx.Node:
+        """Give a constant its batch axes."""
+        while batch_of(x) < self.batch:
+            x = self.low.unsqueeze(x, 0)
+        return x
+
+    def conv(self, expr: Expr) -> fx.Node:
+        """A causal convolution by its module."""
+        slot, weight = str(expr.attr("slot")), str(expr.args[1].attr("name")).split(".")[0]
+        x = self.low.narrow(self.spread(self.low.tensor(expr.args[0])))
+        shape = x.meta["shape"]
+        if len(shape) > 1:
+            flat = self.low.program.method("flatten", x, self.batch)
+            x = note(flat, shape[:1], self.batch)
+        path = weight if self.batch == 2 else f"{weight}.step"
+        node = self.program.module(path, x, self.past(slot))
+        y = self.remember(node, slot, expr, bool(self.like.meta["wide"]), "convolved")
+        if len(shape) > 1:
+            from nlc.ir.shape import sizes
+
+            y = self.program.method("unflatten", y, self.batch, sizes(shape))
+            note(y, shape, self.batch)
+        return y
+
+    def remember(self, node: fx.Node, slot: str, expr: Expr, wide: bool, word: str) -> fx.Node:
+        """Take a result and the new past apart."""
+        names = [word, identifier(slot)]
+        y, self.after[slot] = self.program.unpack(node, names)
+        return note(y, expr.shape, self.batch, wide)

@@ -1,0 +1,241 @@
+"""What becomes one class with streams: a block, one pass of a repeat, or the model.
+
+In: the system and its plan. Out: `Unit`s, innermost first, with everything their writer asks for.
+A repeat's body is a unit of its own, whose inputs and outputs are the streams that cross it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from nlc.codegen.names import class_name
+from nlc.ir.expr import Expr, postorder
+from nlc.ir.schedule import BlockPlan, Parallel, Plan, Stage
+from nlc.ir.system import (
+    Block,
+    Call,
+    Equation,
+    History,
+    Input,
+    Memory,
+    Repeat,
+    Step,
+    System,
+    Update,
+    Weight,
+)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """`repeat` as a step: the unit of one pass, how often, and the streams through it."""
+
+    name: str
+    count: int
+    unit: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    shared: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A class to be: `kind` is `block`, `pass` or `model`."""
+
+    kind: str
+    name: str
+    title: str
+    inputs: tuple[Input, ...]
+    outputs: tuple[str, ...]
+    weights: tuple[Weight, ...]
+    memories: tuple[Memory, ...]
+    stages: tuple[Stage | Passes, ...]
+    histories: tuple[History, ...]
+    plan: BlockPlan | None
+    tied: bool = False
+    shared: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset()
+    block: Block | None = None
+    values: dict[str, Expr] = field(default_factory=dict)
+    counts: bool = False
+
+    def memory(self, name: str) -> Memory:
+        """Return a memory by name."""
+        return next(m for m in self.memories if m.name == name)
+
+
+def units(system: System, plan: Plan) -> list[Unit]:
+    """List the classes of a system, each after those it uses."""
+    found = [_block(system, block, plan.block(block.name)) for block in _ordered(system)]
+    return found + (_model(system) if system.model is not None else [])
+
+
+def _ordered(system: System) -> list[Block]:
+    done: list[Block] = []
+
+    def visit(block: Block) -> None:
+        if block in done:
+            return
+        for call in calls(block.steps):
+            visit(system.block(call.block))
+        done.append(block)
+
+    for block in system.blocks:
+        visit(block)
+    return done
+
+
+def calls(steps: Iterable[Step]) -> Iterator[Call]:
+    """List the calls among some steps."""
+    for step in steps:
+        if isinstance(step, Call):
+            yield step
+        elif isinstance(step, Repeat):
+            yield from calls(step.steps)
+
+
+def expressions(steps: Iterable[Step]) -> Iterator[Expr]:
+    """List the expressions of some steps, without those of updates."""
+    for step in steps:
+        match step:
+            case Equation():
+                yield step.value
+            case Call():
+                yield from (value for _, value in step.inputs)
+            case Repeat():
+                yield from expressions(step.steps)
+            case Update():
+                pass
+
+
+def streams(roots: Iterable[Expr]) -> set[str]:
+    """The streams that expressions read."""
+    return {str(n.attr("name")) for n in postorder(roots) if n.op == "stream"}
+
+
+def of_memory(memory: Memory) -> list[Expr]:
+    """The expressions of a memory's update."""
+    return [a.value for a in memory.update] + [e for pair in memory.pairs for e in pair]
+
+
+def _block(system: System, block: Block, plan: BlockPlan) -> Unit:
+    everything = [*expressions(block.steps)]
+    for memory in block.memories:
+        everything += of_memory(memory)
+    starts = any(
+        n.op == "state" and n.attr("when") == "start" and block.memory(n.attr("memory")).chunk > 1
+        for n in postorder(everything)
+    )
+    resets = any(m.reset is not None for m in block.memories)
+    return Unit(
+        kind="block",
+        name=class_name(block.name),
+        title=block.name,
+        inputs=block.inputs,
+        outputs=tuple(name for name, _ in block.outputs),
+        weights=block.weights,
+        memories=block.memories,
+        stages=plan.stages,
+        histories=block.histories,
+        plan=plan,
+        block=block,
+        counts=block.uses_position or starts or resets,
+    )
+
+
+def _assigned(steps: Iterable[Step]) -> list[str]:
+    found: list[str] = []
+    for step in steps:
+        match step:
+            case Equation():
+                found.append(step.name)
+            case Call():
+                found += step.results
+            case Repeat():
+                found += _assigned(step.steps)
+            case Update():
+                pass
+    return list(dict.fromkeys(found))
+
+
+def _read_first(steps: Iterable[Step]) -> list[str]:
+    """The streams that some steps read before they assign them."""
+    assigned: set[str] = set()
+    found: list[str] = []
+    for step in steps:
+        read = _read_first(step.steps) if isinstance(step, Repeat) else []
+        read += sorted(streams(expressions([step]))) if not isinstance(step, Repeat) else []
+        found += [name for name in read if name not in assigned]
+        assigned |= set(_assigned([step]))
+    return list(dict.fromkeys(found))
+
+
+def _model(system: System) -> list[Unit]:
+    model = system.model
+    assert model is not None
+    found: list[Unit] = []
+    wanted = ("logits", *sorted(streams([model.objective]) - {"targets", "tokens"}))
+    outputs = tuple(dict.fromkeys(wanted))
+    stages = _stages(model.steps, "Model", set(outputs), found, {"tokens"})
+    found.append(
+        Unit(
+            kind="model",
+            name="Model",
+            title=system.name,
+            inputs=(Input("tokens", (), integer=True),),
+            outputs=outputs,
+            weights=model.weights,
+            memories=(),
+            stages=stages,
+            histories=model.histories,
+            plan=None,
+            tied=model.tied,
+            shared=tuple(
+                dict.fromkeys(call.instance for call in calls(model.steps) if call.shared)
+            ),
+            counts=model.uses_position,
+        )
+    )
+    return found
+
+
+def _stages(
+    steps: tuple[Step, ...], owner: str, needed: set[str], found: list[Unit], known: set[str]
+) -> tuple[Stage | Passes, ...]:
+    """Split steps at their repeats; `needed` is read after them, `known` has a value before."""
+    stages: list[Stage | Passes] = []
+    for i, step in enumerate(steps):
+        if not isinstance(step, Repeat):
+            if stages and isinstance(stages[-1], Parallel):
+                stages[-1] = Parallel((*stages[-1].steps, step))
+            else:
+                stages.append(Parallel((step,)))
+            known = known | set(_assigned([step]))
+            continue
+        later = needed | set(_read_first(steps[i + 1 :]))
+        inputs = _read_first(step.steps)
+        assigned = _assigned(step.steps)
+        outputs = tuple(name for name in assigned if name in later or name in inputs)
+        # what crosses from pass to pass has to be given to the first
+        name = class_name(owner, step.name)
+        inner = _stages(step.steps, name, set(outputs), found, set(inputs) & known)
+        shared = tuple(dict.fromkeys(c.instance for c in calls(step.steps) if c.shared))
+        unit = Unit(
+            kind="pass",
+            name=name,
+            title=step.name,
+            inputs=tuple(Input(n, ()) for n in inputs),
+            outputs=outputs,
+            weights=(),
+            memories=(),
+            stages=inner,
+            histories=(),
+            plan=None,
+            shared=shared,
+            optional=frozenset(set(inputs) - known),
+        )
+        found.append(unit)
+        stages.append(Passes(step.name, step.count, name, tuple(inputs), outputs, shared))
+        known = known | set(assigned)
+    return tuple(stages)
