@@ -1,6 +1,6 @@
 """Write every application of a map as primitive operations.
 
-In: expressions with `apply`. Out: the same without. x [*lead, *more, *inputs] meets parts
+In: expressions with `apply`. Out: the same without (or without some). x [*lead, *more, *inputs] meets parts
 [*lead, *part]: the parts get axes of size 1 where x has further ones. Does not choose layouts;
 a map's input axes become one before, and its output axes are split after.
 """
@@ -18,8 +18,13 @@ from nlc.ir.system import Map
 from nlc.source import Span
 
 
-def lower(graph: Graph, roots: Iterable[Expr]) -> list[Expr]:
+def lower(
+    graph: Graph, roots: Iterable[Expr], only: Callable[[Expr], bool] | None = None
+) -> list[Expr]:
     """Replace every `apply` by the operations of its map.
+
+    With `only`, those alone that depend on a leaf for which it holds: the rest are coefficients,
+    and stay as they were written.
 
     >>> from nlc.ir.shape import Axis
     >>> from nlc.ir.system import Initial, Map, Part
@@ -32,8 +37,19 @@ def lower(graph: Graph, roots: Iterable[Expr]) -> list[Expr]:
     ('matvec', True)
     """
 
+    depends: set[int] = set()
+
     def replace(node: Expr, args: tuple[Expr, ...]) -> Expr | None:
-        return _apply(graph, node, args) if node.op == "apply" else None
+        if only is None:
+            return _apply(graph, node, args) if node.op == "apply" else None
+        if not (only(node) or any(id(arg) in depends for arg in args)):
+            return None
+        if node.op == "apply":
+            node = _apply(graph, node, args)
+        elif args != node.args:
+            node = graph.make(node.op, *args, span=node.span, **dict(node.attrs))
+        depends.add(id(node))
+        return node
 
     return rewrite(graph, roots, replace)
 

@@ -20,11 +20,9 @@ from nlc.ir.expr import Expr, Graph, postorder
 from nlc.ir.normal_form import Affine, Gate, Neither, NormalForm
 from nlc.ir.system import Memory
 from nlc.passes.affine import Matrix, Register, Vector
-from nlc.passes.differentiate import differentiate
-from nlc.passes.lower import lower
+from nlc.passes.explicit import explicit_memory
 from nlc.passes.obstacles import Obstacle, obstacle
 from nlc.passes.shaping import drop, size_at
-from nlc.passes.simplify import simplify
 from nlc.passes.structure import terms_of
 
 Role = str
@@ -44,12 +42,8 @@ def normalise(graph: Graph, memory: Memory) -> tuple[tuple[str, NormalForm], ...
 
     The delta rule `self - beta * grad` has one write, e = M (-beta k) + beta v along k.
     """
-    values = [assignment.value for assignment in memory.update]
-    values = simplify(graph, differentiate(graph, lower(graph, simplify(graph, values))))
-    update = {
-        (assignment.var, assignment.part): value
-        for assignment, value in zip(memory.update, values, strict=True)
-    }
+    memory = explicit_memory(graph, memory)
+    update = {(assignment.var, assignment.part): assignment.value for assignment in memory.update}
     return tuple((part.name, _part(graph, memory, part.name, update)) for part in memory.map.parts)
 
 

@@ -196,15 +196,15 @@ def _reads_states(block: Block, memory: Memory) -> bool:
 # ---- reads of memories that move token by token ------------------------------------------------
 
 
-def _hoist(
-    graph: Graph, block: Block, stages: list[Stage], moving: set[str]
-) -> list[Stage]:
+def _hoist(graph: Graph, block: Block, stages: list[Stage], moving: set[str]) -> list[Stage]:
     """Move reads of such a memory into its loop, as streams of their own.
 
     What a read is asked with is made before the loop where it can be, so that all that is left
     in the loop is the memory and its reads.
     """
-    taken = {i.name for i in block.inputs} | {s.name for s in block.steps if isinstance(s, Equation)}
+    taken = {i.name for i in block.inputs} | {
+        s.name for s in block.steps if isinstance(s, Equation)
+    }
     taken |= {name for s in block.steps if isinstance(s, Call) for name in s.results}
     taken |= {m.name for m in block.memories}
     known: dict[int, Expr] = {}
@@ -310,9 +310,7 @@ def _after(block: Block, stages: list[Stage], expr: Expr) -> int:
 
 
 def _placed(steps: tuple[Step, ...], equation: Equation, read: Expr) -> tuple[Step, ...]:
-    leaf = next(
-        n for n in (read, *read.args) if n.op in ("state", "attend") and n.has("when")
-    )
+    leaf = next(n for n in (read, *read.args) if n.op in ("state", "attend") and n.has("when"))
     place = len(steps)
     if leaf.attr("when") in ("prev", "start"):
         place = next(
@@ -356,9 +354,7 @@ def _sorted(block: Block, stages: list[Stage]) -> list[Stage]:
                 makers["memory", step.memory] = i
     defaults = {i.name: i.default for i in block.inputs if i.default is not None}
     for i, stage in enumerate(stages):
-        steps: tuple[Step, ...] = (
-            (Update(stage.memory),) if isinstance(stage, Run) else stage.steps
-        )
+        steps: tuple[Step, ...] = (Update(stage.memory),) if isinstance(stage, Run) else stage.steps
         waiting = [e for step in steps for e in _exprs(block, step)]
         while waiting:
             for leaf in postorder([waiting.pop()]):

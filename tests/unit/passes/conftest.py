@@ -72,21 +72,10 @@ EVALUATE: dict[str, Callable[..., Tensor]] = {
     "softplus": lambda n, x: F.softplus(x, threshold=1e9),
     **{
         name: (lambda f: lambda n, *a: f(*a))(getattr(torch, name))
-        for name in [
-            "neg",
-            "exp",
-            "log",
-            "sqrt",
-            "abs",
-            "sign",
-            "sin",
-            "cos",
-            "tanh",
-            "sigmoid",
-            "relu",
-            "erf",
-        ]
-        + ["add", "sub", "mul", "div", "pow", "maximum", "minimum"]
+        for name in (
+            *("neg", "exp", "log", "sqrt", "abs", "sign", "sin", "cos", "tanh", "sigmoid", "relu"),
+            *("erf", "add", "sub", "mul", "div", "pow", "maximum", "minimum"),
+        )
     },
     **{name: _compare(name) for name in ["lt", "le", "gt", "ge", "eq", "ne"]},
     "where": lambda n, c, a, b: torch.where(c != 0, a, b),

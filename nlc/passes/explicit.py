@@ -1,0 +1,53 @@
+"""Write the updates of memories out: gradients as expressions, in their simple form.
+
+In: a system as it was resolved. Out: the same system whose updates hold no `grad`, and no `apply`
+of the memory that moves; the statements' `let`s are those of the new expressions. Applications of
+weights and of other memories, and reads at the chunk's start, stay as they are: they are needed
+once per token and known before the update.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nlc.ir.expr import Expr, Graph
+from nlc.ir.system import Assignment, Memory, Statement, System
+from nlc.passes.differentiate import differentiate
+from nlc.passes.lower import lower
+from nlc.passes.simplify import simplify
+
+
+def explicit(system: System) -> System:
+    """Write out the updates of all memories; raises `SpecError` where there is no gradient."""
+    blocks = tuple(
+        replace(
+            block,
+            memories=tuple(explicit_memory(system.graph_of, memory) for memory in block.memories),
+        )
+        for block in system.blocks
+    )
+    return replace(system, blocks=blocks)
+
+
+def explicit_memory(graph: Graph, memory: Memory) -> Memory:
+    """Write out one memory's update; doing it again changes nothing."""
+
+    def moves(node: Expr) -> bool:
+        if node.op == "variable":
+            return True
+        own = node.op == "state" and node.attr("memory") == memory.name
+        return own and node.attr("when") == "prev"
+
+    roots = [assignment.value for assignment in memory.update]
+    roots += [value for statement in memory.statements for _, value in statement.values]
+    roots = lower(graph, simplify(graph, roots), moves)
+    # a gradient puts states in the place of variables: what it is taken at may be known before
+    values = iter(simplify(graph, differentiate(graph, roots)))
+    update = tuple(Assignment(a.var, a.part, next(values)) for a in memory.update)
+    statements = tuple(_statement(s, [next(values) for _ in s.values]) for s in memory.statements)
+    return replace(memory, update=update, statements=statements)
+
+
+def _statement(statement: Statement, values: list[Expr]) -> Statement:
+    named = zip((part for part, _ in statement.values), values, strict=True)
+    return replace(statement, values=tuple(named))
