@@ -211,7 +211,7 @@ class Memory:
     through: Literal["full", "first_order", "stop"]
     frozen: tuple[FrozenRead, ...] = ()
     persistent: int = 0
-    reads_own_update: bool = False
+    written_objective: Span | None = field(default=None, compare=False, repr=False)
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
     def variable(self, name: str) -> Variable:

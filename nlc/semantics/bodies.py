@@ -1,678 +1,214 @@
-"""The body of a memory: objective, update, states.
+"""The body of a memory: its clauses checked, its objective, update and states resolved.
 
-In: a memory's clauses and the block around it. Out: expressions over the states before the token.
-Equations run in order and each sees the values assigned above it; here that becomes one expression
-per state, with a `let` at every equation so that what was written can be shown again.
+In: a `Body`. Out: the same, filled, and the memory of the typed system.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
-from nlc.ir.expr import Expr, postorder
-from nlc.ir.shape import Axis, Shape, show
-from nlc.ir.system import Assignment, Initial, Map, Part, Statement, Variable
-from nlc.semantics.axes import align, embeddings, enter, split
-from nlc.semantics.context import Bad
-from nlc.semantics.expressions import Scope
-from nlc.semantics.functions import RESERVED
-from nlc.semantics.values import Readable, Struct, Value, each, pack, select
-from nlc.source import Span
+from nlc.ir.shape import show
+from nlc.ir.system import (
+    Memory,
+    Period,
+)  # fmt: skip
+from nlc.semantics.context import Context
+from nlc.semantics.initials import set_initials
+from nlc.semantics.memories import lead_of, resolve_pairs, rule_of, variables
+from nlc.semantics.objectives import own_objective
+from nlc.semantics.updates import UpdateScope
+from nlc.semantics.values import Value
+from nlc.source import NOWHERE
 from nlc.syntax import tree
-from nlc.syntax.print_text import print_statement
 
-HALF = tree.Binary("/", tree.Number("1"), tree.Number("2"))
-ERROR = tree.Binary(
-    "-", tree.Call(tree.Name("self"), (tree.Name("key"),)), tree.Name("value")
-)
-DEFAULT_OBJECTIVE = tree.Binary("*", HALF, tree.Binary("^", tree.Norm(ERROR), tree.Number("2")))
+if TYPE_CHECKING:
+    from nlc.semantics.blocks import BlockResolver
+    from nlc.semantics.memories import Body
 
 
-def mentions(expr: tree.Node, names: set[str]) -> bool:
-    """Say whether a syntax tree uses one of the names."""
-    stack: list[Any] = [expr]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, tree.Name) and node.id in names:
-            return True
-        if isinstance(node, tuple):
-            stack.extend(node)
-        elif isinstance(node, tree.Node):
-            stack.extend(vars(node).values())
-    return False
+def resolve_body(block: BlockResolver, body: Body) -> None:
+    level = block.context.levels[body.level]
+    written = body.written
+    kernel = body.map.kind == "kernel"
+    if kernel != (level.period.unit == "always"):
+        block.context.fail(
+            "NL0211",
+            "a kernel is recomputed for each query" if kernel else
+            f"`{body.name}` cannot be stored at a level that is `always`",
+            written.span, f"`{body.name}` is at `{level.name}`, {level.period}",
+            "a level `always` holds kernels: `kernel(softmax) at now`, with `level now always`",
+            (level.span, "the level"),
+        )  # fmt: skip
+    lead_of(block, body)
+    if body.guessed:
+        body.lead, body.guessed = None, False
+        lead = lead_of(block, body)
+        if lead and not written.axes:
+            block.context.fail(
+                "NL0412", f"`{body.name}` makes its own key and needs its leading axes",
+                written.span, f"one copy per {show(lead)}",
+                f"write them: `memory {body.name}{show(lead)} : ...`",
+            )  # fmt: skip
+    _check_clauses(block, body, kernel)
+    variables(block, body)
+    if kernel:
+        _kernel(block, body)
+        return
+    resolve_pairs(block, body)
+    set_initials(block, body)
+    if body.is_task:
+        if written.update is not None and written.name_spans:
+            block.context.unsupported.append(("NL0804", "`objective task`", written.span))
+        return
+    if level.period.unit == "steps":
+        block.context.unsupported.append(
+            ("NL0807", f"memory `{body.name}` with its own objective at a step level",
+             written.span)
+        )  # fmt: skip
+    if level.period.unit == "never":
+        block.context.fail(
+            "NL0208", f"`{body.name}` is at a level that never changes", written.span,
+            f"`{level.name}` is frozen", "use `weights`, or a level of tokens",
+            (level.span, "the level"),
+        )  # fmt: skip
+    own_objective(block, body)
+    _update(block, body)
 
 
-def substitute(node: Any, names: dict[str, tree.Expr]) -> Any:
-    """Put trees in the place of names, for showing a rule's equations with its arguments."""
-    if isinstance(node, tree.Name):
-        return names.get(node.id, node)
-    if isinstance(node, tuple):
-        return tuple(substitute(item, names) for item in node)
-    if isinstance(node, tree.Node) and not isinstance(node, tree.Target):
-        changed = {
-            key: substitute(value, names)
-            for key, value in vars(node).items()
-            if isinstance(value, tuple | tree.Node) and key != "comments"
-        }
-        return replace(node, **changed)
-    return node
+def _check_clauses(block: BlockResolver, body: Body, kernel: bool) -> None:
+    written = body.written
+    places = dict(written.clauses)
+
+    def refuse(clause: str, text: str, hint: str) -> None:
+        block.context.fail(
+            "NL0509" if kernel else "NL0514", f"`{clause}` does not belong here",
+            places.get(clause, written.span), text, hint, (written.span, "the memory"),
+        )  # fmt: skip
+
+    if kernel:
+        for clause in ("objective", "update", "through", "slots", "route", "select"):
+            if clause in places or getattr(written, clause):
+                refuse(clause, "a softmax memory is recomputed for each query",
+                       "it has `key`, `value`, `init learned(n)` and `reset`")  # fmt: skip
+    if written.through is not None and written.through not in THROUGH:
+        block.context.fail(
+            "NL0508", f"`through` is not `{written.through}`",
+            places.get("through", written.span), "unknown", "full, first_order or stop",
+        )  # fmt: skip
+    slotted = [c for c in ("slots", "route", "select") if getattr(written, c) is not None]
+    if slotted:
+        if "slots" not in slotted or "route" not in slotted:
+            refuse(slotted[0], f"only {' and '.join(slotted)}",
+                   "write `slots N` and `route e` (and `select top_k(n)`)")  # fmt: skip
+        block.context.unsupported.append(("NL0803", "`slots`", places.get("slots", written.span)))
 
 
-@dataclass
-class Body:
-    """One memory being resolved: what its clauses say, and what has been found out so far."""
-
-    name: str
-    written: tree.Memory
-    level: str
-    map: Map
-    lead: Shape | None = None
-    guessed: bool = False
-    busy: bool = False
-    pairs: tuple[tuple[Expr, Expr], ...] = ()
-    variables: list[Variable] = field(default_factory=list)
-    objective: Expr | None = None
-    objective_done: bool = False
-    is_task: bool = False
-    statements: list[Statement] = field(default_factory=list)
-    update: tuple[Assignment, ...] = ()
-    learned: bool = False
-    persistent: int = 0
-    uses_grad: bool = False
-    assigns_self: bool = False
-    bad: bool = False
-    span: Span | None = None
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """The parts of the map."""
-        return self.map.parts
+def _kernel(block: BlockResolver, body: Body) -> None:
+    written = body.written
+    if not written.keys or not written.values or len(written.keys) > 1:
+        block.context.fail(
+            "NL0509", f"`{body.name}` needs one key and one value", written.span,
+            f"{len(written.keys)} keys, {len(written.values)} values",
+            "write `key k` and `value v`",
+        )  # fmt: skip
+    resolve_pairs(block, body)
+    match written.init:
+        case None:
+            pass
+        case tree.Call(function=tree.Name(id="learned"), arguments=(count,)):
+            body.persistent = block.context.positive(count, "the number of learned pairs")
+            body.learned = True
+        case other:
+            block.context.fail(
+                "NL0510", "a softmax memory starts empty or with learned pairs", other.span,
+                "no such start", "write `init learned(n)` for n persistent pairs",
+            )  # fmt: skip
 
 
-class BodyScope(Scope):
-    """Inside the braces of a memory: streams come in per copy; `self` is the memory."""
-
-    def __init__(self, block: Any, body: Body):
-        super().__init__(block.context, body.lead or ())
-        self.block = block
-        self.body = body
-
-    def known_names(self) -> list[str]:
-        states = [v.name for v in self.body.variables if v.name]
-        return ["self", "key", "value", *states, *self.block.scope.known_names()]
-
-    def dim_axis(self, name: str) -> str | None:
-        return name if name in ("in", "out") else None
-
-    def enter(self, value: Value) -> Value:
-        """Bring a value of the block into the body."""
-        return each(
-            self.context, [value], lambda v: enter(self.context, v[0], self.lead), self.span
+def _update(block: BlockResolver, body: Body) -> None:
+    update = body.written.update
+    level = block.context.levels[body.level]
+    if update is None:
+        block.context.fail(
+            "NL0505", f"`{body.name}` has no update", body.written.span, "the memory",
+            "write `update { self = self - lr * grad }` or `update sgd(lr = 0.1)`",
+        )  # fmt: skip
+    if isinstance(update, tuple):
+        scope = UpdateScope(block, body)
+        statements = update
+    else:
+        scope, statements = _rule_scope(block, body, update)
+    scope.in_window = level.period.count > 1
+    if scope.in_window:
+        block.context.unsupported.append(
+            ("NL0801", f"windows of {level.period.count} tokens", body.written.span)
         )
+    scope.begin()
+    scope.run(statements)
+    if not body.bad:
+        body.update = scope.finish()
+        if scope.in_window:
+            _varies(block, body)
 
-    @property
-    def span(self) -> Span:
-        """Where the memory stands."""
-        return self.body.written.span
 
-    def own(self, name: str) -> bool:
-        """Say whether a name is the memory itself."""
-        return name in ("self", self.body.name)
+def _varies(block: BlockResolver, body: Body) -> None:
+    """Refuse a stream that stands bare in the update of a window."""
+    from nlc.semantics.order import varying
 
-    def leaf(self, var: str, part: Part, when: str) -> Expr:
-        """A state of this memory as a leaf."""
-        return self.block.state(self.body, var, part, when)
+    for node in varying([a.value for a in body.update]):
+        block.context.fail(
+            "NL0603", "a stream varies inside the window", node.span,
+            f"`{body.name}` changes every {block.context.levels[body.level].period.count} tokens",
+            "weight the objective with it, or reduce it: `mean(e, over = tokens)`, "
+            "`sum(e * grad, over = tokens)`, `last(e)`", (body.written.span, "the memory"),
+        )  # fmt: skip
 
-    def all_parts(self, var: str, when: str) -> Value:
-        """All parts of a state of this memory."""
-        variable = next(v for v in self.body.variables if v.name == var)
-        return pack(
-            self.body.map, tuple((p.name, self.leaf(var, p, when)) for p in variable.parts)
+
+def _rule_scope(
+    block: BlockResolver, body: Body, update: tree.Expr
+) -> tuple[UpdateScope, tuple[tree.Stmt, ...]]:
+    rule = rule_of(block, body)
+    assert rule is not None
+    if rule.memories:
+        block.context.unsupported.append(
+            ("NL0805", f"rule `{rule.name}` with a memory of its own", update.span)
         )
-
-    def find(self, name: tree.Name) -> Value | None:
-        if name.id in ("key", "value"):
-            return self._pair(name)
-        if name.id in ("in", "out"):
-            return self._size(name)
-        value = self.block.scope.find(name)
-        return None if value is None else self.enter(value)
-
-    def _size(self, name: tree.Name) -> Value:
-        shape = self.body.parts[0].shape if self.body.parts else ()
-        size = shape[-1].size if name.id == "in" and shape else 1
-        if name.id == "out" and len(shape) > 1:
-            size = shape[-2].size
-        return self.context.number(float(size), name.span)
-
-    def _pair(self, name: tree.Name) -> Value:
-        if not self.body.pairs:
-            self.context.fail(
-                "NL0503", f"`{self.body.name}` has no {name.id}", name.span, "used here",
-                f"write `{name.id} e` in the memory", (self.span, "the memory"),
-            )  # fmt: skip
-        if len(self.body.pairs) > 1:
-            self.context.fail(
-                "NL0504", f"`{name.id}` is one of several here", name.span,
-                f"`{self.body.name}` has {len(self.body.pairs)} pairs for each token",
-                f"name the stream itself; only an objective is summed over the pairs",
-                (self.span, "the memory"),
-            )  # fmt: skip
-        return self.body.pairs[0][0 if name.id == "key" else 1]
-
-    def readable(self, expr: tree.Expr) -> Readable | None:
-        match expr:
-            case tree.Call(
-                function=tree.Name(id="prev" | "initial" as when), arguments=(tree.Name(id=name),)
-            ) if self.own(name):
-                return self.block.memory_readable(self.body, when)
-        found = self.block.scope.readable(expr)
-        return found if isinstance(found, Readable) else None
-
-    def attribute(self, expr: tree.Attribute) -> Value:
-        if isinstance(expr.base, tree.Name) and not self.own(expr.base.id):
-            if self.block.is_memory(expr.base.id):
-                return self.enter(self.block.scope.attribute(expr))
-        return super().attribute(expr)
-
-    def special(self, name: str, call: tree.Call) -> Value | None:
-        if name in ("shift", "rope", "loss"):
-            return self.enter(self.block.scope.value(call))
-        if name in ("prev", "initial") and call.arguments:
-            (argument, *_) = call.arguments
-            if isinstance(argument, tree.Name) and self.own(argument.id):
-                return self.all_parts("", name)
-            if isinstance(argument, tree.Attribute) and isinstance(argument.base, tree.Name):
-                if self.own(argument.base.id) and self._is_state(argument.name):
-                    return self.all_parts(argument.name, name)
-            if isinstance(argument, tree.Name) and self._is_state(argument.id):
-                return self.all_parts(argument.id, name)
-            return self.enter(self.block.scope.value(call))
-        if name == "tokens":
-            return self._tokens(call)
-        if name in ("last", "recent", "grad"):
-            return self._elsewhere(name, call)
-        return None
-
-    def _is_state(self, name: str) -> bool:
-        return any(v.name == name for v in self.body.variables if v.name)
-
-    def _elsewhere(self, name: str, call: tree.Call) -> Value:
-        self.context.fail(
-            "NL0605", f"`{name}` has no meaning here", call.span, "in this place",
-            {"recent": "`recent(e, n)` stands in an objective",
-             "grad": "`grad` stands in an update",
-             "last": "`last(e)` stands in the update of a memory with windows"}[name],
-        )  # fmt: skip
-
-    def _tokens(self, call: tree.Call) -> Value | None:
-        over = next((k.value for k in call.keywords if k.name == "over"), None)
-        if not (isinstance(over, tree.Name) and over.id == "tokens"):
-            return None
-        self.context.fail(
-            "NL0606", "there are no tokens to go over here", over.span, "in this place",
-            "`over = tokens` stands in the update of a memory that changes every N tokens",
-        )  # fmt: skip
-
-    def apply(self, what: Readable, call: tree.Call) -> Value:
-        if what.map.kind == "conv":
-            return self.enter(self.block.scope.apply(what, call))
-        return super().apply(what, call)
+    given = block.resolver.arguments(rule, update)
+    outer = UpdateScope(block, body)
+    outer.in_window = block.context.levels[body.level].period.count > 1
+    outer.begin()
+    values: dict[str, Value] = {}
+    shown: dict[str, tree.Expr] = {}
+    for name, expr in given.items():
+        values[name] = outer.value(expr)
+        shown[name] = expr
+    scope = UpdateScope(block, body, values)
+    scope.shown = shown
+    return scope, rule.equations
 
 
-class PairScope(BodyScope):
-    """`key e` and `value e`: streams of the block, with `self` for the memory."""
-
-    def __init__(self, block: Any, body: Body):
-        super().__init__(block, body)
-        self.lead = ()
-
-    def find(self, name: tree.Name) -> Value | None:
-        found: Value | None = self.block.scope.find(name)
-        return found
-
-    def enter(self, value: Value) -> Value:
-        return value
-
-
-class ObjectiveScope(BodyScope):
-    """An objective: plain applications of the memory are what `grad` differentiates."""
-
-    def __init__(self, block: Any, body: Body, pair: int, env: dict[str, Value]):
-        super().__init__(block, body)
-        self.pair = pair
-        self.env = env
-
-    def find(self, name: tree.Name) -> Value | None:
-        if self.own(name.id):
-            return pack(self.body.map, tuple((p.name, self._variable(p)) for p in self.body.parts))
-        if name.id in self.env:
-            return self.env[name.id]
-        if name.id in ("key", "value") and self.body.pairs:
-            return self.body.pairs[self.pair][0 if name.id == "key" else 1]
-        return super().find(name)
-
-    def _variable(self, part: Part) -> Expr:
-        return self.make(
-            "variable", memory=self.body.name, part=part.name,
-            shape=(*self.lead, *part.shape), span=self.span,
-        )  # fmt: skip
-
-    def readable(self, expr: tree.Expr) -> Readable | None:
-        if isinstance(expr, tree.Name) and self.own(expr.id):
-            parts = tuple(self._variable(p) for p in self.body.parts)
-            return Readable(self.body.name, self.body.map, self.lead, parts)
-        return super().readable(expr)
-
-    def special(self, name: str, call: tree.Call) -> Value | None:
-        if name == "recent":
-            return self._recent(call)
-        return super().special(name, call)
-
-    def _recent(self, call: tree.Call) -> Value:
-        if len(call.arguments) != 2 or call.keywords:
-            self.context.fail(
-                "NL0309", "`recent` takes 2 arguments", call.span, f"{len(call.arguments)} given",
-                "recent(e, n) sums e over this token and the n - 1 before it",
-            )  # fmt: skip
-        written, count = call.arguments
-        e = self.plain(written)
-        n = self.context.positive(count, "the number of tokens")
-        if n > 4096:
-            self.context.fail(
-                "NL0402", "`recent` looks back too far", count.span, f"{n} tokens",
-                "up to 4096 tokens",
-            )  # fmt: skip
-        total = e
-        for back in range(1, n):
-            past = self.block.delayed(e, back)
-            position = self.make("position", span=call.span)
-            bound = self.context.number(float(back), call.span)
-            begun = self.make("ge", position, bound, span=call.span)
-            nothing = self.context.number(0.0, call.span)
-            kept = self.combine(
-                "where", call.span,
-                [(begun, call.span), (past, written.span), (nothing, call.span)],
-            )  # fmt: skip
-            added = self.combine("add", call.span, [(total, call.span), (kept, call.span)])
-            assert isinstance(added, Expr)
-            total = added
-        return total
-
-
-class UpdateScope(BodyScope):
-    """Equations that run in order: `env` holds `self`, the states and the local names."""
-
-    def __init__(self, block: Any, body: Body, arguments: dict[str, Value] | None = None):
-        super().__init__(block, body)
-        self.arguments = arguments
-        self.in_rule = arguments is not None
-        self.env: dict[str, Value] = {}
-        self.start: dict[str, Value] = {}
-        self.in_window = False
-        self.tokens_depth = 0
-        self.shown: dict[str, tree.Expr] = {}
-
-    def begin(self) -> None:
-        """Start from the states before the token."""
-        for variable in self.body.variables:
-            self.env[variable.name or "self"] = self.all_parts(variable.name, "prev")
-        self.start = dict(self.env)
-
-    # ---- names -----------------------------------------------------------------------------
-
-    def known_names(self) -> list[str]:
-        names = [*self.env, "grad", "key"]
-        if self.in_rule:
-            return [*names, *(self.arguments or {})]
-        return [*names, *super().known_names()]
-
-    def find(self, name: tree.Name) -> Value | None:
-        key = "self" if self.own(name.id) else name.id
-        if key in self.env:
-            return self.env[key]
-        if name.id == "grad":
-            return self.gradient(None, None, name.span)
-        if self.in_rule:
-            assert self.arguments is not None
-            if name.id in self.arguments:
-                return self.arguments[name.id]
-            if name.id in ("key", "in", "out"):
-                return super().find(name)
-            return None
-        return super().find(name)
-
-    def readable(self, expr: tree.Expr) -> Readable | None:
-        if isinstance(expr, tree.Name) and self.own(expr.id):
-            parts = self._parts_of(self.env["self"])
-            return Readable(self.body.name, self.body.map, self.lead, parts, self.body.name)
-        if self.in_rule and not (isinstance(expr, tree.Call) and self._own_prev(expr)):
-            return None
-        return super().readable(expr)
-
-    def _own_prev(self, expr: tree.Call) -> bool:
-        return any(isinstance(a, tree.Name) and self.own(a.id) for a in expr.arguments)
-
-    def _parts_of(self, value: Value) -> tuple[Expr, ...]:
-        if isinstance(value, Struct):
-            return tuple(expr for _, expr in value.parts)
-        return (value,)
-
-    def read(self, what: Readable, x: Expr, span: Span) -> Expr:
-        read = super().read(what, x, span)
-        if what.memory and self.body.written.through == "first_order":
-            return self.make("stop", read, span=span)
-        return read
-
-    def special(self, name: str, call: tree.Call) -> Value | None:
-        match name:
-            case "grad":
-                return self._grad_call(call)
-            case "last":
-                return self._over_tokens("last", call)
-            case "shift" | "rope" | "loss" if self.in_rule:
-                return None
-        return super().special(name, call)
-
-    def attribute(self, expr: tree.Attribute) -> Value:
-        base = expr.base
-        if isinstance(base, tree.Name) and self.own(base.id) and self._is_state(expr.name):
-            return self.env[expr.name]
-        return super().attribute(expr)
-
-    # ---- gradients -------------------------------------------------------------------------
-
-    def _grad_call(self, call: tree.Call) -> Value:
-        at: Value | None = None
-        for keyword in call.keywords:
-            if keyword.name != "at":
-                self.context.unknown("setting", keyword.name, keyword.span, ["at"], "NL0307")
-            at = self.fit_state("self", self.value(keyword.value), keyword.value.span)
-        if len(call.arguments) > 1:
-            self.context.fail(
-                "NL0309", "`grad` takes one objective", call.span, f"{len(call.arguments)} given",
-                "`grad`, `grad(at = e)`, `grad(objective)` or `grad(objective, at = e)`",
-            )  # fmt: skip
-        objective = None
-        if call.arguments:
-            env = {k: v for k, v in self.env.items() if k != "self"}
-            objective = self.block.objective(self.body, call.arguments[0], env)
-        return self.gradient(objective, at, call.span)
-
-    def gradient(self, objective: Expr | None, at: Value | None, span: Span) -> Value:
-        """`grad` of an objective (the memory's own by default), with the memory at a value."""
-        if objective is None:
-            objective = self.block.own_objective(self.body)
-            self.body.uses_grad = True
-            if objective is None:
-                self.context.fail(
-                    "NL0513", f"`{self.body.name}` has no objective to differentiate", span,
-                    "`grad` stands here",
-                    "write `objective e`, or `key` and `value` for the default one",
-                    (self.span, "the memory"),
-                )  # fmt: skip
-        value = at if at is not None else self.start["self"]
-        points = self._parts_of(value)
-        names = tuple(part.name for part in self.body.parts)
-        found: list[tuple[str, Expr]] = []
-        for name in names:
-            node = self.make(
-                "grad", objective, *points, memory=self.body.name, part=name, parts=names,
-                span=span,
-            )  # fmt: skip
-            if self.body.written.through == "first_order":
-                node = self.make("stop", node, span=span)
-            found.append((name, node))
-        return pack(self.body.map, tuple(found))
-
-    # ---- windows ---------------------------------------------------------------------------
-
-    def _tokens(self, call: tree.Call) -> Value | None:
-        over = next((k.value for k in call.keywords if k.name == "over"), None)
-        if not (isinstance(over, tree.Name) and over.id == "tokens"):
-            return None
-        assert isinstance(call.function, tree.Name)
-        return self._over_tokens(call.function.id, call)
-
-    def _over_tokens(self, how: str, call: tree.Call) -> Value:
-        if not self.in_window or how not in ("sum", "mean", "last"):
-            self.context.fail(
-                "NL0606", f"`{how}` over tokens has no meaning here", call.span, "in this place",
-                "`sum`, `mean` and `last` over tokens stand in the update of a memory that changes "
-                "every N tokens",
-            )  # fmt: skip
-        self.tokens_depth += 1
-        value = self.value(call.arguments[0])
-        self.tokens_depth -= 1
-        return each(
-            self.context, [value], lambda v: self.make("window", v[0], how=how, span=call.span),
-            call.span,
-        )  # fmt: skip
-
-    # ---- statements ------------------------------------------------------------------------
-
-    def run(self, statements: tuple[tree.Stmt, ...]) -> None:
-        """Run equations in order; faults are recorded and the rest goes on."""
-        for statement in statements:
-            try:
-                self._statement(statement)
-            except Bad:
-                self.body.bad = True
-                if isinstance(statement, tree.Assign):
-                    for target in statement.targets:
-                        self.env.setdefault(target.path[0], self.context.number(0.0, target.span))
-
-    def _statement(self, statement: tree.Stmt) -> None:
-        match statement:
-            case tree.Assign():
-                self._assign(statement)
-            case tree.When(condition=condition, body=body):
-                self._under(self.scalar(condition, "a condition"), body, condition.span)
-            case tree.Every(period=period, body=body):
-                unit, count = self.context.period(period)
-                if unit != "tokens":
-                    self.context.unsupported.append(
-                        ("NL0802", "`every N steps` in an update", statement.span)
-                    )
-                due = self.make("due", period=(unit, count), span=period.span)
-                self._under(due, body, period.span)
-            case tree.Repeat(count=count, body=body):
-                times = self.context.positive(count, "a number of repeats")
-                if times > 4096:
-                    self.context.fail(
-                        "NL0402", "too many repeats", count.span, f"{times}", "up to 4096"
-                    )
-                for _ in range(times):
-                    self.run(body)
-            case tree.Share():
-                self.context.fail(
-                    "NL0703", "`share` stands in a model", statement.span, "in an update",
-                    "move it to `model { }`",
-                )  # fmt: skip
-
-    def _under(self, condition: Expr, body: tuple[tree.Stmt, ...], span: Span) -> None:
-        before = dict(self.env)
-        self.run(body)
-        for name, old in before.items():
-            new = self.env[name]
-            if new is not old:
-                self.env[name] = self.combine(
-                    "where", span, [(condition, span), (new, span), (old, span)]
-                )
-        for name in set(self.env) - set(before):
-            del self.env[name]
-
-    def _assign(self, statement: tree.Assign) -> None:
-        text = print_statement(substitute(statement, self.shown)) if self.shown else (
-            statement.span.text or print_statement(statement)
-        )  # fmt: skip
-        values = self.block.values_of(self, statement)
-        for target, value in zip(statement.targets, values, strict=True):
-            self._set(target, value, text, statement.span)
-
-    def _set(self, target: tree.Target, value: Value, text: str, span: Span) -> None:
-        name, *rest = target.path
-        if self.own(name) and rest and self._is_state(rest[0]):
-            name, *rest = rest
-        key = "self" if self.own(name) else name
-        if key == "eval" and self.in_rule:
-            return
-        state = key == "self" or self._is_state(key)
-        if not state:
-            self._check_local(target, key)
-        if rest and not state:
-            self.context.fail(
-                "NL0310", f"`{'.'.join(target.path)}` cannot be assigned", target.span,
-                "no part of a state", "assign a state, a part of `self`, or a local name",
-            )  # fmt: skip
-        if key == "self":
-            self.body.assigns_self = True
-        if state:
-            value = self._fit_target(key, rest, value, target.span)
-        elif target.shape is not None:
-            assert isinstance(value, Expr)
-            self.block.check_shape(value, target, self.lead, "NL0407")
-        self.env[key] = self._let(key, rest, value, text, span)
-
-    def _check_local(self, target: tree.Target, name: str) -> None:
-        owner = self.block.owner(name)
-        if owner is not None and not self.in_rule:
-            what, span = owner
-            self.context.fail(
-                "NL0507", f"`{name}` is not this memory's to change", target.span,
-                f"`{name}` is {what}", f"assign `self`, a state of `{self.body.name}`, or a new name",
-                (span, f"`{name}` belongs here"),
-            )  # fmt: skip
-        if name in RESERVED or (self.arguments and name in self.arguments):
-            self.context.fail(
-                "NL0303", f"`{name}` cannot be assigned", target.span,
-                "this name has a meaning of its own", "choose another name",
-            )  # fmt: skip
-
-    def _fit_target(self, key: str, rest: list[str], value: Value, span: Span) -> Value:
-        if not rest:
-            return self.fit_state(key, value, span)
-        whole = self.env[key]
-        chosen = whole
-        for name in rest:
-            chosen = select(self.context, chosen, name, span)
-        return self._like(chosen, value, span)
-
-    def fit_state(self, key: str, value: Value, span: Span) -> Value:
-        """Give a value the shape of a state: smaller shapes are spread over it."""
-        return self._like(self.start.get(key, self.env[key]), value, span)
-
-    def _like(self, model: Value, value: Value, span: Span) -> Value:
-        if isinstance(value, Struct) and not isinstance(model, Struct):
-            if len(value.parts) == 1:
-                value = value.parts[0][1]
-            else:
-                self.context.fail(
-                    "NL0404", "a value with parts does not fit here", span,
-                    ", ".join(name for name, _ in value.parts), "assign one part",
-                )  # fmt: skip
-
-        def one(pair: list[Expr]) -> Expr:
-            state, new = pair
-            want, have = state.shape, new.shape
-            n = split(want, self.lead)
-            body = have[split(have, self.lead) :]
-            ways = embeddings(body, want[n:])
-            if len(ways) != 1:
-                self.context.fail(
-                    "NL0404" if not ways else "NL0405", "the value does not fit the state", span,
-                    f"this is {show(body)}", f"the state is {show(want[n:])}",
-                )  # fmt: skip
-            if [a.size for a in have] == [a.size for a in want]:
-                return new
-            wide = align(self.context, new, want[:n], want[n:], self.lead)
-            # spread a smaller value over the state's shape
-            yes = self.context.number(1.0, span)
-            return self.make("where", yes, wide, state, span=span)
-
-        return each(self.context, [model, value], one, span)
-
-    def _let(self, key: str, rest: list[str], value: Value, text: str, span: Span) -> Value:
-        kind = "" if key == "self" else key
-        named: list[tuple[str, Expr]] = []
-        pairs = value.parts if isinstance(value, Struct) else ()
-        if not pairs:
-            assert isinstance(value, Expr)
-            part = self._only_part(key, rest)
-            pairs = ((part, value),)
-        for part, expr in pairs:
-            named.append((part, self.make("let", expr, name=kind or "self", part=part, span=span)))
-        self.body.statements.append(Statement(key, tuple(named), text, span))
-        if rest:
-            whole = self.env[key]
-            assert isinstance(whole, Struct)
-            changed = dict(named)
-            return Struct(whole.map, tuple((p, changed.get(p, e)) for p, e in whole.parts))
-        if isinstance(value, Struct):
-            return Struct(value.map, tuple(named))
-        return named[0][1]
-
-    def _only_part(self, key: str, rest: list[str]) -> str:
-        whole = self.env.get(key)
-        if rest and isinstance(whole, Struct):
-            for part, _ in whole.parts:
-                if part == ".".join(rest) or part.startswith(f"{rest[0]}."):
-                    return part
-        variable = next(
-            (v for v in self.body.variables if (v.name or "self") == key), None
-        )
-        return variable.parts[0].name if variable else ""
-
-    def finish(self) -> tuple[Assignment, ...]:
-        """Give each state's new value, `through = stop` put in."""
-        found: list[Assignment] = []
-        for variable in self.body.variables:
-            key = variable.name or "self"
-            old, new = self.start[key], self.env[key]
-            if self.body.written.through == "stop" and new is not old:
-                step = self.combine("sub", self.span, [(new, self.span), (old, self.span)])
-                step = each(
-                    self.context, [step], lambda v: self.make("stop", *v, span=self.span), self.span
-                )
-                new = self.combine("add", self.span, [(old, self.span), (step, self.span)])
-            parts = new.parts if isinstance(new, Struct) else ((variable.parts[0].name, new),)
-            found.extend(Assignment(variable.name, part, expr) for part, expr in parts)
-        return tuple(found)
-
-
-def state_parts(
-    body: Body, state: tree.State, context: Any, in_rule: bool
-) -> tuple[tuple[str, Shape], ...]:
-    """Find the parts of an extra state: as the memory's, or of its written shape."""
-    if state.shape is None:
-        return tuple((p.name, p.shape) for p in body.parts)
-    if in_rule:
-        return tuple((p.name, _written(context, state, p.shape)) for p in body.parts)
-    shape = body.parts[0].shape if body.parts else ()
-    return (("", _written(context, state, shape)),)
-
-
-def _written(context: Any, state: tree.State, shape: Shape) -> Shape:
-    assert state.shape is not None
-    into = shape[-1] if shape else Axis("1", 1)
-    out = shape[-2] if len(shape) > 1 else Axis("1", 1)
-    axes: list[Axis] = []
-    for entry in state.shape:
-        if isinstance(entry, tree.Name) and entry.id in ("in", "out"):
-            axes.append(replace(into if entry.id == "in" else out, role=""))
-        else:
-            axes.append(context.axis(entry))
-    if len(axes) == 2:
-        axes = [replace(axes[0], role="out"), replace(axes[1], role="in")]
-    return tuple(axes)
-
-
-def depends_on_memory(objective: Expr, memory: str) -> bool:
-    """Say whether an objective is a function of the memory it belongs to."""
-    return any(
-        node.op == "variable" and node.attr("memory") == memory for node in postorder([objective])
+def finish_memory(context: Context, body: Body) -> Memory:
+    """Make the memory of the typed system from its resolved body."""
+    level = context.levels[body.level]
+    reset = None
+    if body.written.reset is not None:
+        unit, count = context.period(body.written.reset)
+        reset = Period(unit, count)
+    return Memory(
+        name=body.name,
+        level=body.level,
+        lead=body.lead or (),
+        map=body.map,
+        variables=tuple(body.variables),
+        pairs=body.pairs,
+        objective=body.objective,
+        is_task=body.is_task,
+        statements=tuple(body.statements),
+        update=body.update,
+        learned=body.learned,
+        chunk=level.chunk,
+        reset=reset,
+        through=body.written.through or "full",  # type: ignore[arg-type]
+        persistent=body.persistent,
+        span=body.span or NOWHERE,
     )
-
-
-CONSTANT_ZERO = Initial("constant", 0.0)

@@ -109,7 +109,9 @@ class Context:
                 value = self._integer(operand, extra)
                 return -value if op == "-" else value
             case tree.Binary(operator=op, left=left, right=right):
-                return self._binary(expr, op, self._integer(left, extra), self.integer(right, extra))
+                return self._binary(
+                    expr, op, self._integer(left, extra), self.integer(right, extra)
+                )
             case _:
                 self.fail(
                     "NL0401", "a size is not a whole number", expr.span,

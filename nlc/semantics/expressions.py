@@ -14,7 +14,6 @@ from nlc.semantics.maps import makes_value, reads_key
 from nlc.semantics.values import Readable, Struct, Value, each, select
 from nlc.source import Span
 from nlc.syntax import tree
-from nlc.syntax.print_expression import print_expression
 
 ELEMENTWISE = {"+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow"}
 COMPARISONS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne"}
@@ -173,7 +172,9 @@ class Scope:
     def dot(self, left: Expr, right: Expr, expr: tree.Inner) -> Expr:
         """`<left, right>` over the last axis."""
         if not self.body_rank(left) and not self.body_rank(right):
-            value = self.combine("mul", expr.span, [(left, expr.left.span), (right, expr.right.span)])
+            value = self.combine(
+                "mul", expr.span, [(left, expr.left.span), (right, expr.right.span)]
+            )
             assert isinstance(value, Expr)
             return value
         self.need_rank(left, 1, expr.left.span)
@@ -222,9 +223,7 @@ class Scope:
         keyword = next((k for k in call.keywords if k.name == "over"), None)
         if keyword is None:
             return (-1,)
-        items = (
-            keyword.value.items if isinstance(keyword.value, tree.Tuple) else (keyword.value,)
-        )
+        items = keyword.value.items if isinstance(keyword.value, tree.Tuple) else (keyword.value,)
         seen = value.shape[split(value.shape, self.lead) :]
         found: set[int] = set()
         for item in items:

@@ -20,9 +20,9 @@ from nlc.syntax import tree
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 UNARY = (
-    "sigmoid silu gelu relu tanh exp log softplus sqrt abs sign sin cos".split()
+    ["sigmoid", "silu", "gelu", "relu", "tanh", "exp", "log", "softplus", "sqrt", "abs", "sign", "sin", "cos"]
 )  # fmt: skip
-REDUCTIONS = "sum mean norm softmax logsumexp unit rmsnorm layernorm".split()
+REDUCTIONS = ["sum", "mean", "norm", "softmax", "logsumexp", "unit", "rmsnorm", "layernorm"]
 NORMALISERS = {"unit": 1e-12, "rmsnorm": 1e-6, "layernorm": 1e-5}
 
 Function = Callable[[Scope, tree.Call], Value]
@@ -45,9 +45,7 @@ def call_function(scope: Scope, name: str, call: tree.Call) -> Value:
         )  # fmt: skip
     for keyword in call.keywords:
         if keyword.name not in keywords:
-            scope.context.unknown(
-                "setting", keyword.name, keyword.span, list(keywords), "NL0307"
-            )
+            scope.context.unknown("setting", keyword.name, keyword.span, list(keywords), "NL0307")
     return function(scope, call)
 
 
@@ -88,9 +86,7 @@ def _clamp(scope: Scope, call: tree.Call) -> Value:
     value = scope.combine(
         "maximum", call.span, [(scope.value(x), x.span), (scope.value(low), low.span)]
     )
-    return scope.combine(
-        "minimum", call.span, [(value, call.span), (scope.value(high), high.span)]
-    )
+    return scope.combine("minimum", call.span, [(value, call.span), (scope.value(high), high.span)])
 
 
 def _reduction(scope: Scope, call: tree.Call) -> Value:
@@ -319,9 +315,7 @@ def _slice(scope: Scope, call: tree.Call) -> Value:
 
 def _cross_entropy(scope: Scope, call: tree.Call) -> Value:
     logits, targets = call.arguments
-    return scope.make(
-        "cross_entropy", scope.plain(logits), scope.plain(targets), span=call.span
-    )
+    return scope.make("cross_entropy", scope.plain(logits), scope.plain(targets), span=call.span)
 
 
 def _rotate(scope: Scope, call: tree.Call) -> Value:
@@ -374,8 +368,8 @@ def _rope(scope: Scope, call: tree.Call) -> Value:
 
 
 FUNCTIONS: dict[str, Function] = {
-    **{name: _unary for name in UNARY},
-    **{name: _reduction for name in REDUCTIONS},
+    **dict.fromkeys(UNARY, _unary),
+    **dict.fromkeys(REDUCTIONS, _reduction),
     "min": _extreme,
     "max": _extreme,
     "clamp": _clamp,
@@ -402,8 +396,8 @@ FUNCTIONS: dict[str, Function] = {
 MANY = 1000
 # name -> (least and most arguments, settings)
 SIGNATURES: dict[str, tuple[int, int, tuple[str, ...]]] = {
-    **{name: (1, 1, ()) for name in UNARY},
-    **{name: (1, 1, ("over",)) for name in REDUCTIONS},
+    **dict.fromkeys(UNARY, (1, 1, ())),
+    **dict.fromkeys(REDUCTIONS, (1, 1, ("over",))),
     "unit": (1, 1, ("over", "eps")),
     "rmsnorm": (1, 1, ("over", "eps", "gain")),
     "layernorm": (1, 1, ("over", "eps", "gain", "offset")),

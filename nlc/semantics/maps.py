@@ -166,7 +166,9 @@ def _build(
                 parts.append(Part("norm.weight", (chain[-1],), Initial("constant", 1.0)))
                 parts.append(Part("norm.bias", (chain[-1],), ZERO))
             if options.get("residual") and [a.name for a in inputs] != [a.name for a in outputs]:
-                _wrong(context, written, written.span, "a residual needs the same axes at both ends")
+                _wrong(
+                    context, written, written.span, "a residual needs the same axes at both ends"
+                )
         case "glu":
             a, h, b = chain
             parts += [_matrix("gate", h, a), _matrix("up", h, a), _matrix("down", b, h)]

@@ -289,8 +289,12 @@ class ModelResolver:
             )  # fmt: skip
         vocab = Axis("vocab", self.vocab)
         part = Part("weight", (vocab, width), Initial("normal", 0.02))
-        map = Map("table", (), (width,), (vocab, width), (part,), text=f"table(vocab -> {width.name})")
-        self.weights["embed"] = Weight("embed", map, self.resolver.step_level(call.span), (), call.span)
+        map = Map(
+            "table", (), (width,), (vocab, width), (part,), text=f"table(vocab -> {width.name})"
+        )
+        self.weights["embed"] = Weight(
+            "embed", map, self.resolver.step_level(call.span), (), call.span
+        )
         self.width = (width,)
         table = self.graph.make("param", name="embed.weight", shape=part.shape, span=call.span)
         return self.graph.make("lookup", table, tokens, span=call.span)
@@ -298,8 +302,11 @@ class ModelResolver:
     def unembed(self, call: tree.Call) -> Expr:
         """`unembed(x)`, with weights of its own unless `tied`."""
         words = [a.id for a in call.arguments[1:] if isinstance(a, tree.Name)]
-        if not call.arguments or call.keywords or words not in ([], ["tied"]) or (
-            len(words) != len(call.arguments) - 1
+        if (
+            not call.arguments
+            or call.keywords
+            or words not in ([], ["tied"])
+            or (len(words) != len(call.arguments) - 1)
         ):
             self.context.fail(
                 "NL0309", "`unembed` takes a stream, and perhaps the word `tied`", call.span,

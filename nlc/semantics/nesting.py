@@ -27,7 +27,9 @@ def resolve_levels(context: Context, written: tuple[tree.Level, ...], resolver: 
             context.levels[level.name] = _level(context, level, resolver)
         except Bad:
             # a stand-in, so that what names the level is not reported too
-            context.levels[level.name] = Level(level.name, Period(level.period.unit), span=level.span)
+            context.levels[level.name] = Level(
+                level.name, Period(level.period.unit), span=level.span
+            )
     for unit in ("tokens", "steps"):
         _nest(context, unit, places)
 
@@ -88,7 +90,11 @@ def _nest(context: Context, unit: str, places: dict[str, tree.Level]) -> None:
         return
     for chunked in levels:
         for slower in levels:
-            if chunked.chunk > 1 and slower.period.count > 1 and slower.period.count % chunked.chunk:
+            if (
+                chunked.chunk > 1
+                and slower.period.count > 1
+                and slower.period.count % chunked.chunk
+            ):
                 chunk = places[chunked.name].chunk
                 context.faults.error(
                     "NL0205", f"the chunk of `{chunked.name}` does not divide what contains it",
@@ -123,6 +129,3 @@ def check_reset(context: Context, memory: tree.Memory, level: Level) -> None:
 def sort_levels(levels: dict[str, Level]) -> tuple[Level, ...]:
     """Order levels by frequency, fastest first; equal ones as they were written."""
     return tuple(sorted(levels.values(), key=lambda level: -level.frequency))
-
-
-

@@ -11,7 +11,15 @@ from dataclasses import dataclass, replace
 
 from nlc.ir.expr import Expr, Graph, postorder, rewrite
 from nlc.ir.system import (
-    Block, Call, Equation, FrozenRead, Input, Memory, Statement, Step, Update,
+    Block,
+    Call,
+    Equation,
+    FrozenRead,
+    Input,
+    Memory,
+    Statement,
+    Step,
+    Update,
 )  # fmt: skip
 from nlc.semantics.blocks import Unordered, finish_memory
 from nlc.semantics.context import Context
@@ -117,9 +125,7 @@ def _needs(block: Unordered, items: dict[Node, Item]) -> None:
                 waiting.extend(defaults[need[1]])
 
 
-def _sort(
-    context: Context, items: dict[Node, Item], memories: dict[str, Memory]
-) -> list[Item]:
+def _sort(context: Context, items: dict[Node, Item], memories: dict[str, Memory]) -> list[Item]:
     left = sorted(items.values(), key=lambda item: (item.place, item.node))
     done: set[Node] = set()
     ordered: list[Item] = []
@@ -195,15 +201,18 @@ def _freeze(
         waiting.remove(item)
         seen.add(item.node)
         memory = memories[item.node[1]]
-        done[memory.name] = _freeze_memory(graph, memory, frozen, done)
+        # where memories need one another, their reads are `prev`, which look at no update
+        others = memories | done
+        done[memory.name] = _freeze_memory(graph, memory, frozen[item.node], others)
     for item in items.values():
-        new = _rewrite(graph, list(item.exprs), frozen, done)
+        new = _rewrite(graph, list(item.exprs), frozen[item.node], done)
         exprs |= {id(old): e for old, e in zip(item.exprs, new, strict=True)}
     for known in block.inputs:
         if known.default is not None:
-            exprs[id(known.default)] = _rewrite(graph, [known.default], frozen, done)[0]
+            reads_of = frozen["stream", known.name]
+            exprs[id(known.default)] = _rewrite(graph, [known.default], reads_of, done)[0]
     reads: dict[str, list[FrozenRead]] = {name: [] for name in memories}
-    for node in frozen.values():
+    for node in (node for found in frozen.values() for node in found.values()):
         reads[node.attr("memory")].append(
             FrozenRead(node.attr("memory"), node.span.text, node.span)
         )
@@ -217,10 +226,13 @@ def _freeze(
 
 def _frozen_reads(
     block: Unordered, items: dict[Node, Item], memories: dict[str, Memory]
-) -> dict[int, Expr]:
-    """Find the reads of a memory on which its own update depends."""
+) -> dict[Node, dict[int, Expr]]:
+    """Find, for each step, its reads of a memory on which that memory's own update depends.
+
+    The same read may be frozen in one step and exact in another, which no update depends on.
+    """
     edges: dict[Node, set[Node]] = {}
-    reads: dict[int, Expr] = {}
+    reads: dict[tuple[Node, int], Expr] = {}
     results = {name: ("call", call.instance) for call in block.calls for name in call.results}
     defaults = {i.name: i.default for i in block.inputs if i.default is not None}
 
@@ -238,16 +250,16 @@ def _frozen_reads(
                 link(("memory", node.attr("memory")), holder)
             elif node.op in ("apply", "grad") and node.attr("memory"):
                 if not any(a.op == "variable" for a in node.args[1:]):
-                    reads[id(node)] = node
-                    link(("read", str(id(node))), holder)
+                    reads[holder, id(node)] = node
+                    link(("read", f"{holder} {id(node)}"), holder)
                     link(("memory", node.attr("memory")), holder)
-    found: dict[int, Expr] = {}
-    for key, node in reads.items():
+    found: dict[Node, dict[int, Expr]] = {holder: {} for holder, _ in holders}
+    for (holder, key), node in reads.items():
         name = node.attr("memory")
         if memories[name].chunk == 1 or _is_initial(node):
             continue
-        if ("memory", name) in _reachable(edges, ("read", str(key))):
-            found[key] = node
+        if ("memory", name) in _reachable(edges, ("read", f"{holder} {key}")):
+            found[holder][key] = node
     return found
 
 
@@ -322,8 +334,8 @@ def _shadow(graph: Graph, value: Expr, memory: Memory, done: dict[str, Memory]) 
         elif ready or not node.args:
             args = tuple(new[id(a)] for a in node.args)
             same = all(a is b for a, b in zip(args, node.args, strict=True))
-            new[id(node)] = node if same else graph.make(
-                node.op, *args, span=node.span, **dict(node.attrs)
+            new[id(node)] = (
+                node if same else graph.make(node.op, *args, span=node.span, **dict(node.attrs))
             )
         else:
             stack.append((node, True))
@@ -331,9 +343,7 @@ def _shadow(graph: Graph, value: Expr, memory: Memory, done: dict[str, Memory]) 
     return new[id(value)]
 
 
-def _state_at_start(
-    graph: Graph, leaf: Expr, memory: Memory, done: dict[str, Memory]
-) -> Expr:
+def _state_at_start(graph: Graph, leaf: Expr, memory: Memory, done: dict[str, Memory]) -> Expr:
     match leaf.attr("when"):
         case "prev":
             attrs = dict(leaf.attrs) | {"when": "start"}
@@ -341,9 +351,7 @@ def _state_at_start(
         case "post":
             # this token's equations applied to the state at the chunk's start
             whole = done.get(memory.name, memory)
-            value = next(
-                a.value for a in whole.update if not a.var and a.part == leaf.attr("part")
-            )
+            value = next(a.value for a in whole.update if not a.var and a.part == leaf.attr("part"))
             return _shadow(graph, value, whole, done)
         case _:
             return leaf

@@ -19,6 +19,7 @@ from nlc.semantics.context import Bad, Context
 from nlc.semantics.models import ModelResolver
 from nlc.semantics.nesting import check_reset, resolve_levels, sort_levels
 from nlc.semantics.order import order
+from nlc.semantics.warnings import warn
 from nlc.source import Source, Span
 from nlc.syntax import tree
 from nlc.syntax.print_expression import print_expression
@@ -229,9 +230,11 @@ class Resolver:
         if self.spec.model is None:
             self._task_needs_model()
         context.faults.stop_on_errors()
+        levels = sort_levels(context.levels)
+        warn(context.faults, levels, tuple(blocks), model)
         system = System(
             self.spec.name or "system", self.spec.about or "", source, self.spec, context.graph,
-            tuple(context.dims.items()), sort_levels(context.levels), tuple(blocks), model,
+            tuple(context.dims.items()), levels, tuple(blocks), model,
             tuple(context.rules.values()), tuple(context.faults.warnings),
             tuple(dict.fromkeys(context.unsupported)),
         )  # fmt: skip
@@ -248,9 +251,7 @@ class Resolver:
                 continue
             places[dim.name] = dim.span
             try:
-                self.context.dims[dim.name] = self.context.positive(
-                    dim.value, f"dim `{dim.name}`"
-                )
+                self.context.dims[dim.name] = self.context.positive(dim.value, f"dim `{dim.name}`")
             except Bad:
                 self.context.dims[dim.name] = 1
 

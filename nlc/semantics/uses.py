@@ -52,7 +52,7 @@ def bring_in(
         except SpecError as error:
             faults.found.extend(on_line(d, use.span) for d in error.diagnostics)
             continue
-        places |= {key: use.span for key in inner}
+        places |= dict.fromkeys(inner, use.span)
         for item in (*used.rules, *used.blocks):
             places[id(item.span.source)] = use.span
         own_rules = {r.name for r in rules}
@@ -98,9 +98,7 @@ def on_line(diagnostic: Diagnostic, span: Span) -> Diagnostic:
     return replace(diagnostic, labels=tuple(labels) or (Label(span, "in this spec", True),))
 
 
-def in_main(
-    diagnostics: Any, source: Source, places: dict[int, Span]
-) -> tuple[Diagnostic, ...]:
+def in_main(diagnostics: Any, source: Source, places: dict[int, Span]) -> tuple[Diagnostic, ...]:
     """Move labels that stand in used specs to the `use` lines of the main one."""
     moved: list[Diagnostic] = []
     for diagnostic in diagnostics:

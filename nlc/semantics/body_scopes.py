@@ -1,0 +1,232 @@
+"""Inside the braces of a memory: what names mean in keys, values and objectives.
+
+Streams come in per copy of the memory; `self` is the memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nlc.ir.expr import Expr
+from nlc.ir.system import (
+    Part,
+)  # fmt: skip
+from nlc.semantics.axes import enter
+from nlc.semantics.expressions import Scope
+from nlc.semantics.histories import delayed
+from nlc.semantics.memories import Body, memory_readable, state_leaf
+from nlc.semantics.values import Readable, Value, each, pack
+from nlc.source import Span
+from nlc.syntax import tree
+
+if TYPE_CHECKING:
+    from nlc.semantics.blocks import BlockResolver
+
+
+class BodyScope(Scope):
+    """Inside the braces of a memory: streams come in per copy; `self` is the memory."""
+
+    def __init__(self, block: BlockResolver, body: Body):
+        super().__init__(block.context, body.lead or ())
+        self.block = block
+        self.body = body
+
+    def known_names(self) -> list[str]:
+        states = [v.name for v in self.body.variables if v.name]
+        return ["self", "key", "value", *states, *self.block.scope.known_names()]
+
+    def dim_axis(self, name: str) -> str | None:
+        return name if name in ("in", "out") else None
+
+    def enter(self, value: Value) -> Value:
+        """Bring a value of the block into the body."""
+        return each(
+            self.context, [value], lambda v: enter(self.context, v[0], self.lead), self.span
+        )
+
+    @property
+    def span(self) -> Span:
+        """Where the memory stands."""
+        return self.body.written.span
+
+    def own(self, name: str) -> bool:
+        """Say whether a name is the memory itself."""
+        return name in ("self", self.body.name)
+
+    def leaf(self, var: str, part: Part, when: str) -> Expr:
+        """A state of this memory as a leaf."""
+        return state_leaf(self.block, self.body, var, part, when)
+
+    def all_parts(self, var: str, when: str) -> Value:
+        """All parts of a state of this memory."""
+        variable = next(v for v in self.body.variables if v.name == var)
+        return pack(self.body.map, tuple((p.name, self.leaf(var, p, when)) for p in variable.parts))
+
+    def find(self, name: tree.Name) -> Value | None:
+        if name.id in ("key", "value"):
+            return self._pair(name)
+        if name.id in ("in", "out"):
+            return self._size(name)
+        value = self.block.scope.find(name)
+        return None if value is None else self.enter(value)
+
+    def _size(self, name: tree.Name) -> Value:
+        shape = self.body.parts[0].shape if self.body.parts else ()
+        size = shape[-1].size if name.id == "in" and shape else 1
+        if name.id == "out" and len(shape) > 1:
+            size = shape[-2].size
+        return self.context.number(float(size), name.span)
+
+    def _pair(self, name: tree.Name) -> Value:
+        if not self.body.pairs:
+            self.context.fail(
+                "NL0503", f"`{self.body.name}` has no {name.id}", name.span, "used here",
+                f"write `{name.id} e` in the memory", (self.span, "the memory"),
+            )  # fmt: skip
+        if len(self.body.pairs) > 1:
+            self.context.fail(
+                "NL0504", f"`{name.id}` is one of several here", name.span,
+                f"`{self.body.name}` has {len(self.body.pairs)} pairs for each token",
+                "name the stream itself; only an objective is summed over the pairs",
+                (self.span, "the memory"),
+            )  # fmt: skip
+        return self.body.pairs[0][0 if name.id == "key" else 1]
+
+    def readable(self, expr: tree.Expr) -> Readable | None:
+        match expr:
+            case tree.Call(
+                function=tree.Name(id="prev" | "initial" as when), arguments=(tree.Name(id=name),)
+            ) if self.own(name):
+                return memory_readable(self.block, self.body, when)
+        found = self.block.scope.readable(expr)
+        return found if isinstance(found, Readable) else None
+
+    def attribute(self, expr: tree.Attribute) -> Value:
+        if isinstance(expr.base, tree.Name) and not self.own(expr.base.id):
+            if self.block.is_memory(expr.base.id):
+                return self.enter(self.block.scope.attribute(expr))
+        return super().attribute(expr)
+
+    def special(self, name: str, call: tree.Call) -> Value | None:
+        if name in ("shift", "rope", "loss"):
+            return self.enter(self.block.scope.value(call))
+        if name in ("prev", "initial") and call.arguments:
+            (argument, *_) = call.arguments
+            if isinstance(argument, tree.Name) and self.own(argument.id):
+                return self.all_parts("", name)
+            if isinstance(argument, tree.Attribute) and isinstance(argument.base, tree.Name):
+                if self.own(argument.base.id) and self._is_state(argument.name):
+                    return self.all_parts(argument.name, name)
+            if isinstance(argument, tree.Name) and self._is_state(argument.id):
+                return self.all_parts(argument.id, name)
+            return self.enter(self.block.scope.value(call))
+        if name == "tokens":
+            return self._tokens(call)
+        if name in ("last", "recent", "grad"):
+            return self._elsewhere(name, call)
+        return None
+
+    def _is_state(self, name: str) -> bool:
+        return any(v.name == name for v in self.body.variables if v.name)
+
+    def _elsewhere(self, name: str, call: tree.Call) -> Value:
+        self.context.fail(
+            "NL0605", f"`{name}` has no meaning here", call.span, "in this place",
+            {"recent": "`recent(e, n)` stands in an objective",
+             "grad": "`grad` stands in an update",
+             "last": "`last(e)` stands in the update of a memory with windows"}[name],
+        )  # fmt: skip
+
+    def _tokens(self, call: tree.Call) -> Value | None:
+        over = next((k.value for k in call.keywords if k.name == "over"), None)
+        if not (isinstance(over, tree.Name) and over.id == "tokens"):
+            return None
+        self.context.fail(
+            "NL0606", "there are no tokens to go over here", over.span, "in this place",
+            "`over = tokens` stands in the update of a memory that changes every N tokens",
+        )  # fmt: skip
+
+    def apply(self, what: Readable, call: tree.Call) -> Value:
+        if what.map.kind == "conv":
+            return self.enter(self.block.scope.apply(what, call))
+        return super().apply(what, call)
+
+
+class PairScope(BodyScope):
+    """`key e` and `value e`: streams of the block, with `self` for the memory."""
+
+    def __init__(self, block: BlockResolver, body: Body):
+        super().__init__(block, body)
+        self.lead = ()
+
+    def find(self, name: tree.Name) -> Value | None:
+        found: Value | None = self.block.scope.find(name)
+        return found
+
+    def enter(self, value: Value) -> Value:
+        return value
+
+
+class ObjectiveScope(BodyScope):
+    """An objective: plain applications of the memory are what `grad` differentiates."""
+
+    def __init__(self, block: BlockResolver, body: Body, pair: int, env: dict[str, Value]):
+        super().__init__(block, body)
+        self.pair = pair
+        self.env = env
+
+    def find(self, name: tree.Name) -> Value | None:
+        if self.own(name.id):
+            return pack(self.body.map, tuple((p.name, self._variable(p)) for p in self.body.parts))
+        if name.id in self.env:
+            return self.env[name.id]
+        if name.id in ("key", "value") and self.body.pairs:
+            return self.body.pairs[self.pair][0 if name.id == "key" else 1]
+        return super().find(name)
+
+    def _variable(self, part: Part) -> Expr:
+        return self.make(
+            "variable", memory=self.body.name, part=part.name,
+            shape=(*self.lead, *part.shape), span=self.span,
+        )  # fmt: skip
+
+    def readable(self, expr: tree.Expr) -> Readable | None:
+        if isinstance(expr, tree.Name) and self.own(expr.id):
+            parts = tuple(self._variable(p) for p in self.body.parts)
+            return Readable(self.body.name, self.body.map, self.lead, parts)
+        return super().readable(expr)
+
+    def special(self, name: str, call: tree.Call) -> Value | None:
+        if name == "recent":
+            return self._recent(call)
+        return super().special(name, call)
+
+    def _recent(self, call: tree.Call) -> Value:
+        if len(call.arguments) != 2 or call.keywords:
+            self.context.fail(
+                "NL0309", "`recent` takes 2 arguments", call.span, f"{len(call.arguments)} given",
+                "recent(e, n) sums e over this token and the n - 1 before it",
+            )  # fmt: skip
+        written, count = call.arguments
+        e = self.plain(written)
+        n = self.context.positive(count, "the number of tokens")
+        if n > 4096:
+            self.context.fail(
+                "NL0402", "`recent` looks back too far", count.span, f"{n} tokens",
+                "up to 4096 tokens",
+            )  # fmt: skip
+        total = e
+        for back in range(1, n):
+            past = delayed(self.block, e, back)
+            position = self.make("position", span=call.span)
+            bound = self.context.number(float(back), call.span)
+            begun = self.make("ge", position, bound, span=call.span)
+            nothing = self.context.number(0.0, call.span)
+            kept = self.combine(
+                "where", call.span,
+                [(begun, call.span), (past, written.span), (nothing, call.span)],
+            )  # fmt: skip
+            added = self.combine("add", call.span, [(total, call.span), (kept, call.span)])
+            assert isinstance(added, Expr)
+            total = added
+        return total

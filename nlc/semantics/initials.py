@@ -1,0 +1,161 @@
+"""Initial values: of weights, of memories, of extra states."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from nlc.ir.expr import Expr, postorder
+from nlc.ir.shape import show
+from nlc.ir.system import (
+    Initial,
+    Part,
+    Variable,
+)  # fmt: skip
+from nlc.semantics.context import real
+from nlc.semantics.memories import lead_of, rule_of
+from nlc.semantics.trees import mentions
+from nlc.semantics.updates import UpdateScope
+from nlc.semantics.values import Struct
+from nlc.source import Span
+from nlc.syntax import tree
+
+if TYPE_CHECKING:
+    from nlc.semantics.blocks import BlockResolver
+    from nlc.semantics.memories import Body
+
+
+def initial(block: BlockResolver, written: tree.Expr | tree.From, memory: bool) -> Initial:
+    """Resolve an `init` clause other than `learned`."""
+    match written:
+        case tree.From(name=name):
+            if name not in block.bodies and name not in block.weights:
+                known = [*block.bodies, *block.weights]
+                block.context.unknown("memory", name, written.span, known, "NL0301")
+            return Initial("source", source=name)
+        case tree.Name(id="zeros"):
+            return Initial("constant", 0.0)
+        case tree.Call(function=tree.Name(id="normal"), arguments=(std,)):
+            return Initial("normal", real(block.context, std))
+        case tree.Number():
+            return Initial("constant", float(written.value))
+    if not memory or not mentions(written, set(block.weights)):
+        return Initial("constant", real(block.context, written))
+    expr = block.scope.plain(written)
+    only_parameters(block, expr, written.span)
+    return Initial("expr", expr=expr)
+
+
+def only_parameters(block: BlockResolver, expr: Expr, span: Span) -> None:
+    """Refuse an initial value that depends on tokens."""
+    for node in postorder([expr]):
+        if node.op in ("stream", "state", "position", "shift", "conv"):
+            block.context.fail(
+                "NL0510", "an initial value depends on tokens", node.span, "changes over time",
+                "initial values are made of numbers, dims and weights", (span, "used here"),
+            )  # fmt: skip
+
+
+def set_initials(block: BlockResolver, body: Body) -> None:
+    written = body.written.init
+    deep = body.map.kind in ("glu", "lora") or (body.map.kind == "mlp" and len(body.map.chain) > 2)
+    if written is None:
+        body.learned = body.learned or deep
+        if not deep and not body.is_task:
+            _set_initial(block, body, Initial("constant", 0.0))
+    elif isinstance(written, tree.Name) and written.id == "learned":
+        body.learned = True
+    elif isinstance(written, tree.Call) and mentions(written.function, {"learned"}):
+        block.context.fail(
+            "NL0510", "`learned(n)` is for softmax memories", written.span, "n learned pairs",
+            "write `init learned`",
+        )  # fmt: skip
+    else:
+        initial = initial(block, written, memory=True)
+        if initial.kind == "source":
+            _check_source(block, body, initial.source, written.span)
+        # a random start is drawn once, as a parameter is
+        body.learned = body.learned or initial.kind == "normal"
+        _set_initial(block, body, initial)
+    _state_initials(block, body)
+
+
+def _check_source(block: BlockResolver, body: Body, source: str, span: Span) -> None:
+    other = block.bodies.get(source)
+    if other is not None:
+        parts, lead = other.map.parts, lead_of(block, other)
+    else:
+        parts, lead = block.weights[source].map.parts, block.weights[source].lead
+    mine = [(p.name, [a.size for a in p.shape]) for p in body.map.parts]
+    theirs = [(p.name, [a.size for a in p.shape]) for p in parts]
+    names = {axis.name for axis in body.lead or ()}
+    if mine != theirs or any(axis.name not in names for axis in lead):
+        block.context.fail(
+            "NL0510", f"`{body.name}` cannot begin as `{source}`", span,
+            "the maps have different shapes", "both need the same map and leading axes",
+            (body.written.span, "the memory"), (block.owners[source][1], f"`{source}`"),
+        )  # fmt: skip
+
+
+def _set_initial(block: BlockResolver, body: Body, initial: Initial) -> None:
+    if initial.kind == "expr" and initial.expr is not None:
+        part = body.map.parts[0]
+        want = (*lead_of(block, body), *part.shape)
+        have = initial.expr.shape
+        if len(body.map.parts) > 1 or [a.size for a in have] not in (
+            [a.size for a in want], [a.size for a in part.shape], []
+        ):  # fmt: skip
+            block.context.fail(
+                "NL0510", "the initial value does not fit the memory", initial.expr.span,
+                f"this is {show(have)}", f"the memory is {show(want)}",
+            )  # fmt: skip
+    parts = tuple(replace(p, initial=initial) for p in body.map.parts)
+    body.variables[0] = replace(body.variables[0], parts=parts)
+
+
+def _state_initials(block: BlockResolver, body: Body) -> None:
+    rule = rule_of(block, body)
+    written = {s.name: s for s in (*body.written.states, *(rule.states if rule else ()))}
+    for i, variable in enumerate(body.variables):
+        if not variable.name:
+            continue
+        state = written[variable.name]
+        if isinstance(state.init, tree.Number):
+            initial = Initial("constant", float(state.init.value))
+            parts = tuple(replace(p, initial=initial) for p in variable.parts)
+        elif isinstance(state.init, tree.Name) and state.init.id == "zeros":
+            parts = variable.parts
+        else:
+            parts = _state_expr(block, body, variable, state)
+        body.variables[i] = replace(variable, parts=parts)
+
+
+def _state_expr(
+    block: BlockResolver, body: Body, variable: Variable, state: tree.State
+) -> tuple[Part, ...]:
+    scope = UpdateScope(block, body, {} if rule_of(block, body) else None)
+    scope.env["self"] = scope.all_parts("", "initial")
+    value = scope.value(state.init)
+    named = dict(value.parts) if isinstance(value, Struct) else {}
+    parts: list[Part] = []
+    for part in variable.parts:
+        expr = named.get(part.name) if named else value
+        assert isinstance(expr, Expr)
+        lead = lead_of(block, body)
+        want = (*lead, *part.shape)
+        if [a.size for a in expr.shape] not in ([a.size for a in want], []):
+            block.context.fail(
+                "NL0515", f"the state `{variable.name}` does not fit its initial value",
+                state.init.span, f"this is {show(expr.shape[len(lead):])}",
+                f"the state is {show(part.shape)}",
+            )  # fmt: skip
+        for node in postorder([expr]):
+            if node.op in ("stream", "position") or (
+                node.op == "state" and node.attr("when") != "initial"
+            ):
+                block.context.fail(
+                    "NL0510", "an initial value depends on tokens", state.init.span,
+                    "changes over time", "`self` here is the memory's initial value",
+                )  # fmt: skip
+        parts.append(replace(part, initial=Initial("expr", expr=expr)))
+    return tuple(parts)

@@ -1,0 +1,37 @@
+"""Questions about syntax trees: which names they use, and trees put in the place of names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nlc.syntax import tree
+
+
+def mentions(expr: tree.Node, names: set[str]) -> bool:
+    """Say whether a syntax tree uses one of the names."""
+    stack: list[Any] = [expr]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, tree.Name) and node.id in names:
+            return True
+        if isinstance(node, tuple):
+            stack.extend(node)
+        elif isinstance(node, tree.Node):
+            stack.extend(vars(node).values())
+    return False
+
+
+def substitute(node: Any, names: dict[str, tree.Expr]) -> Any:
+    """Put trees in the place of names, for showing a rule's equations with its arguments."""
+    if isinstance(node, tree.Name):
+        return names.get(node.id, node)
+    if isinstance(node, tuple):
+        return tuple(substitute(item, names) for item in node)
+    if isinstance(node, tree.Node) and not isinstance(node, tree.Target):
+        changed = {
+            key: substitute(value, names)
+            for key, value in vars(node).items()
+            if isinstance(value, tuple | tree.Node) and key != "comments"
+        }
+        return replace(node, **changed)
+    return node

@@ -1,0 +1,103 @@
+"""Weights of a block: their level, their initial values, what stands for them in expressions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from nlc.ir.expr import Expr
+from nlc.ir.system import (
+    Map,
+    Weight,
+)  # fmt: skip
+from nlc.semantics.blocks import Stream
+from nlc.semantics.context import Bad
+from nlc.semantics.initials import initial
+from nlc.semantics.maps import resolve_map
+from nlc.semantics.memories import Body
+from nlc.semantics.values import Readable, Value, pack
+from nlc.source import Span
+from nlc.syntax import tree
+
+if TYPE_CHECKING:
+    from nlc.semantics.blocks import BlockResolver
+
+
+def declare_weights(block: BlockResolver, written: tree.Weights) -> None:
+    spans = written.name_spans or (written.span,) * len(written.names)
+    try:
+        map = resolve_map(block.context, written.map)
+        if map.kind == "kernel":
+            block.context.fail(
+                "NL0211", "a kernel is a memory's map", written.map.span, "weights here",
+                "write `memory A : kernel(softmax) at now { key k; value v }`",
+            )  # fmt: skip
+        map = _weights_init(block, map, written.init)
+        lead = block.context.shape(written.axes)
+        level = _weights_level(block, written)
+    except Bad:
+        for name, span in zip(written.names, spans, strict=True):
+            if block.claim(name, "weights", span):
+                block.streams[name] = Stream(name, span, state="bad")
+        return
+    for name, span in zip(written.names, spans, strict=True):
+        if not block.claim(name, "weights", span):
+            continue
+        if block.context.levels[level].period.unit == "tokens":
+            memory = tree.Memory(
+                (name,), written.map, written.axes, (level,), objective=tree.Name("task"),
+                init=written.init or tree.Name("learned"), span=span,
+            )  # fmt: skip
+            block.bodies[name] = Body(name, memory, level, map, lead, is_task=True, learned=True)
+            block.context.unsupported.append(("NL0804", "weights at a token level", span))
+        else:
+            block.weights[name] = Weight(name, map, level, lead, span)
+
+
+def _weights_init(block: BlockResolver, map: Map, written: tree.Expr | tree.From | None) -> Map:
+    if written is None or (isinstance(written, tree.Name) and written.id == "learned"):
+        return map
+    initial = initial(block, written, memory=False)
+    return replace(map, parts=tuple(replace(p, initial=initial) for p in map.parts))
+
+
+def _weights_level(block: BlockResolver, written: tree.Weights) -> str:
+    if written.level is not None:
+        level = block.known_level(written.level, written.span)
+        if block.context.levels[level].period.unit == "always":
+            block.context.fail(
+                "NL0211", "weights cannot be at a level that is `always`", written.span,
+                f"`{level}` stores nothing", "place them at a level of steps or tokens",
+                (block.context.levels[level].span, "the level"),
+            )  # fmt: skip
+        unit = block.context.levels[level].period.unit
+        if unit == "tokens" and block.context.levels[level].optimizer is None:
+            block.context.fail(
+                "NL0206", f"level `{level}` holds weights and needs an optimizer", written.span,
+                "weights at a token level learn while the sequence is read",
+                f"write `level {level} ..., optimizer sgd(lr = 0.1)`",
+                (block.context.levels[level].span, "the level"),
+            )  # fmt: skip
+        return level
+    return block.resolver.step_level(written.span)
+
+
+def weight_readable(block: BlockResolver, weight: Weight) -> Readable:
+    """Weights as something to apply."""
+    parts = tuple(
+        block.graph.make(
+            "param", name=f"{weight.name}.{part.name}" if part.name else weight.name,
+            shape=(*weight.lead, *part.shape), span=weight.span,
+        )
+        for part in weight.map.parts
+    )  # fmt: skip
+    return Readable(weight.name, weight.map, weight.lead, parts)
+
+
+def bare(block: BlockResolver, readable: Readable, span: Span) -> Value:
+    """Weights or a memory by their bare name."""
+    map = readable.map
+    value = pack(map, tuple((p.name, e) for p, e in zip(map.parts, readable.parts, strict=True)))
+    if map.kind == "vector" and isinstance(value, Expr) and map.outputs != map.chain:
+        return block.graph.make("reshape", value, last=len(map.chain), axes=map.outputs, span=span)
+    return value
