@@ -1,0 +1,179 @@
+"""Features of chunks: which reads are frozen at a chunk's start, and which are exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.references.cores import outer, read
+from tests.references.features import DK, DV, H, P, feature, out, over_tokens, project, zeros
+from tests.references.layers import linear, unit
+
+
+def gate(p: P, name: str, x: Tensor) -> Tensor:
+    return torch.sigmoid(linear(p, name, x))[..., None, None]
+
+
+@feature(
+    "a frozen gradient at a decayed value",
+    """
+  weights W_a : linear(d -> heads, bias)
+  memory S : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    state n[] = 1
+    update {
+      n = n + 0.5
+      S = sigmoid(W_a(x)) / n * S
+      S = S - 0.3 * grad(at = S)
+    }
+  }
+  out = W_o(S(q))
+""",
+    chunk="3",
+)
+def decayed(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+    alpha = gate(p, "W_a", x)
+
+    def move(t: int, state: Any) -> Any:
+        S, start, n = state
+        start = S if t % 3 == 0 else start
+        n = n + 0.5
+        decay = alpha[:, t] / n
+        error = read(decay * start, k[:, t]) - v[:, t]
+        S = decay * S - 0.3 * outer(error, k[:, t])
+        return (S, start, n), read(S, q[:, t])
+
+    first = zeros(x, H, DV, DK)
+    (S, _, n), y = over_tokens(q, (first, first, zeros(x, H, 1, 1) + 1), move)
+    return out(p, y), {"S": S, "S.n": n[..., 0, 0]}
+
+
+@feature(
+    "applied reads are frozen, the bare state is not",
+    """
+  memory S : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    update {
+      self = 0.9 * self
+      self = self - 0.2 * outer(self(k), k) - 0.1 * outer(self @ q, q) + outer(v, k)
+    }
+  }
+  out = W_o(S(q) + prev(S)(k))
+""",
+    chunk="3",
+)
+def bare_is_running(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, state: Any) -> Any:
+        S, start = state
+        start = S if t % 3 == 0 else start
+        before = S
+        S = 0.9 * S
+        erase = 0.2 * outer(read(0.9 * start, k[:, t]), k[:, t])
+        S = S - erase - 0.1 * outer(read(S, q[:, t]), q[:, t]) + outer(v[:, t], k[:, t])
+        return (S, start), read(S, q[:, t]) + read(before, k[:, t])
+
+    first = zeros(x, H, DV, DK)
+    (S, _), y = over_tokens(q, (first, first), move)
+    return out(p, y), {"S": S}
+
+
+@feature(
+    "two memories that depend on each other, and one that only reads",
+    """
+  memory A[heads] : linear(d_k -> d_k) at fast {
+    key k
+    value unit(prev(B)(q))
+    update { self = 0.9 * self - 0.2 * grad }
+  }
+  memory B[heads] : linear(d_k -> d_k) at fast {
+    key q
+    value prev(A)(k) + k
+    update { self = 0.8 * self - 0.2 * grad }
+  }
+  memory C[heads] : linear(d_k -> d_v) at fast {
+    update { self = self + outer(v, prev(A)(q)) }
+  }
+  out = W_o(C(q))
+""",
+    chunk="3",
+)
+def mutual(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, state: Any) -> Any:
+        A, B, C, startA, startB = state
+        if t % 3 == 0:
+            startA, startB = A, B
+        # C's own update does not feed A: its read of A is exact
+        exact = read(A, q[:, t])
+        wanted_a, wanted_b = unit(read(startB, q[:, t])), read(startA, k[:, t]) + k[:, t]
+        A = 0.9 * A - 0.2 * outer(read(startA, k[:, t]) - wanted_a, k[:, t])
+        B = 0.8 * B - 0.2 * outer(read(startB, q[:, t]) - wanted_b, q[:, t])
+        C = C + outer(v[:, t], exact)
+        return (A, B, C, startA, startB), read(C, q[:, t])
+
+    first = zeros(x, H, DK, DK)
+    (A, B, C, *_), y = over_tokens(q, (first, first, zeros(x, H, DV, DK), first, first), move)
+    return out(p, y), {"A": A, "B": B, "C": C}
+
+
+@feature(
+    "a stream made by a frozen read, wherever it is used",
+    """
+  kk = unit(k + prev(S)(k))
+  memory S[heads] : linear(d_k -> d_k) at fast {
+    key kk
+    value q
+    update { self = self - 0.2 * grad }
+  }
+  out = W_o(v * sum(kk)) + 0 * sum(S(q), over = (heads, d_k))
+""",
+    chunk="3",
+)
+def stream_of_a_frozen_read(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, state: Any) -> Any:
+        S, start = state
+        start = S if t % 3 == 0 else start
+        key = unit(k[:, t] + read(start, k[:, t]))
+        S = S - 0.2 * outer(read(start, key) - q[:, t], key)
+        return (S, start), v[:, t] * key.sum(-1, keepdim=True)
+
+    first = zeros(x, H, DK, DK)
+    (S, _), y = over_tokens(q, (first, first), move)
+    return out(p, y), {"S": S}
+
+
+@feature(
+    "the same read, frozen in the update and exact in the output",
+    """
+  memory S : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    update { self = self - 0.3 * outer(self(k) - v, k) }
+  }
+  out = W_o(prev(S)(k))
+""",
+    chunk="3",
+)
+def exact_elsewhere(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, state: Any) -> Any:
+        S, start = state
+        start = S if t % 3 == 0 else start
+        y = read(S, k[:, t])
+        S = S - 0.3 * outer(read(start, k[:, t]) - v[:, t], k[:, t])
+        return (S, start), y
+
+    first = zeros(x, H, DV, DK)
+    (S, _), y = over_tokens(q, (first, first), move)
+    return out(p, y), {"S": S}
