@@ -1,42 +1,50 @@
-"""Loops of a program, printed: over the tokens of a sequence, or the passes of a repeat.
+"""Loops of a program, printed: over the tokens of a sequence, and over the passes of a repeat.
 
-In: a `Loop` node and the printer of the program it stands in. Out: a `for` statement whose body is
+In: a loop's node and the printer of the program it stands in. Out: a `for` statement whose body is
 the loop's own program, the lists that collect its rows, and the carried values.
 """
 
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 from torch import fx
 
 from nlc.codegen.names import identifier
 from nlc.codegen.printer import Printer
 from nlc.codegen.program import Loop
+from nlc.codegen.writer import split_call
+
+
+def parts_of(node: fx.Node) -> dict[Any, fx.Node]:
+    """The parts of a tuple that are used, by place."""
+    return {u.args[1]: u for u in node.users if u.target is operator.getitem}
 
 
 def print_loop(printer: Printer, node: fx.Node, loop: Loop) -> None:
-    """Print the loop and bind its results."""
+    """Print a loop over tokens and bind its results."""
     writer, names = printer.writer, printer.names
-    count = len(loop.items)
-    items, carried = node.args[:count], node.args[count : count + len(loop.carried)]
-    held = _begin(printer, node, loop, carried)
+    count, end = len(loop.items), len(loop.items) + len(loop.carried)
+    around = node.args[end : end + len(loop.around)]
+    rest = [printer.operand(a) for a in node.args[end + len(loop.around) :]]
+    items = [printer.operand(item, 17) for item in node.args[:count]]
+    held = hold(printer, node, loop.carried, node.args[count:end])
     rows = [names.fresh(f"{row}_rows") for row in loop.rows]
     for name in rows:
         writer.line(f"{name} = []")
     inner = Printer(loop.body, writer, names, printer.used)
-    inner.pinned = set()
-    inputs = {n.target: n for n in loop.body.inputs}
-    for name, text in zip(loop.carried, held, strict=True):
-        if name in inputs:
-            inner.bind(inputs[name], text)
     taken = [names.fresh(item) for item in loop.items]
-    for name, text in zip(loop.items, taken, strict=True):
-        if name in inputs:
-            inner.bind(inputs[name], text)
-    _bind_outer(printer, inner, loop)
-    counter = _counter(inner, loop, names.fresh) if loop.counter else None
-    writer.line(_header(printer, loop, items, taken, counter))
+    texts = dict(zip(loop.carried, held, strict=True)) | dict(zip(loop.items, taken, strict=True))
+    texts |= {n: printer.operand(a) for n, a in zip(loop.around, around, strict=True)}
+    if loop.counter:
+        texts[loop.counter] = names.fresh(loop.counter)
+    for place in loop.body.inputs:
+        if str(place.target) in texts:
+            inner.bind(place, texts[str(place.target)])
+    inner.pinned = {texts[n] for n in loop.around}
+    for line in _header(loop, items, taken, texts, rest, writer.room):
+        writer.line(line)
     with writer.indent():
         inner.run()
         results, after = loop.body.result
@@ -46,7 +54,7 @@ def print_loop(printer: Printer, node: fx.Node, loop: Loop) -> None:
             text = inner.operand(value)
             if text != name:
                 writer.line(f"{name} = {text}")
-    parts = {u.args[1]: u for u in node.users if u.target is operator.getitem}
+    parts = parts_of(node)
     for i, (name, row) in enumerate(zip(rows, loop.rows, strict=True)):
         if i in parts:
             writer.line(f"{printer.take(row, parts[i], node)} = torch.stack({name}, 1)")
@@ -55,16 +63,14 @@ def print_loop(printer: Printer, node: fx.Node, loop: Loop) -> None:
             printer.bind(parts[i], name)
 
 
-def _begin(
-    printer: Printer, node: fx.Node, loop: Loop, carried: tuple[object, ...]
+def hold(
+    printer: Printer, node: fx.Node, wanted: tuple[str, ...], values: tuple[Any, ...]
 ) -> list[str]:
     """Give the carried values the names under which the loop changes them."""
     held = []
-    for name, value in zip(loop.carried, carried, strict=True):
+    for name, value in zip(wanted, values, strict=True):
         text = printer.operand(value)
-        known = isinstance(value, fx.Node) and value in printer.bound
-        last = isinstance(value, fx.Node) and printer._last_use(value) <= printer._place[node]
-        if known and last and text.isidentifier():
+        if isinstance(value, fx.Node) and value in printer.bound and printer.done(value, node):
             held.append(text)
             continue
         fresh = printer.names.fresh(identifier(name))
@@ -73,40 +79,67 @@ def _begin(
     return held
 
 
-def _bind_outer(printer: Printer, inner: Printer, loop: Loop) -> None:
-    """Names from around the loop that its body uses as they are."""
-    around = {text: n for n, text in printer.bound.items()}
-    for node in loop.body.inputs:
-        if node not in inner.bound and str(node.target) in around:
-            inner.bind(node, str(node.target))
-            inner.pinned.add(str(node.target))
-
-
-def _counter(inner: Printer, loop: Loop, fresh: object) -> str:
-    assert loop.counter is not None and callable(fresh)
-    name: str = fresh(loop.counter)
-    for node in loop.body.inputs:
-        if node.target == loop.counter:
-            inner.bind(node, name)
-    return name
-
-
 def _header(
-    printer: Printer,
-    loop: Loop,
-    items: tuple[object, ...],
-    taken: list[str],
-    counter: str | None,
-) -> str:
-    rows = [printer.operand(item, 17) for item in items]
-    if loop.kind == "tokens":
-        rows = [f"{row}.unbind(1)" for row in rows]
+    loop: Loop, items: list[str], taken: list[str], texts: dict[str, str], rest: list[str], room: int
+) -> list[str]:
+    rows = [f"{row}.unbind(1)" for row in items]
+    start = rest[0] if loop.counter else None
+    if not rows:
+        counter = texts[loop.counter] if loop.counter else "_"
+        tokens = rest[-1]
+        span = f"range({start}, {start} + {tokens})" if start else f"range({tokens})"
+        return [f"for {counter} in {span}:"]
     if len(rows) == 1:
-        source, target = rows[0], taken[0]
+        head, arguments, tail = f"for {taken[0]} in {rows[0]}", [], ":"
+        inside = taken[0]
     else:
-        source, target = f"zip({', '.join(rows)}, strict=True)", ", ".join(taken)
-    if counter is None:
-        return f"for {target} in {source}:"
-    inside = f"({target})" if len(taken) > 1 else target
-    start = f", start={loop.start}" if loop.start else ""
-    return f"for {counter}, {inside} in enumerate({source}{start}):"
+        head, arguments, tail = f"for {', '.join(taken)} in zip(", [*rows, "strict=True"], "):"
+        inside = f"({', '.join(taken)})"
+    if loop.counter:
+        source = rows[0] if len(rows) == 1 else f"zip({', '.join(rows)}, strict=True)"
+        head = f"for {texts[loop.counter]}, {inside} in enumerate("
+        arguments, tail = [source, f"start={start}"], "):"
+    return split_call(head, arguments, tail, room) if arguments else [head + tail]
+
+
+def print_passes(printer: Printer, node: fx.Node, loop: Any) -> None:
+    """Print the loop over the passes of a repeat."""
+    writer, names = printer.writer, printer.names
+    past, *rest = node.args
+    values, modules = rest[: len(loop.inputs)], rest[len(loop.inputs) :]
+    parts = parts_of(node)
+    crossing = [name for name in loop.inputs if name in loop.outputs]
+    texts: dict[str, str] = {}
+    for name, value in zip(loop.inputs, values, strict=True):
+        text = printer.operand(value)
+        if name not in crossing:
+            texts[name] = text
+            continue
+        known = isinstance(value, fx.Node) and value in printer.bound
+        if known and printer.done(value, node) and value.op != "placeholder":
+            texts[name] = text
+        elif text == name:
+            texts[name] = text
+        else:
+            texts[name] = names.fresh(name)
+            writer.line(f"{texts[name]} = {text}")
+    for name in loop.outputs:
+        if name not in texts:
+            texts[name] = names.fresh(name)
+    states = names.fresh(f"{loop.name}_states")
+    index, layer = names.fresh("i"), names.fresh("layer")
+    writer.line(f"{states} = {{}}")
+    writer.line(f"for {index}, {layer} in enumerate(self.{loop.name}):")
+    with writer.indent():
+        inputs = [texts[n] for n in loop.inputs]
+        inputs += [printer.operand(m) for m in modules]
+        inputs.append(f"{printer.operand(past, 17)}[str({index})]")
+        outs = [texts[n] for n in loop.outputs]
+        target = outs[0] if len(outs) == 1 else f"({', '.join(outs)})"
+        method = "" if loop.batch == 2 else ".step"
+        head = f"{target}, {states}[str({index})] = {layer}{method}("
+        for line in split_call(head, inputs, ")", writer.room):
+            writer.line(line)
+    for i, name in enumerate([*loop.outputs, None]):
+        if i in parts:
+            printer.bind(parts[i], states if name is None else texts[name])

@@ -75,7 +75,9 @@ class Printer:
         nodes = list(self.program.graph.nodes)
         self._place = {node: i for i, node in enumerate(nodes)}
         for node in nodes:
-            if node.op in ("placeholder", "output") or node in self.bound:
+            if node.op in ("placeholder", "output"):
+                continue
+            if node in self.bound and "results" not in node.meta:
                 continue
             if self.stands_alone(node):
                 self.statement(node)
@@ -89,11 +91,19 @@ class Printer:
 
     def stands_alone(self, node: fx.Node) -> bool:
         """Say whether a node is printed as a statement of its own."""
+        if "results" in node.meta:
+            return True
         if node.op == "get_attr" or self._is_part(node) or node.target is builtins.getattr:
             return False
-        if "results" in node.meta or isinstance(node.target, Loop):
+        if "name" in node.meta or "above" in node.meta:
             return True
-        return "name" in node.meta or "above" in node.meta or len(node.users) > 1
+        return len(node.users) > 1 and not self._is_short(node)
+
+    def _is_short(self, node: fx.Node) -> bool:
+        """Say whether a value may be written out wherever it is used: sizes, entries of states."""
+        if node.target in (operator.getitem, operator.add, operator.mod, operator.eq):
+            return "shape" not in node.meta
+        return node.target is operator.getitem
 
     def _is_part(self, node: fx.Node) -> bool:
         return (
@@ -113,6 +123,10 @@ class Printer:
 
     def _last_use(self, node: fx.Node) -> int:
         return max((self._site(user) for user in node.users), default=-1)
+
+    def done(self, node: fx.Node, at: fx.Node) -> bool:
+        """Say whether a value is no longer needed after another's statement."""
+        return self._last_use(node) <= self._place[at]
 
     def take(self, wanted: str, node: fx.Node, owner: fx.Node) -> str:
         """Name a node; a name whose value is no longer needed is used again."""
@@ -135,6 +149,11 @@ class Printer:
             from nlc.codegen.print_loop import print_loop
 
             print_loop(self, node, node.target)
+            return
+        if getattr(node.target, "__name__", "") == "passes":
+            from nlc.codegen.print_loop import print_passes
+
+            print_passes(self, node, node.target)
             return
         self.fit(node)
         body = self.expression(node)[0]
@@ -279,7 +298,9 @@ class Printer:
     def _pieces(self, node: fx.Node) -> tuple[str, list[str]]:
         """What stands before a call's brackets, and the arguments between them."""
         arguments: tuple[Any, ...] = node.args
-        if node.op == "call_method":
+        if getattr(node.target, "__name__", "") == "call_module":
+            start, arguments = self.operand(arguments[0], CALL), arguments[1:]
+        elif node.op == "call_method":
             start = f"{self.operand(arguments[0], CALL)}.{node.target}"
             arguments = arguments[1:]
         elif node.op == "call_module":

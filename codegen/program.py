@@ -127,21 +127,21 @@ def choose(condition: bool, yes: Operand, no: Operand) -> Operand:
 
 @dataclass(eq=False)
 class Loop:
-    """A loop as one call: its body runs for each token, or for each pass of a repeat.
+    """A loop over tokens as one call: its body runs for each.
 
-    Arguments of the call: the sequences it takes apart, then the carried values. Results: the
-    stacked sequences, then the carried values. The body's inputs are named by `items` and
-    `carried`, its result is (rows, carried).
+    Arguments of the call: the sequences it takes apart, the carried values, what it uses from
+    around it, and, where they are needed, the first position and the number of tokens. Results: the
+    stacked sequences, then the carried values. The body's inputs are named by `items`, `carried`
+    and `around`; its result is (rows, carried).
     """
 
     body: Program
-    kind: str
     items: tuple[str, ...]
     rows: tuple[str, ...]
     carried: tuple[str, ...]
     counter: str | None = None
     start: str | None = None
-    above: tuple[str, ...] = ()
+    around: tuple[str, ...] = ()
 
     __name__ = "loop"
     __module__ = "nlc.codegen.program"

@@ -52,6 +52,7 @@ class Scope:
     position: fx.Node | None = None
     outer: Callable[[str], fx.Node | None] = lambda name: None
     fetch: Callable[[str], fx.Node] | None = None
+    first: fx.Node | None = None
     low: Lowering = field(init=False)
 
     def __post_init__(self) -> None:
@@ -113,12 +114,12 @@ class Scope:
 
     def tokens(self) -> fx.Node:
         """How many tokens the sequence has."""
-        shape = self.program.call(getattr, self.like, "shape")
+        shape = self.program.call(getattr, self.first or self.like, "shape")
         return self.program.call(operator.getitem, shape, 1)
 
     def rows(self) -> fx.Node:
         """How many sequences there are."""
-        shape = self.program.call(getattr, self.like, "shape")
+        shape = self.program.call(getattr, self.first or self.like, "shape")
         return self.program.call(operator.getitem, shape, 0)
 
     def state(self, expr: Expr) -> fx.Node:

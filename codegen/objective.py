@@ -1,0 +1,52 @@
+"""The model's loss: the spec's objective, the mean over batch and tokens.
+
+In: the emitter and the model's writer. Out: the method `loss` of the model's class.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nlc.codegen.names import Names
+from nlc.codegen.printer import Printer
+from nlc.codegen.program import Program, note
+from nlc.codegen.scope import Scope
+from nlc.codegen.torch_memory import reserved
+from nlc.codegen.unit import streams
+from nlc.codegen.writer import Writer
+
+if TYPE_CHECKING:
+    from nlc.codegen.torch_block import UnitWriter
+    from nlc.codegen.torch_module import Emitter
+
+
+def write_loss(emitter: Emitter, owner: UnitWriter, out: Writer) -> None:
+    """Write `loss(logits, targets)`; where the objective reads more, its streams are given too."""
+    model = emitter.system.model
+    assert model is not None
+    names = sorted(streams([model.objective]) - {"logits", "targets"})
+    inputs = ["logits", "targets", *names]
+    out.blank()
+    with out.indent():
+        words = ", ".join(f"{name}: Tensor" for name in inputs)
+        out.line(f"def loss(self, {words}) -> Tensor:")
+        with out.indent():
+            out.docstring(["The objective of the spec: its mean over batch and tokens."])
+            program = Program()
+            shapes = owner.shapes
+            nodes = {n: note(program.input(n), shapes.get(n, ()), 2) for n in inputs}
+            from nlc.ir.expr import postorder
+
+            for node in postorder([model.objective]):
+                if node.op == "stream":
+                    note(nodes[str(node.attr("name"))], node.shape, 2)
+            scope = Scope(owner.unit, program, 2, nodes["logits"], dict(nodes))
+            scope.first = nodes["targets"]
+            value = scope.low.tensor(model.objective)
+            result = program.method("mean", value)
+            program.finish(result)
+            printer = Printer(program, out, Names(reserved() | set(inputs)), owner.used)
+            for name, node in nodes.items():
+                printer.bind(node, name)
+            printer.run()
+            out.line(f"return {printer.operand(result)}")

@@ -1,0 +1,188 @@
+"""A group of steps that runs token by token inside a sequence.
+
+In: a `Runner` over a sequence, the group's steps and memories. Out: a `Loop` node in its program,
+whose body is one token; the streams the group makes, over the sequence, and the states after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import fx
+
+from nlc.codegen.names import identifier
+from nlc.codegen.program import Loop, Program, note
+from nlc.codegen.scope import Scope
+from nlc.codegen.lowering import batch_of
+from nlc.ir.expr import postorder
+from nlc.ir.system import Call, Equation, Step
+
+if TYPE_CHECKING:
+    from nlc.codegen.torch_block import Runner
+
+
+def token_loop(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -> None:
+    """Build the loop and take its results."""
+    from nlc.codegen.torch_block import Runner as Inner
+
+    outer, owner = runner.scope, runner.owner
+    unit, body = owner.unit, Program()
+    items: dict[str, fx.Node] = {}
+    around: dict[str, fx.Node] = {}
+    carried: dict[str, fx.Node] = {}
+
+    def borrow(name: str) -> fx.Node | None:
+        """A stream from around the loop, one token of it."""
+        node = outer.stream(name)
+        if node is None:
+            return None
+        if batch_of(node) == 0:
+            around[identifier(name)] = node
+            return note(body.input(identifier(name)), node.meta["shape"], 0, node.meta["wide"])
+        word = f"{identifier(name)}_t"
+        items[word] = outer.low.as_number(node)
+        return note(body.input(word), node.meta["shape"], 1, node.meta["wide"])
+
+    def hold(name: str, node: fx.Node) -> fx.Node:
+        """A value that the loop carries from token to token."""
+        carried[name] = node
+        return note(body.input(name), (), 1, wide=True)
+
+    like = _like(outer, body, around)
+    scope = Scope(unit, body, 1, like, outer=borrow)
+    scope.first = like
+    pasts: dict[str, str] = {}
+
+    def fetch(slot: str) -> fx.Node:
+        name = identifier(slot)
+        pasts[slot] = name
+        return hold(name, outer.past(slot))
+
+    scope.fetch = fetch
+    labels: dict[tuple[str, str, str], str] = {}
+    for memory_name in memories:
+        memory, writer = unit.memory(memory_name), owner.memories[memory_name]
+        variables = [""] if memory.map.kind == "kernel" else [v.name for v in memory.variables]
+        for var, name in zip(variables, writer.states, strict=True):
+            node = outer.states[memory_name, "prev", var]
+            scope.states[memory_name, "prev", var] = hold(name, node)
+            labels[memory_name, "post", var] = name
+        if owner.has_start(memory):
+            node = outer.states[memory_name, "start", ""]
+            scope.states[memory_name, "start", ""] = hold(writer.start_name, node)
+            labels[memory_name, "start", ""] = writer.start_name
+    counter = None
+    if unit.counts and _counts(runner, steps, memories):
+        counter = "t"
+        scope.position = body.input("t")
+    nested: dict[str, Any] = {}
+    for step in steps:
+        if isinstance(step, Call) and step.instance not in nested:
+            past = runner.instance_state(step.instance)
+            nested[step.instance] = hold(identifier(step.instance), past)
+    inner = Inner(owner, scope, body.input("state"), nested)
+    inner.token(steps)
+    inner.end_of_token(memories)
+    made = [name for name in _made(steps)]
+    needed = [name for name in made if name in _wanted(runner, steps)]
+    rows = [_row(scope, name) for name in needed]
+    names = list(carried)
+    slots = {name: slot for slot, name in pasts.items()}
+    after: list[Any] = []
+    for name in names:
+        if name in slots:
+            after.append(scope.after[slots[name]])
+        elif name in map(identifier, nested) and name not in labels.values():
+            after.append(next(v for k, v in nested.items() if identifier(k) == name))
+        else:
+            key = next(k for k, v in labels.items() if v == name)
+            after.append(scope.whole(unit.memory(key[0]), key[2], key[1]))
+    body.finish((tuple(rows), tuple(after)))
+    loop = Loop(
+        body, tuple(items), tuple(needed), tuple(names), counter,
+        "position" if counter else None, around=tuple(around),
+    )  # fmt: skip
+    arguments = [*items.values(), *carried.values(), *around.values()]
+    if counter:
+        arguments.append(outer.position)
+    if not items:
+        arguments.append(outer.tokens())
+    node = outer.program.call(loop, *arguments)
+    parts = outer.program.unpack(node, [*needed, *names])
+    for name, part, row in zip(needed, parts, rows, strict=False):
+        outer.streams[name] = note(part, row.meta["shape"], 2, row.meta["wide"])
+    for name, part in zip(names, parts[len(needed) :], strict=True):
+        note(part, (), 1, wide=True)
+        if name in slots:
+            outer.after[slots[name]] = part
+        elif name in labels.values():
+            key = next(k for k, v in labels.items() if v == name)
+            outer.states[key] = part
+        else:
+            runner.nested[next(k for k in nested if identifier(k) == name)] = part
+
+
+def _like(outer: Scope, body: Program, around: dict[str, fx.Node]) -> fx.Node:
+    """The tensor whose type the streams have, seen from inside."""
+    node = outer.like
+    if node.op == "get_attr":
+        return note(body.attribute(str(node.target)), (), 0)
+    name = str(node.target)
+    around[name] = node
+    return note(body.input(name), node.meta["shape"], 0, node.meta["wide"])
+
+
+def _made(steps: Sequence[Step]) -> list[str]:
+    found: list[str] = []
+    for step in steps:
+        if isinstance(step, Equation):
+            found.append(step.name)
+        elif isinstance(step, Call):
+            found += step.results
+    return found
+
+
+def _wanted(runner: Runner, steps: Sequence[Step]) -> set[str]:
+    """The streams that something outside of the loop reads."""
+    from nlc.codegen.unit import streams
+
+    wanted = set(runner.owner.unit.outputs)
+    inside = {id(step) for step in steps}
+    for stage in runner.owner.unit.stages:
+        for step in getattr(stage, "steps", ()):
+            if id(step) in inside:
+                continue
+            if isinstance(step, Equation):
+                wanted |= streams([step.value])
+            elif isinstance(step, Call):
+                wanted |= streams(value for _, value in step.inputs)
+    for memory in runner.owner.unit.memories:
+        from nlc.codegen.unit import of_memory
+
+        wanted |= streams(of_memory(memory))
+    for entry in runner.owner.unit.inputs:
+        if entry.default is not None:
+            wanted |= streams([entry.default])
+    return wanted
+
+
+def _row(scope: Scope, name: str) -> fx.Node:
+    node = scope.stream(name)
+    assert node is not None
+    return scope.spread(scope.low.as_number(node))
+
+
+def _counts(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -> bool:
+    """Say whether the loop needs the token's place."""
+    unit = runner.owner.unit
+    for name in memories:
+        memory = unit.memory(name)
+        if memory.reset is not None or runner.owner.has_start(memory):
+            return True
+    from nlc.codegen.unit import expressions, of_memory
+
+    roots = list(expressions(steps))
+    for name in memories:
+        roots += of_memory(unit.memory(name))
+    return any(node.op == "position" for node in postorder(roots))

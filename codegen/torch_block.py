@@ -1,0 +1,792 @@
+"""One class per block, per pass of a repeat and for the model: streams in, streams and state out.
+
+In: a `Unit` and the classes of its memories. Out: the text of an `nn.Module`:
+
+    forward(inputs, state=None)    [B, T, *shape] each -> outputs, state
+    step(inputs, state=None)       [B, *shape] each, one token
+    initial_state(batch, like)     the state before the first token
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+
+from nlc.codegen.names import Names, identifier
+from nlc.codegen.parameters import (
+    as_module,
+    declare_tensors,
+    declare_weight,
+    draw_tensors,
+    of_memory,
+    of_weight,
+    usual,
+)
+from nlc.codegen.printer import Printer
+from nlc.codegen.program import Program, choose, note
+from nlc.codegen.scope import Scope, memory_path
+from nlc.codegen.torch_memory import MemoryWriter, bare, own_parameters, reserved
+from nlc.codegen.unit import Passes, Unit, calls, expressions, of_memory as updates_of, streams
+from nlc.codegen.writer import Writer, split_call
+from nlc.ir.expr import Expr, postorder
+from nlc.ir.schedule import Parallel, Run, TokenLoop
+from nlc.ir.shape import Shape, show, sizes
+from nlc.ir.system import Call, Equation, Memory, Step, Update
+
+Comment = Callable[[Any], list[str]]
+
+
+@dataclass
+class UnitWriter:
+    """Writes one class; `written` are the names of the classes of blocks by block."""
+
+    unit: Unit
+    memories: dict[str, MemoryWriter]
+    used: set[str]
+    comment: Comment
+    blocks: dict[str, Unit]
+    about: list[str]
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    integers: set[str] = field(default_factory=set)
+    shared_blocks: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unit = self.unit
+        self.shapes |= {i.name: i.shape for i in unit.inputs if unit.kind != "pass"}
+        for expr in self.all_expressions():
+            for node in postorder([expr]):
+                if node.op == "stream":
+                    self.shapes[str(node.attr("name"))] = node.shape
+        self.integers |= {i.name for i in unit.inputs if i.integer}
+
+    def all_expressions(self) -> list[Expr]:
+        """All expressions of the unit."""
+        found = list(expressions(self.steps()))
+        for memory in self.unit.memories:
+            found += updates_of(memory)
+        found += [i.default for i in self.unit.inputs if i.default is not None]
+        return found
+
+    def steps(self) -> list[Step]:
+        """All steps, in the order of a token."""
+        if self.unit.block is not None:
+            return list(self.unit.block.steps)
+        found: list[Any] = []
+        for stage in self.unit.stages:
+            found += [stage] if isinstance(stage, Passes) else list(getattr(stage, "steps", ()))
+        return found
+
+    # ---- the class -----------------------------------------------------------------------------
+
+    def write(self, out: Writer) -> None:
+        """Write the whole class."""
+        out.line(f"class {self.unit.name}(nn.Module):")
+        with out.indent():
+            out.docstring(self.about)
+            out.blank()
+            self.constructor(out)
+            self.reset(out)
+            self.initial_state(out)
+            self.method(out, 2)
+            self.method(out, 1)
+            while out.lines and not out.lines[-1]:
+                out.lines.pop()
+
+    def modules(self) -> list[tuple[str, str]]:
+        """The instances of other units, by attribute."""
+        found: dict[str, str] = {}
+        for step in self.steps():
+            if isinstance(step, Call) and not (self.unit.kind == "pass" and step.shared):
+                found[step.instance] = f"{self.blocks[step.block].name}(**new)"
+            if isinstance(step, Passes):
+                text = f"nn.ModuleList({step.unit}(**new) for _ in range({step.count}))"
+                for name in step.shared if self.unit.kind == "model" else ():
+                    found[name] = self.shared_class(name)
+                found[step.name] = text
+        return list(found.items())
+
+    def shared_class(self, instance: str) -> str:
+        """What makes a shared instance."""
+        return f"{self.blocks[self.shared_blocks[instance]].name}(**new)"
+
+    def constructor(self, out: Writer) -> None:
+        """Write `__init__`."""
+        unit = self.unit
+        out.line("def __init__(self, device=None, dtype=None):")
+        with out.indent():
+            out.line("super().__init__()")
+            place = len(out.lines)
+            for weight in unit.weights:
+                if not (unit.tied and weight.name == "unembed"):
+                    declare_weight(out, weight, self.used)
+            for memory in unit.memories:
+                if bare(memory):
+                    own = of_memory(memory)[0]
+                    declare_tensors(out, [type(own)(memory.name, own.shape, own.initial)], self.used)
+                words = "**new" if own_parameters(memory) else ""
+                out.line(f"self.{memory_path(memory)} = {self.memories[memory.name].name}({words})")
+            for path, text in self.modules():
+                out.line(f"self.{path} = {text}")
+            if any("**new" in line for line in out.lines[place:]):
+                out.lines.insert(place, '        new = {"device": device, "dtype": dtype}')
+            out.line("self.reset_parameters()")
+        out.blank()
+
+    def reset(self, out: Writer) -> None:
+        """Write `reset_parameters`: in the order of the parameters, each drawn once."""
+        unit = self.unit
+        out.line("def reset_parameters(self) -> None:")
+        with out.indent():
+            out.docstring(["Draw all parameters anew."])
+            for weight in unit.weights:
+                if unit.tied and weight.name == "unembed":
+                    continue
+                if as_module(weight) and usual(weight):
+                    out.line(f"self.{weight.name}.reset_parameters()")
+                else:
+                    self.draw(out, of_weight(weight))
+            for memory in unit.memories:
+                if bare(memory):
+                    own = of_memory(memory)[0]
+                    self.draw(out, [type(own)(memory.name, own.shape, own.initial)])
+                elif own_parameters(memory):
+                    out.line(f"self.{memory.name}.reset_parameters()")
+            for path, text in self.modules():
+                if text.startswith("nn.ModuleList"):
+                    out.line(f"for layer in self.{path}:")
+                    out.line("    layer.reset_parameters()")
+                else:
+                    out.line(f"self.{path}.reset_parameters()")
+        out.blank()
+
+    def draw(self, out: Writer, tensors: list[Any]) -> None:
+        """Draw tensors, some of which are computed from others."""
+        for own in tensors:
+            if own.initial.kind == "source":
+                part = own.name.partition(".")[2]
+                source = own.initial.source + (f".{part}" if part else "")
+                self.copied(out, own.name, f"self.{source}")
+            elif own.initial.kind == "expr":
+                program = Program()
+                target = note(program.attribute(own.name), own.shape, 0)
+                scope = Scope(self.unit, program, 0, target)
+                value = scope.low.tensor(own.initial.expr)
+                program.finish((value,))
+                printer = Printer(program, out, Names(reserved()), self.used)
+                printer.run()
+                self.copied(out, own.name, printer.operand(value))
+            else:
+                draw_tensors(out, [own], self.used)
+
+    def copied(self, out: Writer, name: str, text: str) -> None:
+        """Write a copy into a parameter."""
+        out.line("with torch.no_grad():")
+        with out.indent():
+            for line in split_call(f"self.{name}.copy_(", [text], ")", out.room):
+                out.line(line)
+
+    # ---- the state -----------------------------------------------------------------------------
+
+    @property
+    def stateful(self) -> bool:
+        """Say whether the unit's state holds anything."""
+        unit = self.unit
+        return bool(unit.memories or unit.histories or unit.counts)
+
+    def initial_state(self, out: Writer) -> None:
+        """Write `initial_state`."""
+        unit = self.unit
+        out.line("def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:")
+        with out.indent():
+            out.docstring(["Give the state before the first token, in the place and type of `like`."])
+            program = Program()
+            batch = program.input("batch")
+            like = note(program.input("like"), (), 0)
+            scope = Scope(unit, program, 1, like)
+            entries: dict[str, Any] = {}
+            for memory in self.ordered_memories():
+                path = memory_path(memory)
+                node = program.module(
+                    f"{path}.initial", batch, like, *initial_arguments(scope, memory)
+                )
+                self.take_states(scope, memory, node)
+            for memory in unit.memories:
+                for label, node in self.memory_entries(scope, memory):
+                    entries[label] = node
+            for history in unit.histories:
+                entries[history.slot] = program.method(
+                    "new_zeros", like, batch, history.length, *sizes(history.shape)
+                )
+            if unit.counts:
+                entries["position"] = 0
+            for path, text in self.modules():
+                if text.startswith("nn.ModuleList"):
+                    entries[path] = Raw(
+                        f"{{str(i): layer.initial_state(batch, like) for i, layer in "
+                        f"enumerate(self.{path})}}"
+                    )
+                else:
+                    entries[path] = program.module(f"{path}.initial_state", batch, like)
+            program.finish(tuple(v for v in entries.values() if isinstance(v, fx.Node)))
+            printer = Printer(program, out, Names(reserved() | {"batch", "like"}), self.used)
+            printer.bind(batch, "batch")
+            printer.bind(like, "like")
+            printer.run()
+            self.write_dict(out, printer, "return ", entries)
+        out.blank()
+
+    def ordered_memories(self) -> list[Memory]:
+        """Memories, each after the one whose state it begins with."""
+        waiting, done = list(self.unit.memories), []
+        names = {m.name for m in waiting}
+        while waiting:
+            memory = waiting.pop(0)
+            sources = set(self.memories[memory.name].sources()) & names
+            if sources <= {m.name for m in done}:
+                done.append(memory)
+            else:
+                waiting.append(memory)
+        return done
+
+    def take_states(self, scope: Scope, memory: Memory, node: fx.Node) -> None:
+        """Take the states of a memory out of what `initial` gives."""
+        names = self.memories[memory.name].states
+        variables = [""] if memory.map.kind == "kernel" else [v.name for v in memory.variables]
+        parts = [node] if len(names) == 1 else scope.program.unpack(node, names)
+        for part, name, var in zip(parts, names, variables, strict=True):
+            part.meta.setdefault("name", name)
+            scope.states[memory.name, "prev", var] = note(part, (), 1, wide=True)
+
+    def memory_entries(self, scope: Scope, memory: Memory) -> list[tuple[str, fx.Node]]:
+        """The entries of a memory in the state, with their labels."""
+        variables = [""] if memory.map.kind == "kernel" else [v.name for v in memory.variables]
+        found = [
+            (f"{memory.name}.{var}" if var else memory.name, scope.whole(memory, var, "post"))
+            for var in variables
+        ]
+        if self.has_start(memory):
+            node = scope.states.get((memory.name, "start", ""))
+            node = scope.states[memory.name, "prev", ""] if node is None else node
+            found.append((f"{memory.name}.start", node))
+        return found
+
+    def has_start(self, memory: Memory) -> bool:
+        """Say whether anything reads the state of the memory's chunk start."""
+        return memory.chunk > 1 and any(
+            n.op == "state" and n.attr("memory") == memory.name and n.attr("when") == "start"
+            for n in postorder(self.all_expressions())
+        )
+
+    def write_dict(self, out: Writer, printer: Printer, head: str, entries: dict[str, Any]) -> None:
+        """Write a dict, on one line if it fits."""
+        pairs = []
+        for key, value in entries.items():
+            text = value.text if isinstance(value, Raw) else printer.operand(value)
+            pairs.append(f'"{key}": {text}')
+        line = head + "{" + ", ".join(pairs) + "}"
+        if len(line) <= out.room:
+            out.line(line)
+            return
+        out.line(head + "{")
+        with out.indent():
+            for key, value in entries.items():
+                text = value.text if isinstance(value, Raw) else printer.operand(value)
+                if len(text) + len(key) + 5 <= out.room:
+                    out.line(f'"{key}": {text},')
+                else:
+                    self.write_comprehension(out, key, text)
+        out.line("}")
+
+    def write_comprehension(self, out: Writer, key: str, text: str) -> None:
+        """Write an entry that is too long for its line."""
+        if text.startswith("{"):
+            value, _, rest = text[1:-1].partition(" for ")
+            out.line(f'"{key}": {{')
+            out.line(f"    {value}")
+            out.line(f"    for {rest}")
+            out.line("},")
+            return
+        head, _, inner = text.partition("(")
+        for line in split_call(f'"{key}": {head}(', [inner[:-1]], "),", out.room):
+            out.line(line)
+
+    # ---- forward and step ----------------------------------------------------------------------
+
+    def method(self, out: Writer, batch: int) -> None:
+        """Write `forward` (batch 2) or `step` (batch 1)."""
+        unit = self.unit
+        name = "forward" if batch == 2 else "step"
+        words, optional = [], False
+        for entry in unit.inputs:
+            optional = optional or entry.default is not None
+            kind = "Tensor"
+            if entry.default is not None or entry.name in unit.optional:
+                kind = "Tensor | None"
+            if optional:
+                kind = "Tensor | None = None"
+            words.append(f"{identifier(entry.name)}: {kind}")
+        words += [f"{identifier(n)}: nn.Module" for n in self.passed()]
+        words.append("state: dict[str, Any] | None = None")
+        results = len(unit.outputs)
+        kind = "Tensor" if results == 1 else f"tuple[{', '.join(['Tensor'] * results)}]"
+        head = f"def {name}("
+        for text in split_call(head, ["self", *words], f") -> tuple[{kind}, dict[str, Any]]:", out.room):
+            out.line(text)
+        with out.indent():
+            out.docstring([self.about_method(batch)])
+            self.body(out, batch)
+        out.blank()
+
+    def passed(self) -> list[str]:
+        """Modules that the model hands to a pass."""
+        return list(self.unit.shared) if self.unit.kind == "pass" else []
+
+    def about_method(self, batch: int) -> str:
+        """One line about shapes."""
+        front = "B, T" if batch == 2 else "B"
+        many = "a whole sequence" if batch == 2 else "one token"
+        shapes = []
+        for entry in self.unit.inputs:
+            inside = show(self.shapes.get(entry.name, ()))[1:-1]
+            shapes.append(f"{entry.name} [{front}{', ' + inside if inside else ''}]")
+        return f"Run {many}: {', '.join(shapes)}."
+
+    def body(self, out: Writer, batch: int) -> None:
+        """Write the statements of `forward` or `step`."""
+        unit, program = self.unit, Program()
+        names = Names(reserved() | {identifier(i.name) for i in unit.inputs} | {"state", "layer"})
+        state = program.input("state")
+        inputs = {}
+        for entry in unit.inputs:
+            node = program.input(identifier(entry.name))
+            shape = self.shapes.get(entry.name, entry.shape)
+            inputs[entry.name] = note(node, shape, batch)
+        first = next((n for e, n in inputs.items() if e not in unit.optional), None)
+        assert first is not None
+        like = next(
+            (n for e, n in inputs.items() if e not in self.integers and e not in unit.optional),
+            None,
+        )
+        if like is None:
+            own = unit.weights[0]
+            part = own.map.parts[0].name
+            like = note(program.attribute(f"{own.name}.{part}" if part else own.name), (), 0)
+        scope = Scope(unit, program, batch, like, dict(inputs))
+        scope.first = first
+        scope.fetch = lambda slot: program.call(operator.getitem, state, slot)
+        nested: dict[str, fx.Node] = {}
+        self.begin_states(scope, state)
+        runner = Runner(self, scope, state, nested)
+        if batch == 2:
+            for stage in unit.stages:
+                runner.stage(stage)
+        else:
+            runner.token(self.steps())
+            runner.end_of_token([m.name for m in unit.memories])
+        outputs = [self.output(scope, name) for name in unit.outputs]
+        entries = self.state_entries(scope, nested, batch)
+        program.finish((tuple(outputs), tuple(v for v in entries.values() if isinstance(v, fx.Node))))
+        self.prologue(out, first, like, batch, program, scope)
+        printer = Printer(program, out, names, self.used)
+        printer.bind(state, "state")
+        for name, node in inputs.items():
+            printer.bind(node, identifier(name))
+        for node in program.inputs:
+            if node not in printer.bound:
+                printer.bind(node, str(node.target))
+        printer.run()
+        texts = [printer.operand(o) for o in outputs]
+        result = texts[0] if len(texts) == 1 else f"({', '.join(texts)})"
+        self.write_dict(out, printer, "state = ", entries)
+        out.line(f"return {result}, state")
+
+    def prologue(
+        self, out: Writer, first: fx.Node, like: fx.Node, batch: int, program: Program, scope: Scope
+    ) -> None:
+        """Write what comes first: a state where none is given, and an empty sequence."""
+        rows = f"{first.target}.shape[0]"
+        like_text = str(like.target) if like.op == "placeholder" else f"self.{like.target}"
+        out.line("if state is None:")
+        with out.indent():
+            out.line(f"state = self.initial_state({rows}, {like_text})")
+        if batch == 2 and self.unit.kind == "block" and self.unit.memories:
+            outputs = []
+            for name in self.unit.outputs:
+                shape = sizes(self.output_shape(name))
+                inside = ", ".join(map(str, (rows, 0, *shape)))
+                outputs.append(f"{like_text}.new_zeros({inside})")
+            result = outputs[0] if len(outputs) == 1 else f"({', '.join(outputs)})"
+            out.line(f"if {first.target}.shape[1] == 0:")
+            with out.indent():
+                line = f"return {result}, state"
+                if len(line) <= out.room:
+                    out.line(line)
+                else:
+                    for i, text in enumerate(outputs):
+                        out.line(f"empty_{i} = {text}")
+                    inner = ", ".join(f"empty_{i}" for i in range(len(outputs)))
+                    out.line(f"return ({inner}), state" if len(outputs) > 1 else "return empty_0, state")
+
+    def output_shape(self, name: str) -> Shape:
+        """The shape of an output."""
+        block = self.unit.block
+        return dict(block.outputs)[name] if block is not None else self.shapes.get(name, ())
+
+    def begin_states(self, scope: Scope, state: fx.Node) -> None:
+        """Take the states out of the given one, where they are read."""
+        program = scope.program
+        for memory in self.unit.memories:
+            variables = [""] if memory.map.kind == "kernel" else [v.name for v in memory.variables]
+            for var in variables:
+                label = f"{memory.name}.{var}" if var else memory.name
+                node = program.call(operator.getitem, state, label)
+                scope.states[memory.name, "prev", var] = note(node, (), 1, wide=True)
+            if self.has_start(memory):
+                node = program.call(operator.getitem, state, f"{memory.name}.start")
+                scope.states[memory.name, "start", ""] = note(node, (), 1, wide=True)
+        if self.unit.counts:
+            node = program.call(operator.getitem, state, "position")
+            node.meta["name"] = "position"
+            scope.position = node
+
+    def output(self, scope: Scope, name: str) -> fx.Node:
+        """An output, with all its batch axes and in the streams' type."""
+        node = scope.stream(name)
+        assert node is not None, name
+        node = scope.low.as_number(node)
+        if self.unit.kind != "block":
+            return node
+        node = scope.low.narrow(node)
+        if not self.depends(name, set()):
+            shape = self.output_shape(name)
+            front = [scope.rows(), *([scope.tokens()] if scope.batch == 2 else [])]
+            node = scope.program.method("expand", scope.spread(node), *front, *sizes(shape))
+        return node
+
+    def depends(self, name: str, seen: set[str]) -> bool:
+        """Say whether a stream depends on an input or a state, and so has all batch axes."""
+        if name in {i.name for i in self.unit.inputs}:
+            return True
+        if name in seen:
+            return False
+        seen.add(name)
+        for step in self.steps():
+            if isinstance(step, Call) and name in step.results:
+                return True
+            if isinstance(step, Equation) and step.name == name:
+                leaves = list(postorder([step.value]))
+                if any(n.op in ("state", "attend", "shift", "conv") for n in leaves):
+                    return True
+                return any(self.depends(s, seen) for s in streams([step.value]))
+        return False
+
+    def state_entries(self, scope: Scope, nested: dict[str, Any], batch: int) -> dict[str, Any]:
+        """The state after what was run."""
+        entries: dict[str, Any] = {}
+        for memory in self.unit.memories:
+            for label, node in self.memory_entries(scope, memory):
+                entries[label] = node
+        for history in self.unit.histories:
+            entries[history.slot] = scope.after.get(history.slot, None) or scope.past(history.slot)
+        if self.unit.counts:
+            count = scope.tokens() if batch == 2 else 1
+            entries["position"] = scope.program.call(operator.add, scope.position, count)
+        entries |= {path: nested[path] for path, _ in self.modules() if path in nested}
+        return entries
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Text that stands in emitted code as it is."""
+
+    text: str
+
+
+def initial_arguments(scope: Scope, memory: Memory) -> list[Any]:
+    """What `initial` of a memory takes after the batch and the type."""
+    from nlc.codegen.arguments import arguments
+
+    exprs = [p.initial.expr for v in memory.variables for p in v.parts if p.initial.expr is not None]
+    words: list[Any] = [scope.low.tensor(e) for e in arguments(memory, exprs)]
+    if memory.map.kind != "kernel" and not memory.learned:
+        parts = memory.variable("").parts
+        sources = sorted({p.initial.source for p in parts if p.initial.kind == "source"})
+        for source in sources:
+            other = next((m for m in scope.unit.memories if m.name == source), None)
+            if other is not None:
+                words.append(scope.whole(other, "", "post"))
+                continue
+            names = [p.name for p in parts]
+            tensors = {n: scope.program.attribute(f"{source}.{n}" if n else source) for n in names}
+            words.append(tensors if len(names) > 1 else tensors[names[0]])
+    if bare(memory):
+        words.append(scope.program.attribute(memory.name))
+    return words
+
+
+@dataclass
+class Runner:
+    """Runs the steps of a unit into a scope's program."""
+
+    owner: UnitWriter
+    scope: Scope
+    state: fx.Node
+    nested: dict[str, Any]
+
+    def stage(self, stage: Any) -> None:
+        """Run one stage over a sequence."""
+        match stage:
+            case Parallel(steps=steps):
+                for step in steps:
+                    self.step(step)
+            case Run(memory=name):
+                self.run(self.owner.unit.memory(name))
+            case TokenLoop(steps=steps, memories=memories):
+                from nlc.codegen.token_loop import token_loop
+
+                token_loop(self, steps, memories)
+            case Passes():
+                self.passes(stage)
+
+    def token(self, steps: Iterable[Any]) -> None:
+        """Run steps for one token."""
+        for step in steps:
+            if isinstance(step, Passes):
+                self.passes(step)
+            else:
+                self.step(step)
+
+    def step(self, step: Step) -> None:
+        """Run an equation, a call or an update."""
+        match step:
+            case Equation():
+                self.equation(step)
+            case Call():
+                self.call(step)
+            case Update():
+                self.update(self.owner.unit.memory(step.memory))
+            case _:
+                raise AssertionError("a repeat is a unit of its own")
+
+    def equation(self, step: Equation) -> None:
+        """`name = value`, with the line it came from above it."""
+        scope = self.scope
+        node = scope.low.tensor(step.value)
+        reassigned = step.name in scope.streams
+        if node.op not in ("placeholder", "get_attr") and "name" not in node.meta:
+            node.meta["name"] = step.name
+            if step.text:
+                node.meta["above"] = self.owner.comment(step)
+        scope.streams[step.name] = node
+        if reassigned:
+            scope.fresh()
+
+    def call(self, step: Call) -> None:
+        """Run another block's instance."""
+        scope, owner = self.scope, self.owner
+        block = owner.blocks[step.block]
+        given = dict(step.inputs)
+        words: list[Any] = []
+        for entry in block.inputs:
+            words.append(self.argument(given.get(entry.name), entry.integer))
+        passed = owner.unit.kind == "pass" and step.shared
+        past = self.instance_state(step.instance)
+        method = "" if scope.batch == 2 else ".step"
+        if passed:
+            module = scope.program.input(identifier(step.instance))
+            if scope.batch == 2:
+                node = scope.program.call(call_module, module, *words, past)
+            else:
+                node = scope.program.method("step", module, *words, past)
+        else:
+            node = scope.program.module(f"{step.instance}{method}", *words, past)
+        names = [identifier(r) for r in step.results]
+        if len(names) == 1:
+            results, after = scope.program.unpack(node, [names[0], step.instance])
+            outs = [results]
+        else:
+            whole, after = scope.program.unpack(node, [f"{step.instance}_out", step.instance])
+            outs = scope.program.unpack(whole, names)
+        if step.text:
+            node.meta["above"] = owner.comment(step)
+        reassigned = any(r in scope.streams for r in step.results)
+        target = owner.blocks[step.block].block
+        assert target is not None
+        for name, out, (_, shape) in zip(step.results, outs, target.outputs, strict=True):
+            note(out, shape, scope.batch)
+            scope.streams[name] = out
+        self.keep(step.instance, after)
+        if reassigned:
+            scope.fresh()
+
+    def instance_state(self, instance: str) -> fx.Node:
+        """The state of an instance: as given, or after its last call."""
+        known = self.nested.get(instance)
+        if known is not None:
+            return known
+        return self.scope.program.call(operator.getitem, self.state, instance)
+
+    def keep(self, instance: str, after: fx.Node) -> None:
+        """Keep an instance's state."""
+        self.nested[instance] = after
+
+    def argument(self, value: Expr | None, integer: bool) -> Any:
+        """An input of a call; None where it is not given or has no value yet."""
+        if value is None:
+            return None
+        if value.op == "stream" and self.scope.stream(str(value.attr("name"))) is None:
+            return None
+        node = self.scope.spread(self.scope.low.tensor(value))
+        return node if integer else self.scope.low.narrow(node)
+
+    def update(self, memory: Memory) -> None:
+        """Move a memory by one token."""
+        scope, writer = self.scope, self.owner.memories[memory.name]
+        assert scope.batch == 1
+        words = self.arguments(writer, writer.step_arguments)
+        names = writer.states
+        variables = [""] if memory.map.kind == "kernel" else [v.name for v in memory.variables]
+        words += [scope.states[memory.name, "prev", var] for var in variables]
+        if writer.has_start:
+            words.append(scope.states[memory.name, "start", ""])
+        node = scope.program.module(f"{memory_path(memory)}.step", *words)
+        parts = [node] if len(names) == 1 else scope.program.unpack(node, names)
+        for part, name, var in zip(parts, names, variables, strict=True):
+            part.meta["name"] = name
+            scope.states[memory.name, "post", var] = note(part, (), 1, wide=True)
+
+    def arguments(self, writer: MemoryWriter, wanted: dict[Expr, str]) -> list[Any]:
+        """What a memory's method takes before the states."""
+        found = []
+        for expr in wanted:
+            node = self.scope.low.tensor(expr)
+            found.append(self.scope.spread(node) if writer.varies(expr) else node)
+        return found
+
+    def run(self, memory: Memory) -> None:
+        """Move a memory over the sequence."""
+        scope, writer = self.scope, self.owner.memories[memory.name]
+        wanted = writer.step_arguments if writer.is_kernel else writer.run_arguments
+        words = self.arguments(writer, wanted)
+        name = writer.states[0]
+        words.append(scope.states[memory.name, "prev", ""])
+        names = [f"{name}_path", name]
+        if writer.has_start and not writer.is_kernel:
+            words += [scope.states[memory.name, "start", ""], scope.position]
+            names.append(writer.start_name)
+        node = scope.program.module(memory_path(memory), *words)
+        path, after, *start = scope.program.unpack(node, names)
+        scope.paths[memory.name] = path
+        scope.states[memory.name, "post", ""] = note(after, (), 1, wide=True)
+        if start:
+            scope.states[memory.name, "start", ""] = note(start[0], (), 1, wide=True)
+
+    def end_of_token(self, memories: Iterable[str]) -> None:
+        """Chunk starts and resets, where this token is the last of their period."""
+        scope, program = self.scope, self.scope.program
+        resetting = []
+        for memory in self.owner.ordered_memories():
+            if memory.name not in memories:
+                continue
+            started = self.owner.has_start(memory)
+            if memory.reset is None and not started:
+                continue
+            resetting.append(memory)
+        ended: list[tuple[Memory, Any]] = []
+        for memory in resetting:
+            done = program.call(operator.add, scope.position, 1)
+            if memory.reset is not None:
+                ends = self.at_end(done, memory.reset.count)
+                self.back(memory, ends)
+                ended.append((memory, ends))
+            if self.owner.has_start(memory):
+                ends = self.at_end(done, memory.chunk)
+                new = scope.whole(memory, "", "post")
+                old = scope.states[memory.name, "start", ""]
+                chosen = program.call(choose, ends, new, old)
+                if memory.reset is not None:
+                    again = self.at_end(done, memory.reset.count)
+                    chosen = program.call(choose, again, new, chosen)
+                    program_node = chosen.args[2]
+                    program_node.meta["name"] = self.owner.memories[memory.name].start_name
+                chosen.meta["name"] = self.owner.memories[memory.name].start_name
+                scope.states[memory.name, "start", ""] = chosen
+
+    def at_end(self, done: fx.Node, count: int) -> fx.Node:
+        """`(position + 1) % count == 0`."""
+        program = self.scope.program
+        return program.call(operator.eq, program.call(operator.mod, done, count), 0)
+
+    def back(self, memory: Memory, ends: fx.Node) -> None:
+        """Set all states back where a reset's period ends."""
+        scope, program = self.scope, self.scope.program
+        writer = self.owner.memories[memory.name]
+        if memory.map.kind == "kernel":
+            variables = [""]
+        else:
+            variables = [v.name for v in memory.variables]
+        first = scope.start(memory)
+        old = [scope.whole(memory, var, "post") for var in variables]
+        if len(variables) == 1:
+            chosen = [program.call(choose, ends, first, old[0])]
+        else:
+            whole = program.call(choose, ends, first, tuple(old))
+            chosen = program.unpack(whole, writer.states)
+        for node, name, var in zip(chosen, writer.states, variables, strict=True):
+            node.meta["name"] = name
+            scope.states[memory.name, "post", var] = note(node, (), 1, wide=True)
+
+    def passes(self, stage: Passes) -> None:
+        """Run the passes of a repeat, one after another."""
+        scope, program = self.scope, self.scope.program
+        carried = [scope.stream(n) for n in stage.inputs]
+        extra = [n for n in stage.outputs if n not in stage.inputs]
+        modules = [
+            program.input(identifier(n))
+            if self.owner.unit.kind == "pass"
+            else program.attribute(n)
+            for n in stage.shared
+        ]
+        past = program.call(operator.getitem, self.state, stage.name)
+        target = RepeatLoop(
+            stage.name,
+            tuple(identifier(n) for n in stage.inputs),
+            tuple(identifier(n) for n in stage.outputs),
+            scope.batch,
+        )
+        node = program.call(target, past, *carried, *modules)
+        names = [*map(identifier, stage.outputs), stage.name]
+        parts = program.unpack(node, names)
+        for name, part in zip(stage.outputs, parts, strict=False):
+            shape = self.owner.shapes.get(name, ())
+            scope.streams[name] = note(part, shape, scope.batch)
+        assert extra is not None
+        self.nested[stage.name] = parts[-1]
+        scope.fresh()
+
+
+def call_module(module: Any, *words: Any) -> Any:
+    """`module(...)` for a module that is an argument; printed as such."""
+    return module(*words)
+
+
+@dataclass(eq=False)
+class RepeatLoop:
+    """A loop over the passes of a repeat, as one call: (state, streams, shared modules)."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    batch: int
+
+    __name__ = "passes"
+    __module__ = "nlc.codegen.torch_block"
+
+    def __call__(self, *args: Any) -> Any:
+        raise NotImplementedError("a loop runs as printed")
+
+

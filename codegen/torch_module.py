@@ -1,0 +1,215 @@
+"""The emitted `model.py`: library functions that are needed, then the classes, innermost first.
+
+In: a system whose updates are free of `grad`, its plan, and the spec's file name. Out: Python text
+that imports torch only; the same for the same spec.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+from nlc.codegen.library_source import library_texts
+from nlc.codegen.torch_block import UnitWriter
+from nlc.codegen.torch_memory import MemoryWriter
+from nlc.codegen.unit import Unit, expressions, of_memory, units
+from nlc.codegen.writer import Writer
+from nlc.ir.expr import Expr, postorder
+from nlc.ir.schedule import Plan
+from nlc.ir.shape import show
+from nlc.ir.system import Block, Equation, System
+
+
+class Emitter:
+    """Carries what all classes of a file share."""
+
+    def __init__(self, system: System, plan: Plan, spec: str):
+        self.system, self.plan, self.spec = system, plan, spec
+        self.used: set[str] = set()
+
+    def comment(self, step: Any) -> list[str]:
+        """The line of the spec that a statement comes from."""
+        return [f"{step.text}   ({self.place(step.span)})"]
+
+    def place(self, span: Any) -> str:
+        """A place in the spec: `spec.nl:12`."""
+        if span.source is self.system.source:
+            return f"{self.spec}:{span.line}"
+        return f"{PurePosixPath(span.source.name).name}:{span.line}"
+
+    def memory_writers(self, block: Block) -> dict[str, MemoryWriter]:
+        """The classes of a block's memories."""
+        found = {}
+        reads = _reads(block)
+        for memory in block.memories:
+            lines = [f"{s.text}   ({self.place(s.span)})" for s in memory.statements]
+            found[memory.name] = MemoryWriter(
+                block=block.name,
+                memory=memory,
+                schedule=self.plan.block(block.name).schedule(memory.name),
+                level=self.system.level(memory.level),
+                reads=frozenset(reads.get(memory.name, set())),
+                lines=tuple(lines),
+                used=self.used,
+                static=frozenset(_static(block)),
+            )
+        return found
+
+    def classes(self) -> list[str]:
+        """The text of every class, in order."""
+        texts = []
+        made = units(self.system, self.plan)
+        blocks = {u.title: u for u in made if u.kind == "block"}
+        shared = _shared(self.system)
+        for unit in made:
+            writers = self.memory_writers(unit.block) if unit.block is not None else {}
+            for memory in unit.memories:
+                out = Writer()
+                writers[memory.name].write(out)
+                texts.append(out.text())
+            out = Writer()
+            owner = UnitWriter(
+                unit, writers, self.used, self.comment, blocks, self.about(unit),
+                shared_blocks=shared,
+            )  # fmt: skip
+            owner.write(out)
+            if unit.kind == "model":
+                from nlc.codegen.objective import write_loss
+
+                write_loss(self, owner, out)
+            texts.append(out.text())
+        return texts
+
+    def about(self, unit: Unit) -> list[str]:
+        """What a class's docstring says."""
+        match unit.kind:
+            case "block":
+                assert unit.block is not None
+                ins = ", ".join(f"{i.name}{show(i.shape)}" for i in unit.block.inputs)
+                outs = ", ".join(f"{name}{show(shape)}" for name, shape in unit.block.outputs)
+                first = f"Block {unit.title}: {ins} -> {outs}."
+                return [first, *unit.block.comments]
+            case "pass":
+                return [f"One pass of `{unit.title}`."]
+            case _:
+                vocab = self.system.model.vocab if self.system.model else 0
+                return [f"The model {unit.title}: tokens [B, T] -> logits [B, T, {vocab}]."]
+
+    def text(self) -> str:
+        """The whole file."""
+        classes = self.classes()
+        library = library_texts(self.used)
+        body = "\n\n\n".join(t.strip("\n") for t in [*library, *classes])
+        out = Writer()
+        out.docstring(self.head())
+        out.blank()
+        out.line("from __future__ import annotations")
+        out.blank()
+        standard = []
+        if "math." in body:
+            standard.append("import math")
+        typed = [name for name in ("Any", "NamedTuple") if _mentions(body, name)]
+        if typed:
+            standard.append(f"from typing import {', '.join(typed)}")
+        for line in standard:
+            out.line(line)
+        if standard:
+            out.blank()
+        out.line("import torch")
+        if _mentions(body, "F."):
+            out.line("import torch.nn.functional as F")
+        out.line("from torch import Tensor, nn")
+        out.blank(2)
+        return out.text() + body + "\n"
+
+    def head(self) -> list[str]:
+        """The file's docstring."""
+        system = self.system
+        about = f": {system.about}" if system.about else ""
+        lines = [f"{system.name}{about}"]
+        lines.append(f"Made by nlc from {self.spec}. It imports torch only; change it as you like.")
+        lines.append("Levels, fastest first:")
+        for level in system.levels:
+            chunk = f", chunk {level.chunk}" if level.chunk > 1 else ""
+            lines.append(f"    {level.name}: {level.period}{chunk}")
+        return lines
+
+
+def _mentions(text: str, name: str) -> bool:
+    import re
+
+    word = re.escape(name) + (r"\b" if name[-1].isalnum() else "")
+    return re.search(rf"(?<![\w.\"']){word}", text) is not None
+
+
+def _shared(system: System) -> dict[str, str]:
+    from nlc.codegen.unit import calls
+
+    model = system.model
+    return {c.instance: c.block for c in calls(model.steps) if c.shared} if model else {}
+
+
+def _reads(block: Block) -> dict[str, set[tuple[str, str]]]:
+    """The reads that a block makes of each memory: (apply or bare, when)."""
+    found: dict[str, set[tuple[str, str]]] = {}
+    roots = list(expressions(block.steps))
+    for memory in block.memories:
+        roots += of_memory(memory)
+    roots += [i.default for i in block.inputs if i.default is not None]
+    applied: set[int] = set()
+    bare: list[Expr] = []
+    for node in postorder(roots):
+        if node.op == "attend":
+            found.setdefault(node.attr("memory"), set()).add(("apply", node.attr("when")))
+        if node.op == "state":
+            bare.append(node)
+    for node in postorder(roots):
+        states = [a for a in node.args[1:] if a.op == "state"] if node.op == "apply" else []
+        if states:
+            applied |= {id(a) for a in states}
+            found.setdefault(states[0].attr("memory"), set()).add(("apply", states[0].attr("when")))
+    direct: set[int] = set()
+    for node in postorder(roots):
+        skip = len(node.args) - 1 if node.op == "apply" else 0
+        for i, arg in enumerate(node.args):
+            if arg.op == "state" and not (skip and i >= 1):
+                direct.add(id(arg))
+    for root in roots:
+        if root.op == "state":
+            direct.add(id(root))
+    for node in bare:
+        if id(node) in direct:
+            found.setdefault(node.attr("memory"), set()).add(("bare", node.attr("when")))
+    return found
+
+
+def _static(block: Block) -> set[str]:
+    """The streams that do not depend on tokens."""
+    varying = {i.name for i in block.inputs}
+    equations = [s for s in block.steps if isinstance(s, Equation)]
+    for step in block.steps:
+        if not isinstance(step, Equation) and hasattr(step, "results"):
+            varying |= set(step.results)
+    changed = True
+    while changed:
+        changed = False
+        for step in equations:
+            if step.name in varying:
+                continue
+            leaves = list(postorder([step.value]))
+            moving = any(
+                n.op in ("state", "attend", "position", "shift", "conv")
+                or (n.op == "stream" and n.attr("name") in varying)
+                for n in leaves
+            )
+            if moving:
+                varying.add(step.name)
+                changed = True
+    return {s.name for s in equations} - varying
+
+
+def emit_model(system: System, plan: Plan, spec: str) -> str:
+    """Return the text of `model.py`."""
+    return Emitter(system, plan, spec).text()
+
+

@@ -1,0 +1,182 @@
+"""A compiled system: its modules, its package, its optimizer.
+
+In: a `System`. Out: `Compiled`, which makes modules from the emitted code. Stages: prepare (updates
+without `grad`), plan, emit, load.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from nlc.codegen.torch_module import emit_model
+from nlc.diagnostics import Faults
+from nlc.ir.expr import Expr, Graph, rewrite
+from nlc.ir.schedule import Plan, Schedule
+from nlc.ir.system import Assignment, Block, Memory, System
+from nlc.passes.differentiate import differentiate
+from nlc.passes.lower import lower
+from nlc.passes.plan import plan
+from nlc.passes.simplify import simplify
+from nlc.runtime.load import load_module
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from nlc.runtime.reference import Reference
+
+TARGETS = ("auto", "torch")
+
+
+def compile_system(system: System, target: str = "auto") -> Compiled:
+    """Compile a system. Raises `SpecError` for what cannot be compiled."""
+    if target not in TARGETS:
+        raise ValueError(f"the target is one of {', '.join(TARGETS)}, not {target!r}")
+    refuse(system)
+    ready = through(system)
+    schedule = plan(ready)
+    return Compiled(system, prepare(ready), schedule)
+
+
+def refuse(system: System) -> None:
+    """Refuse what resolves but cannot run yet."""
+    faults = Faults()
+    for code, words, span in getattr(system, "unsupported", ()):
+        faults.error(code, words, span, "not supported yet", "leave it out for now")
+    faults.stop_on_errors()
+
+
+def through(system: System) -> System:
+    """Write how gradients pass through updates into the updates."""
+    graph = system.graph_of
+
+    def memory(found: Memory) -> Memory:
+        match found.through:
+            case "first_order":
+                values = _constants(graph, [a.value for a in found.update])
+            case "stop":
+                values = [_stopped(graph, found, a) for a in found.update]
+            case _:
+                return found
+        update = tuple(
+            replace(a, value=v) for a, v in zip(found.update, values, strict=True)
+        )
+        return replace(found, update=update)
+
+    return _with_memories(system, memory)
+
+
+def _constants(graph: Graph, roots: list[Expr]) -> list[Expr]:
+    def stop(node: Expr, args: tuple[Expr, ...]) -> Expr | None:
+        read = node.op == "attend" or (
+            node.op == "apply" and any(a.op == "state" for a in node.args[1:])
+        )
+        if node.op != "grad" and not read:
+            return None
+        new = graph.make(node.op, *args, span=node.span, **dict(node.attrs))
+        return graph.make("stop", new, span=node.span)
+
+    return rewrite(graph, roots, stop)
+
+
+def _stopped(graph: Graph, memory: Memory, assignment: Assignment) -> Expr:
+    part = next(p for p in memory.variable(assignment.var).parts if p.name == assignment.part)
+    old = graph.make(
+        "state", memory=memory.name, var=assignment.var, part=assignment.part, when="prev",
+        shape=(*memory.lead, *part.shape),
+    )  # fmt: skip
+    change = graph.make("sub", assignment.value, old)
+    return graph.make("add", old, graph.make("stop", change))
+
+
+def prepare(system: System) -> System:
+    """Write every gradient inside an update as an expression."""
+    graph = system.graph_of
+
+    def memory(found: Memory) -> Memory:
+        values = simplify(graph, [a.value for a in found.update])
+        values = simplify(graph, differentiate(graph, lower(graph, values)))
+        update = tuple(replace(a, value=v) for a, v in zip(found.update, values, strict=True))
+        return replace(found, update=update)
+
+    return _with_memories(system, memory)
+
+
+def _with_memories(system: System, change: Any) -> System:
+    def block(found: Block) -> Block:
+        return replace(found, memories=tuple(map(change, found.memories)))
+
+    return replace(system, blocks=tuple(map(block, system.blocks)))
+
+
+class Compiled:
+    """What `nlc.compile` gives: modules, the package, the optimizer, the truth to compare with."""
+
+    def __init__(self, system: System, ready: System, schedule: Plan):
+        self.system = system
+        self._ready = ready
+        self._plan = schedule
+
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        """How each memory runs, by `block.memory`; by its own name where that is unique."""
+        found: dict[str, Schedule] = {}
+        names = [s.memory for b in self._plan.blocks for s in b.schedules]
+        for block in self._plan.blocks:
+            for schedule in block.schedules:
+                single = names.count(schedule.memory) == 1
+                name = schedule.memory if single else f"{block.block}.{schedule.memory}"
+                found[name] = schedule
+        return found
+
+    @property
+    def spec_name(self) -> str:
+        """The spec's file in the package."""
+        return "spec.yaml" if self.system.source.name.endswith((".yaml", ".yml")) else "spec.nl"
+
+    @cached_property
+    def source(self) -> str:
+        """The text of `model.py`."""
+        return emit_model(self._ready, self._plan, self.spec_name)
+
+    @cached_property
+    def module(self) -> ModuleType:
+        """The emitted code, loaded."""
+        return load_module(self.source, self.system.name)
+
+    def model(self, **new: Any) -> nn.Module:
+        """Make the model: `logits, state = model(tokens, state=None)`."""
+        if self.system.model is None:
+            raise ValueError("this system has no model; it has blocks: compiled.block(name)")
+        made: nn.Module = self.module.Model(**new)
+        return made
+
+    def block(self, name: str, **new: Any) -> nn.Module:
+        """Make a block: `out, state = block(x, state=None)`."""
+        from nlc.codegen.names import class_name
+
+        names = [block.name for block in self.system.blocks]
+        if name not in names:
+            raise ValueError(f"there is no block {name!r}; there are {', '.join(names)}")
+        made: nn.Module = getattr(self.module, class_name(name))(**new)
+        return made
+
+    def reference(self, name: str | None = None, module: nn.Module | None = None) -> Reference:
+        """Make the interpreter of a block, or of the model, over a module's parameters."""
+        from nlc.runtime.reference import Reference
+
+        if module is None:
+            module = self.model() if name is None else self.block(name)
+        return Reference(self.system, dict(module.named_parameters()), name)
+
+    def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
+        """Make the optimizer of all step levels for a model or a block."""
+        raise NotImplementedError
+
+    def write(self, folder: str | Path) -> None:
+        """Write the package that stands alone."""
+        raise NotImplementedError
