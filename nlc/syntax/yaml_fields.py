@@ -63,9 +63,8 @@ def is_split(text: str) -> bool:
     for char in text:
         if char in "([{":
             open_.append(char)
-        elif char in ")]}":
-            if not open_ or open_.pop() != _CLOSERS[char]:
-                return True
+        elif char in ")]}" and (not open_ or open_.pop() != _CLOSERS[char]):
+            return True
     return bool(open_)
 
 
