@@ -25,8 +25,19 @@ def flat_input(low: Lowering, form: Map, x: fx.Node) -> fx.Node:
     """Make the map's input axes one."""
     if len(form.inputs) < 2:
         return x
+    inner = unsplit(x, len(form.inputs))
+    if inner is not None:
+        return inner
     shape = (*x.meta["shape"][: rank_of(x) - len(form.inputs)], form.chain[0])
     return low.mark(low.program.method("flatten", x, -len(form.inputs)), shape, x)
+
+
+def unsplit(x: fx.Node, count: int) -> fx.Node | None:
+    """What was split into its last axes just before, where it was."""
+    if x.op == "call_method" and x.target == "unflatten" and len(x.args[2]) == count:
+        inner = x.args[0]
+        return inner if isinstance(inner, fx.Node) and "shape" in inner.meta else None
+    return None
 
 
 def split_output(low: Lowering, form: Map, y: fx.Node) -> fx.Node:

@@ -60,6 +60,7 @@ class Lowering:
     structured: Callable[[Lowering, Expr], Operand | None]
     like: fx.Node
     done: dict[Expr, Operand] = field(default_factory=dict)
+    rename: dict[str, str] = field(default_factory=dict)
 
     def value(self, expr: Expr) -> Operand:
         """Build an expression; a number stays a number."""
@@ -87,7 +88,8 @@ class Lowering:
             case "let":
                 value = self.value(expr.args[0])
                 if isinstance(value, fx.Node):
-                    value.meta.setdefault("name", str(expr.attr("name")))
+                    name = str(expr.attr("name"))
+                    value.meta.setdefault("name", self.rename.get(name, name))
                 return value
         args = [self.value(arg) for arg in expr.args]
         return SPELLING[expr.op](self, expr, args)

@@ -84,7 +84,7 @@ def module_text(weight: Weight, used: set[str]) -> tuple[str, list[str]]:
             return "nn.Embedding", [*chain, "**new"]
         case "conv":
             used.add("Conv")
-            words = [str(form.inputs[-1].size), str(form.option("width"))]
+            words = [str(form.parts[0].shape[0].size), str(form.option("width"))]
             return "Conv", [*words, *(["bias=True"] if biased else []), "**new"]
         case "mlp":
             used.add("MLP")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from nlc.codegen import library
-from nlc.codegen.apply import apply_module, apply_parts
+from nlc.codegen.apply import apply_module, apply_parts, unsplit
 from nlc.codegen.arguments import state_name
 from nlc.codegen.lowering import Lowering, batch_of, rank_of
 from nlc.codegen.names import identifier
@@ -275,8 +275,8 @@ class Scope:
         x = self.low.narrow(self.spread(self.low.tensor(expr.args[0])))
         shape = x.meta["shape"]
         if len(shape) > 1:
-            flat = self.low.program.method("flatten", x, self.batch)
-            x = note(flat, shape[:1], self.batch)
+            inner = unsplit(x, len(shape))
+            x = inner or note(self.program.method("flatten", x, self.batch), shape[:1], self.batch)
         path = weight if self.batch == 2 else f"{weight}.step"
         node = self.program.module(path, x, self.past(slot))
         y = self.remember(node, slot, expr, bool(self.like.meta["wide"]), "convolved")

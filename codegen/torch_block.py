@@ -358,7 +358,7 @@ class UnitWriter:
     def body(self, out: Writer, batch: int) -> None:
         """Write the statements of `forward` or `step`."""
         unit, program = self.unit, Program()
-        names = Names(reserved() | {identifier(i.name) for i in unit.inputs} | {"state", "layer"})
+        names = Names(reserved() | {identifier(i.name) for i in unit.inputs} | {"state"})
         state = program.input("state")
         inputs = {}
         for entry in unit.inputs:

@@ -354,6 +354,7 @@ class MemoryWriter:
 
         like = self.like(program, inputs, [first])
         low = Lowering(program, 1, leaf, taken(inputs, leaf), like)
+        low.rename = {v.name or "self": n for v, n in zip(memory.variables, self.states, strict=True)}
         after = {v.name: dict(states[v.name]) for v in memory.variables}
         for assignment in memory.update:
             old = states[assignment.var][assignment.part]

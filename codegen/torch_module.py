@@ -152,35 +152,31 @@ def _shared(system: System) -> dict[str, str]:
 def _reads(block: Block) -> dict[str, set[tuple[str, str]]]:
     """The reads that a block makes of each memory: (apply or bare, when)."""
     found: dict[str, set[tuple[str, str]]] = {}
-    roots = list(expressions(block.steps))
+    outside = list(expressions(block.steps))
+    outside += [i.default for i in block.inputs if i.default is not None]
+    _read_in(outside, "", found)
     for memory in block.memories:
-        roots += of_memory(memory)
-    roots += [i.default for i in block.inputs if i.default is not None]
-    applied: set[int] = set()
-    bare: list[Expr] = []
+        _read_in(of_memory(memory), memory.name, found)
+    return found
+
+
+def _read_in(roots: list[Expr], own: str, found: dict[str, set[tuple[str, str]]]) -> None:
+    bare = {root for root in roots if root.op == "state"}
     for node in postorder(roots):
         if node.op == "attend":
             found.setdefault(node.attr("memory"), set()).add(("apply", node.attr("when")))
-        if node.op == "state":
-            bare.append(node)
-    for node in postorder(roots):
-        states = [a for a in node.args[1:] if a.op == "state"] if node.op == "apply" else []
-        if states:
-            applied |= {id(a) for a in states}
-            found.setdefault(states[0].attr("memory"), set()).add(("apply", states[0].attr("when")))
-    direct: set[int] = set()
-    for node in postorder(roots):
-        skip = len(node.args) - 1 if node.op == "apply" else 0
-        for i, arg in enumerate(node.args):
-            if arg.op == "state" and not (skip and i >= 1):
-                direct.add(id(arg))
-    for root in roots:
-        if root.op == "state":
-            direct.add(id(root))
+        first = 1 if node.op == "apply" else 0
+        bare |= {arg for arg in node.args[:first] if arg.op == "state"}
+        states = [arg for arg in node.args[first:] if arg.op == "state"]
+        if first == 0:
+            bare |= set(states)
+        for state in states if first else []:
+            if state.attr("memory") != own:
+                kind = ("apply", state.attr("when"))
+                found.setdefault(state.attr("memory"), set()).add(kind)
     for node in bare:
-        if id(node) in direct:
+        if node.attr("memory") != own:
             found.setdefault(node.attr("memory"), set()).add(("bare", node.attr("when")))
-    return found
 
 
 def _static(block: Block) -> set[str]:
