@@ -56,6 +56,8 @@ def apply_module(low: Lowering, expr: Expr, path: str) -> fx.Node:
     x = low.tensor(expr.args[0])
     if form.kind != "table":
         x = low.narrow(flat_input(low, form, x))
+    elif not x.meta.get("integer"):
+        x = low.mark(low.program.method("long", x), x.meta["shape"], x)
     node = low.program.module(path, x)
     out = form.chain[-1]
     if form.kind == "table":
@@ -69,6 +71,8 @@ def apply_parts(low: Lowering, expr: Expr, parts: Mapping[str, fx.Node]) -> fx.N
     form: Map = expr.attr("map")
     x = low.tensor(expr.args[0])
     if form.kind == "table":
+        if not x.meta.get("integer"):
+            x = low.mark(low.program.method("long", x), x.meta["shape"], x)
         return low.mark(
             low.program.call(library.rows, parts["weight"], x), expr.shape, parts["weight"], x
         )

@@ -118,16 +118,21 @@ class Lowering:
 
         batch, shape = batch_of(value), value.meta["shape"]
         node = self.program.method("unsqueeze", value, place)
+        if value.meta.get("bool"):
+            node.meta["bool"] = True
         if place >= batch:
             own = place - batch
             shape = (*shape[:own], ONE, *shape[own:])
             return note(node, shape, batch, is_wide(value))
         return note(node, shape, batch + 1, is_wide(value))
 
-    def align(self, values: list[Operand], keep: tuple[int, ...] | int = 0) -> list[Operand]:
+    def align(
+        self, values: list[Operand], keep: tuple[int, ...] | int = 0, bools: bool = False
+    ) -> list[Operand]:
         """Bring values to equal rank behind the batch axes.
 
-        `keep` says how many last axes of each are not part of what is aligned.
+        `keep` says how many last axes of each are not part of what is aligned; `bools` leaves
+        comparisons as they are.
         """
         kept = keep if isinstance(keep, tuple) else (keep,) * len(values)
         batch = max(map(batch_of, values))
@@ -135,7 +140,7 @@ class Lowering:
         result: list[Operand] = []
         for value, last in zip(values, kept, strict=True):
             if isinstance(value, fx.Node):
-                value = self.as_number(value)
+                value = value if bools else self.as_number(value)
                 if batch_of(value) == 0 or batch == 0:
                     result.append(value)
                     continue
@@ -244,10 +249,7 @@ def _where(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
     if not condition.meta.get("bool"):
         zero = low.program.call(operator.ne, condition, 0.0)
         condition = note(zero, condition.meta["shape"], batch_of(condition))
-    known = condition.meta.pop("bool", None)
-    aligned = low.align([condition, yes, no])
-    if known:
-        condition.meta["bool"] = True
+    aligned = low.align([condition, yes, no], bools=True)
     if not any(isinstance(a, fx.Node) for a in (yes, no)):
         aligned[1] = low.program.call(library.number, yes, low.like)
         note(aligned[1], (), 0, is_wide(low.like))
@@ -400,6 +402,8 @@ def _rotate(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
 
 def _lookup(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
     table, index = args
+    if not index.meta.get("integer"):
+        index = low.mark(low.program.method("long", index), index.meta["shape"], index)
     return low.make(expr, F.embedding, index, table)
 
 

@@ -128,13 +128,17 @@ class Printer:
         """Say whether a value is no longer needed after another's statement."""
         return self._last_use(node) <= self._place[at]
 
-    def take(self, wanted: str, node: fx.Node, owner: fx.Node) -> str:
-        """Name a node; a name whose value is no longer needed is used again."""
+    def take(self, wanted: str, node: fx.Node, owner: fx.Node, before: bool = False) -> str:
+        """Name a node; a name whose value is no longer needed is used again.
+
+        `before` says that the node is printed before its owner, which may need other values still.
+        """
         from nlc.codegen.names import identifier
 
         base = identifier(wanted)
         holder = self.holders.get(base)
-        free = holder is not None and self._last_use(holder) <= self._place[owner]
+        limit = self._place[owner] - (1 if before else 0)
+        free = holder is not None and self._last_use(holder) <= limit
         name = base if free and base not in self.pinned else self.names.fresh(wanted)
         self.bind(node, name)
         return name
@@ -180,6 +184,9 @@ class Printer:
         if len(line) <= self.writer.room:
             self.writer.line(line)
             return
+        if not self._splittable(node):
+            self.writer.line(line)
+            return
         start, arguments = self._pieces(node)
         for text in split_call(f"{head} = {start}(", arguments, ")", self.writer.room):
             self.writer.line(text)
@@ -204,7 +211,7 @@ class Printer:
             name = self._temporary(part)
             self.fit(part)
             body = self.expression(part)[0]
-            self.write(self.take(name, part, node), part, body)
+            self.write(self.take(name, part, node, before=True), part, body)
 
     def _longest(self, node: fx.Node, room: int) -> fx.Node | None:
         best: tuple[int, fx.Node] | None = None
@@ -223,8 +230,23 @@ class Printer:
             yield from self._inside(argument)
 
     def _temporary(self, node: fx.Node) -> str:
-        name = TEMPORARY.get(node.target)
-        return name or str(node.meta.get("name", "value"))
+        if "name" in node.meta:
+            return str(node.meta["name"])
+        if getattr(node.target, "__name__", "") == "wide" and isinstance(node.args[0], fx.Node):
+            # the same value, more precisely
+            return self.bound.get(node.args[0], "value")
+        if node.target is operator.getitem and isinstance(node.args[1], str):
+            return node.args[1]
+        return TEMPORARY.get(node.target) or "value"
+
+    def settle(self, value: Operand, room: int) -> None:
+        """Give a result a name where its text is too long to stand in the return."""
+        if isinstance(value, fx.Node) and value not in self.bound:
+            if len(self.expression(value)[0]) > room:
+                self.fit(value)
+                body = self.expression(value)[0]
+                self.write(self.names.fresh("result"), value, body)
+                self.bind(value, "result")
 
     # ---- expressions ---------------------------------------------------------------------------
 

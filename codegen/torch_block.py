@@ -29,7 +29,14 @@ from nlc.codegen.parameters import (
 from nlc.codegen.printer import Printer
 from nlc.codegen.program import Program, choose, note
 from nlc.codegen.scope import Scope, memory_path
-from nlc.codegen.torch_memory import MemoryWriter, bare, own_parameters, reserved
+from nlc.codegen.torch_memory import (
+    MemoryWriter,
+    Raw,
+    bare,
+    own_parameters,
+    reserved,
+    write_dict,
+)
 from nlc.codegen.unit import Passes, Unit, calls, expressions, of_memory as updates_of, streams
 from nlc.codegen.writer import Writer, split_call
 from nlc.ir.expr import Expr, postorder
@@ -236,7 +243,7 @@ class UnitWriter:
             printer.bind(batch, "batch")
             printer.bind(like, "like")
             printer.run()
-            self.write_dict(out, printer, "return ", entries)
+            write_dict(out, printer, "return ", entries)
         out.blank()
 
     def ordered_memories(self) -> list[Memory]:
@@ -280,39 +287,6 @@ class UnitWriter:
             n.op == "state" and n.attr("memory") == memory.name and n.attr("when") == "start"
             for n in postorder(self.all_expressions())
         )
-
-    def write_dict(self, out: Writer, printer: Printer, head: str, entries: dict[str, Any]) -> None:
-        """Write a dict, on one line if it fits."""
-        pairs = []
-        for key, value in entries.items():
-            text = value.text if isinstance(value, Raw) else printer.operand(value)
-            pairs.append(f'"{key}": {text}')
-        line = head + "{" + ", ".join(pairs) + "}"
-        if len(line) <= out.room:
-            out.line(line)
-            return
-        out.line(head + "{")
-        with out.indent():
-            for key, value in entries.items():
-                text = value.text if isinstance(value, Raw) else printer.operand(value)
-                if len(text) + len(key) + 5 <= out.room:
-                    out.line(f'"{key}": {text},')
-                else:
-                    self.write_comprehension(out, key, text)
-        out.line("}")
-
-    def write_comprehension(self, out: Writer, key: str, text: str) -> None:
-        """Write an entry that is too long for its line."""
-        if text.startswith("{"):
-            value, _, rest = text[1:-1].partition(" for ")
-            out.line(f'"{key}": {{')
-            out.line(f"    {value}")
-            out.line(f"    for {rest}")
-            out.line("},")
-            return
-        head, _, inner = text.partition("(")
-        for line in split_call(f'"{key}": {head}(', [inner[:-1]], "),", out.room):
-            out.line(line)
 
     # ---- forward and step ----------------------------------------------------------------------
 
@@ -365,6 +339,7 @@ class UnitWriter:
             node = program.input(identifier(entry.name))
             shape = self.shapes.get(entry.name, entry.shape)
             inputs[entry.name] = note(node, shape, batch)
+            node.meta["integer"] = entry.integer
         first = next((n for e, n in inputs.items() if e not in unit.optional), None)
         assert first is not None
         like = next(
@@ -401,7 +376,7 @@ class UnitWriter:
         printer.run()
         texts = [printer.operand(o) for o in outputs]
         result = texts[0] if len(texts) == 1 else f"({', '.join(texts)})"
-        self.write_dict(out, printer, "state = ", entries)
+        write_dict(out, printer, "state = ", entries)
         out.line(f"return {result}, state")
 
     def prologue(
@@ -497,13 +472,6 @@ class UnitWriter:
             entries["position"] = scope.program.call(operator.add, scope.position, count)
         entries |= {path: nested[path] for path, _ in self.modules() if path in nested}
         return entries
-
-
-@dataclass(frozen=True)
-class Raw:
-    """Text that stands in emitted code as it is."""
-
-    text: str
 
 
 def initial_arguments(scope: Scope, memory: Memory) -> list[Any]:

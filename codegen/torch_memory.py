@@ -379,8 +379,16 @@ class MemoryWriter:
         program.finish(tuple(results))
         with out.indent():
             printer = self.body(out, program)
-            texts = [printer.operand(r) for r in results]
-            out.line(f"return {', '.join(texts)}")
+            if len(results) == 1 and isinstance(results[0], dict):
+                write_dict(out, printer, "return ", results[0])
+            else:
+                for i, result in enumerate(results):
+                    if isinstance(result, dict):
+                        write_dict(out, printer, f"{self.states[i]} = ", result)
+                        results[i] = Raw(self.states[i])
+                    printer.settle(results[i], out.room - 7 if len(results) == 1 else 40)
+                texts = [r.text if isinstance(r, Raw) else printer.operand(r) for r in results]
+                out.line(f"return {', '.join(texts)}")
         out.blank()
 
     def _read_step(self, out: Writer) -> None:
@@ -422,6 +430,42 @@ class MemoryWriter:
         from nlc.codegen.torch_tiles import write_reads
 
         write_reads(self, out)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Text that stands in emitted code as it is."""
+
+    text: str
+
+
+def write_dict(out: Writer, printer: Printer, head: str, entries: dict[str, object]) -> None:
+    """Write a dict, on one line if it fits."""
+    texts = {
+        key: value.text if isinstance(value, Raw) else printer.operand(value)
+        for key, value in entries.items()
+    }
+    line = head + "{" + ", ".join(f'"{key}": {text}' for key, text in texts.items()) + "}"
+    if len(line) <= out.room:
+        out.line(line)
+        return
+    out.line(head + "{")
+    with out.indent():
+        for key, text in texts.items():
+            if len(text) + len(key) + 5 <= out.room:
+                out.line(f'"{key}": {text},')
+            elif text.startswith("{"):
+                value, _, rest = text[1:-1].partition(" for ")
+                out.line(f'"{key}": {{')
+                whole = f"{value} for {rest}"
+                for part in [whole] if len(whole) + 4 <= out.room else [value, f"for {rest}"]:
+                    out.line(f"    {part}")
+                out.line("},")
+            else:
+                start, _, inner = text.partition("(")
+                for part in split_call(f'"{key}": {start}(', [inner[:-1]], "),", out.room):
+                    out.line(part)
+    out.line("}")
 
 
 def taken(

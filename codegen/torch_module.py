@@ -88,7 +88,7 @@ class Emitter:
                 ins = ", ".join(f"{i.name}{show(i.shape)}" for i in unit.block.inputs)
                 outs = ", ".join(f"{name}{show(shape)}" for name, shape in unit.block.outputs)
                 first = f"Block {unit.title}: {ins} -> {outs}."
-                return [first, *unit.block.comments]
+                return [first, *(c for c in unit.block.comments if c.strip())]
             case "pass":
                 return [f"One pass of `{unit.title}`."]
             case _:

@@ -103,9 +103,8 @@ def _vector(
         return None
     node = low.tensor(expr)
     rank = rank_of(node)
-    if not has_axis:
-        node = low.unsqueeze(node, batch_of(node) + rank) if rank or batch_of(node) else node
-        rank += 1
+    if not has_axis and rank <= lead and (rank or batch_of(node)):
+        node = low.unsqueeze(node, batch_of(node) + rank)
     node = _lifted(low, node, lead + 1)
     if node.op != "placeholder":
         node.meta.setdefault("name", name)
