@@ -1,0 +1,162 @@
+"""The shipped systems written by hand from their papers: whole models over whole sequences.
+
+`MODELS` holds, by the spec's name, a function (parameters, tokens, dims) -> (logits, states); the
+states are nested by instance and hold every memory (convolutions and counters are left out).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.references import cores, titans
+from tests.references.layers import (
+    conv,
+    heads,
+    layernorm,
+    linear,
+    rmsnorm,
+    rope,
+    silu,
+    unit,
+    within,
+)
+
+P = dict[str, Tensor]
+Dims = Mapping[str, int]
+Mixed = tuple[Tensor, dict[str, Any]]
+Mixer = Callable[[P, Tensor, Dims], Mixed]
+Norm = Callable[[Tensor], Tensor]
+
+
+def state(x: Tensor, dims: Dims) -> Tensor:
+    """An empty matrix for each row and head."""
+    return torch.zeros(x.shape[0], dims["heads"], dims["d_v"], dims["d_k"], dtype=x.dtype)
+
+
+def split(p: P, name: str, x: Tensor, dims: Dims) -> Tensor:
+    """W x, [B, T, heads, ...]."""
+    return heads(linear(p, name, x), dims["heads"])
+
+
+def short(p: P, of: str, x: Tensor, dims: Dims) -> Tensor:
+    """silu of the short convolution of a projection, by heads."""
+    return heads(silu(conv(p, f"conv_{of}", linear(p, f"W_{of}", x))), dims["heads"])
+
+
+def out(p: P, y: Tensor) -> Tensor:
+    return linear(p, "W_o", y.flatten(-2))
+
+
+def glu(p: P, x: Tensor) -> Tensor:
+    gate, up, down = p["F.gate"], p["F.up"], p["F.down"]
+    return (silu(x @ gate.mT) * (x @ up.mT)) @ down.mT
+
+
+def mlp(p: P, x: Tensor) -> Tensor:
+    return titans.gelu(x @ p["F.layer1.weight"].mT) @ p["F.layer2.weight"].mT
+
+
+# ---- mixers --------------------------------------------------------------------------------------
+
+
+def linear_attention(p: P, x: Tensor, dims: Dims) -> Mixed:
+    """y = sum_i v_i <phi(k_i), phi(q)> / sum_i <phi(k_i), phi(q)>, phi = elu + 1."""
+    q, k = (1 + torch.nn.functional.elu(split(p, n, x, dims)) for n in ("W_q", "W_k"))
+    v = split(p, "W_v", x, dims)
+    y, S = cores.linear_attention(q, k, v, state(x, dims))
+    total = k.cumsum(1)
+    y = y / (total * q).sum(-1, keepdim=True).clamp(min=1e-6)
+    return out(p, y), {"M": S, "z": total[:, -1]}
+
+
+def retention(p: P, x: Tensor, dims: Dims) -> Mixed:
+    """S = gamma S + v k^T with gamma = 1 - 2^(-5 - head); a norm per head, a swish gate."""
+    q, k = (rope(split(p, n, x, dims)) for n in ("W_q", "W_k"))
+    v = split(p, "W_v", x, dims)
+    gamma = 1 - 2.0 ** (-5 - torch.arange(dims["heads"], dtype=x.dtype))
+    decay = gamma.expand(*x.shape[:2], dims["heads"])
+    y, S = cores.decayed_attention(q, k / dims["d_k"] ** 0.5, v, decay, state(x, dims))
+    gated = silu(split(p, "W_g", x, dims)) * layernorm(y)
+    return out(p, gated), {"M": S}
+
+
+def deltanet(p: P, x: Tensor, dims: Dims) -> Mixed:
+    q, k, v = (short(p, of, x, dims) for of in "qkv")
+    beta = torch.sigmoid(linear(p, "W_beta", x))
+    y, S = cores.delta_rule(unit(q), unit(k), v, beta, state(x, dims))
+    return out(p, rmsnorm(y) * p["gain"]), {"M": S}
+
+
+def gated_deltanet(p: P, x: Tensor, dims: Dims) -> Mixed:
+    q, k, v = (short(p, of, x, dims) for of in "qkv")
+    beta = torch.sigmoid(linear(p, "W_beta", x))
+    step = torch.nn.functional.softplus(linear(p, "W_dt", x) + p["b"])
+    a = torch.exp(-torch.exp(p["A"]) * step)
+    y, S = cores.gated_delta_rule(unit(q), unit(k), v, a, beta, state(x, dims))
+    return out(p, rmsnorm(y) * p["gain"] * silu(split(p, "W_g", x, dims))), {"S": S}
+
+
+def attention(p: P, x: Tensor, dims: Dims) -> Mixed:
+    q, k = (rope(split(p, n, x, dims)) for n in ("W_q", "W_k"))
+    v = split(p, "W_v", x, dims)
+    window = dims.get("window")
+    y = cores.softmax_attention(q, k, v, window)
+    first = 0 if window is None else max(x.shape[1] - window, 0)
+    pairs = {"key": k[:, first:].transpose(1, 2), "value": v[:, first:].transpose(1, 2)}
+    return out(p, y), {"A": pairs}
+
+
+def titans_lmm(p: P, x: Tensor, dims: Dims) -> Mixed:
+    q, k = (unit(short(p, of, x, dims)) for of in "qk")
+    v = silu(split(p, "W_v", x, dims))
+    gates = [torch.sigmoid(linear(p, n, x)) for n in ("W_lr", "W_m", "W_f")]
+    names = ("layer1.weight", "layer2.weight")
+    first = tuple(p[f"M.{n}"].expand(x.shape[0], *p[f"M.{n}"].shape) for n in names)
+    y, M, S = titans.mlp_memory(q, k, v, *gates, first, dims["chunk"])
+    states = {"M": dict(zip(names, M, strict=True)), "M.S": dict(zip(names, S, strict=True))}
+    return out(p, rmsnorm(y)), states
+
+
+# ---- models --------------------------------------------------------------------------------------
+
+
+def stack(
+    *layers: tuple[str, Mixer | Callable[[P, Tensor], Tensor]],
+    passes: int = 4,
+    norm: Norm = rmsnorm,
+) -> Callable[[P, Tensor, Dims], Mixed]:
+    """x = x + layer(norm(x)) for each layer in turn, `passes` times over."""
+
+    def model(p: P, tokens: Tensor, dims: Dims) -> Mixed:
+        x, states = p["embed.weight"][tokens], {}
+        for turn in range(passes):
+            found: dict[str, Any] = {}
+            for name, layer in layers:
+                own = within(p, f"repeat.{turn}.{name}.")
+                if layer in (glu, mlp):
+                    x = x + layer(own, norm(x))  # type: ignore[call-arg, operator]
+                else:
+                    y, found[name] = layer(own, norm(x), dims)  # type: ignore[call-arg, misc]
+                    x = x + y
+            states[str(turn)] = found
+        return linear(p, "unembed", norm(x)), {"repeat": states}
+
+    return model
+
+
+MODELS: dict[str, Callable[[P, Tensor, Dims], Mixed]] = {
+    "linear_attention": stack(("mixer", linear_attention), ("mlp", mlp)),
+    "retnet": stack(("retention", retention), ("ffn", mlp), norm=layernorm),
+    "deltanet": stack(("mixer", deltanet), ("ffn", glu)),
+    "gated_deltanet": stack(("mixer", gated_deltanet), ("ffn", glu)),
+    "transformer": stack(("attention", attention), ("ffn", glu)),
+    "sliding_window": stack(("attention", attention), ("ffn", glu)),
+    "hybrid": stack(
+        ("mixer", gated_deltanet), ("ffn", glu), ("attention", attention), ("ffn_1", glu), passes=2
+    ),
+    "titans_lmm": stack(("mixer", titans_lmm)),
+}

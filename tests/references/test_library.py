@@ -1,0 +1,74 @@
+"""Every shipped system against a model written by hand: logits, states, loss, all gradients."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import nlc
+from nlc.ir.system import System
+from nlc.runtime.reference import Reference
+from tests.references.compare import close, draw_parameters, gradients, leaves, same_state
+from tests.references.layers import cross_entropy
+from tests.references.library import MODELS
+
+SPECS = Path(str(files("nlc.specs")))
+# small sizes, all different; the rest is as shipped
+SMALL = {"d": 8, "heads": 2, "d_k": 4, "d_v": 6, "hidden": 10, "window": 3}
+CHUNK = 3
+
+
+@cache
+def small(name: str) -> System:
+    path = SPECS / f"{name}.nl"
+    shipped = nlc.load(path)
+    changes: dict[str, int] = {f"dims.{d}": SMALL[d] for d, _ in shipped.dims}
+    changes |= {f"levels.{v.name}.chunk": CHUNK for v in shipped.levels if v.chunk > 1}
+    return nlc.load(path, set=changes)
+
+
+def draw_tokens(length: int, seed: int = 3) -> Tensor:
+    return torch.randint(256, (2, length), generator=torch.Generator().manual_seed(seed))
+
+
+def test_every_shipped_system_has_a_model_by_hand() -> None:
+    shipped = {path.stem for path in SPECS.iterdir() if path.suffix in (".nl", ".yaml")}
+    assert shipped - {"rules"} == set(MODELS)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_agrees_with_the_model_by_hand(name: str) -> None:
+    system = small(name)
+    p, tokens, targets = draw_parameters(system, None), draw_tokens(7), draw_tokens(7, 4)
+    run, dims = Reference(system, p), dict(system.dims) | {"chunk": CHUNK}
+    logits, state = run(tokens)
+    wanted, wanted_state = MODELS[name](p, tokens, dims)
+    close(logits, wanted, "logits")
+    ours, theirs = leaves(state), leaves(wanted_state)
+    assert set(theirs) <= set(ours)
+    for path, value in theirs.items():
+        close(ours[path], value, path)
+    expected = cross_entropy(wanted, targets)
+    loss = run.loss(tokens, targets)
+    close(loss, expected, "loss")
+    found = gradients(loss, p)
+    for path, value in gradients(expected, p).items():
+        close(found[path], value, f"gradient of {path}")
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_a_cut_sequence_is_one_pass(name: str) -> None:
+    system = small(name)
+    p, tokens = draw_parameters(system, None), draw_tokens(5)
+    with torch.no_grad():
+        run = Reference(system, p)
+        whole, last = run(tokens)
+        first, state = run(tokens[:, :2])
+        second, after = run(tokens[:, 2:], state)
+    close(torch.cat([first, second], dim=1), whole, "logits")
+    same_state(after, last)
