@@ -12,25 +12,30 @@ from nlc.codegen.names import Names
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.system import Memory
 
-OUTSIDE = ("param", "state", "attend", "shift", "conv", "position")
+OUTSIDE = ("param", "state", "attend", "shift", "conv", "position", "due")
 
 
-def own(memory: Memory, node: Expr) -> bool:
+def own(memory: Memory, node: Expr, starting: bool) -> bool:
     """Say whether a leaf is a running state of the memory, or that of its chunk's start."""
     if node.op == "variable":
         return True
-    return node.op == "state" and node.attr("memory") == memory.name
+    if node.op != "state" or node.attr("memory") != memory.name:
+        return False
+    return starting or node.attr("when") != "initial"
 
 
-def arguments(memory: Memory, roots: Iterable[Expr]) -> dict[Expr, str]:
+def arguments(
+    memory: Memory, roots: Iterable[Expr], starting: bool = False
+) -> dict[Expr, str]:
     """Name what the block has to evaluate: streams, and whatever needs its weights or its past.
 
-    The order is that of first use, streams first.
+    The order is that of first use, streams first. `starting` says that the expressions are of the
+    initial state, in which an extra state may read the memory's own.
     """
     roots = list(roots)
     mine: set[Expr] = set()
     for node in postorder(roots):
-        if own(memory, node) or any(arg in mine for arg in node.args):
+        if own(memory, node, starting) or any(arg in mine for arg in node.args):
             mine.add(node)
     found: list[Expr] = []
     seen: set[Expr] = set()
@@ -42,7 +47,7 @@ def arguments(memory: Memory, roots: Iterable[Expr]) -> dict[Expr, str]:
         seen.add(node)
         if node.op == "stream" or (node not in mine and _outside(node)):
             found.append(node)
-        elif not own(memory, node):
+        elif not own(memory, node, starting):
             stack.extend(reversed(node.args))
     found.sort(key=lambda node: node.op != "stream")
     states = {identifier for identifier in _state_names(memory)}

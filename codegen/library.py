@@ -66,6 +66,11 @@ def positions(start: int, tokens: int, like: Tensor) -> Tensor:
     return torch.arange(start, start + tokens, device=like.device, dtype=dtype)[None]
 
 
+def due(position: Tensor, period: int) -> Tensor:
+    """1 at the last token of each period, else 0."""
+    return ((position + 1) % period == 0).to(position.dtype)
+
+
 def zeros(like: Tensor, *shape: int) -> Tensor:
     """Give zeros in float32 or better, where states are kept."""
     return like.new_zeros(shape, dtype=torch.promote_types(like.dtype, torch.float32))

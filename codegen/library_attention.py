@@ -20,6 +20,7 @@ class Pairs(NamedTuple):
     keys: Tensor
     values: Tensor
     before: int
+    position: int = 0
 
 
 def as_pairs(x: Tensor, cache: dict[str, Tensor], sequence: bool) -> Tensor:
@@ -35,15 +36,28 @@ def weave(*several: Tensor) -> Tensor:
 
 
 def append_pairs(
-    keys: Tensor, values: Tensor, cache: dict[str, Tensor], window: int | None
+    keys: Tensor,
+    values: Tensor,
+    cache: dict[str, Tensor],
+    window: int | None,
+    per_token: int = 1,
+    reset: int | None = None,
+    position: int = 0,
 ) -> tuple[Pairs, dict[str, Tensor]]:
-    """Add pairs [B, *lead, n, d] to a cache; the new cache keeps only the window."""
+    """Add pairs [B, *lead, n, d] to a cache; the new cache keeps only the window.
+
+    `reset`: pairs are forgotten at the end of each so many tokens; `position` is the first token's.
+    """
+    tokens = keys.shape[-2] // per_token
     older = cache["key"].shape[-2]
     keys = torch.cat((cache["key"], keys.to(cache["key"].dtype)), -2)
     values = torch.cat((cache["value"], values.to(cache["value"].dtype)), -2)
     first = 0 if window is None else max(keys.shape[-2] - window, 0)
+    if reset is not None:
+        last = (position + tokens) // reset * reset - position
+        first = max(first, older + per_token * last) if last > 0 else first
     kept = {"key": keys[..., first:, :], "value": values[..., first:, :]}
-    return Pairs(keys, values, older), kept
+    return Pairs(keys, values, older, position), kept
 
 
 def attend(
@@ -55,9 +69,10 @@ def attend(
     late: bool = True,
     lead: int = 1,
     first: tuple[Tensor, Tensor] | None = None,
+    reset: int | None = None,
 ) -> Tensor:
     """Read for all tokens at once; `late` sees the token's own pairs, `first` are always seen."""
-    keys, values, older = pairs
+    keys, values, older, position = pairs
     tokens, more = q.shape[1], q.shape[2 + lead : -1]
     front = keys.shape[: 1 + lead]
     # [B, T, *lead, *more, d] -> [B, H, more * T, d]
@@ -72,7 +87,8 @@ def attend(
         kept = [x.reshape(1, -1, *x.shape[-2:]).expand(front[0], -1, -1, -1) for x in first]
         keys = torch.cat((kept[0].to(keys.dtype), keys), 2)
         values = torch.cat((kept[1].to(values.dtype), values), 2)
-    if late and window is None and older == 0 and always == 0 and per_token == 1 and not more:
+    alone = window is None and reset is None
+    if late and alone and older == 0 and always == 0 and per_token == 1 and not more:
         y = F.scaled_dot_product_attention(rows, keys, values, is_causal=True, scale=scale)
     else:
         # token t sees the pairs from `low` up to, not including, `high`
@@ -82,6 +98,9 @@ def attend(
         seen = pair < high
         if window is not None:
             seen = seen & (pair >= high - window)
+        if reset is not None:
+            begin = (position + token) // reset * reset - position
+            seen = seen & ((begin <= 0) | (pair >= older + per_token * begin))
         seen = torch.cat((seen.new_ones(tokens, always), seen), 1).repeat(max(more.numel(), 1), 1)
         if total + always == 0:
             y = rows.new_zeros(*rows.shape[:-1], values.shape[-1])

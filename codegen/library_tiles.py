@@ -37,6 +37,7 @@ class Tiles(NamedTuple):
     starts: Tensor  # M_0 of each tile [B, N, H, d_v, d_k]
     tokens: int
     lead: tuple[int, ...]
+    origin: Tensor | None = None  # the state before the chunk, as it is
 
 
 class UnitLowerInverse(torch.autograd.Function):
@@ -137,7 +138,7 @@ def scan_tiles(
 
 def read_tiles(q: Tensor, path: Tiles, late: bool = True) -> Tensor:
     """M_t q_t (late), or M_{t-1} q_t: q [B, T, *lead, *more, d_k] -> [B, T, *lead, *more, d_v]."""
-    keys, writes, products, since, starts, tokens, lead = path
+    keys, writes, products, since, starts, tokens, lead, _ = path
     if not late:
         products, since = before(products, since)
     more = q.shape[2 + len(lead) : -1]
@@ -178,15 +179,39 @@ def states_of_chunks(paths: list[Tiles], late: bool = True) -> Tensor:
     return torch.cat([states_of_tiles(path, late) for path in paths], 1)
 
 
+def read_starts(q: Tensor, paths: list[Tiles]) -> Tensor:
+    """M_c q_t, with the state M_c before the token's chunk."""
+    found = []
+    for x, path in zip(q.split([path.tokens for path in paths], 1), paths, strict=True):
+        assert path.origin is not None
+        lead = path.origin.ndim - 3
+        matrix = path.origin.flatten(1, -3) if lead > 1 else path.origin
+        matrix = matrix if lead else matrix.unsqueeze(1)
+        rows = x.to(matrix.dtype).reshape(x.shape[0], x.shape[1], matrix.shape[1], -1, x.shape[-1])
+        y = torch.einsum("bhoi,bthmi->bthmo", matrix, rows)
+        found.append(y.reshape(*x.shape[:-1], y.shape[-1]).to(q.dtype))
+    return torch.cat(found, 1)
+
+
+def states_of_starts(paths: list[Tiles]) -> Tensor:
+    """The state before the chunk of every token."""
+    found = []
+    for path in paths:
+        assert path.origin is not None
+        origin = path.origin.unsqueeze(1)
+        found.append(origin.expand(origin.shape[0], path.tokens, *origin.shape[2:]))
+    return torch.cat(found, 1)
+
+
 def turned(path: Tiles) -> Tiles:
     """The same course of the transposed state."""
-    keys, writes, products, since, starts, tokens, lead = path
+    keys, writes, products, since, starts, tokens, lead, _ = path
     return Tiles(writes, keys, products, since, starts.mT, tokens, lead)
 
 
 def states_of_tiles(path: Tiles, late: bool = True) -> Tensor:
     """M_t (late), or M_{t-1}, for every token: [B, T, *lead, d_v, d_k]."""
-    keys, writes, products, since, starts, tokens, lead = path
+    keys, writes, products, since, starts, tokens, lead, _ = path
     if not late:
         products, since = before(products, since)
     states = torch.einsum("bnhti,bnhiv,bnhik->bnhtvk", products, writes, keys)

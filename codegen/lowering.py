@@ -497,7 +497,9 @@ SPELLING: dict[str, Row] = {
     "identity": _identity,
     # leaves and structured operations that `Lowering` or its owner takes over
     **dict.fromkeys(
-        ["const", "position", "stream", "param", "state", "variable", "let", "grad"], _impossible
+        ["const", "position", "due", "stream", "param", "state", "variable", "let", "grad"], _impossible
     ),
     **dict.fromkeys(["attend", "shift", "conv"], _impossible),
+    # refused before they get here
+    **dict.fromkeys(["window", "route"], _impossible),
 }

@@ -148,7 +148,10 @@ class Printer:
     def statement(self, node: fx.Node) -> None:
         """Print a node as `name = expression`."""
         for text in node.meta.get("above", ()):
-            self.writer.comment(text)
+            # equations written on one line have it above the first
+            if text != self.writer.said:
+                self.writer.comment(text)
+                self.writer.said = text
         if isinstance(node.target, Loop):
             from nlc.codegen.print_loop import print_loop
 

@@ -52,6 +52,9 @@ class Scope:
     position: fx.Node | None = None
     outer: Callable[[str], fx.Node | None] = lambda name: None
     fetch: Callable[[str], fx.Node] | None = None
+    borrow: Callable[[Expr], fx.Node] | None = None
+    around: Callable[[Expr], fx.Node] | None = None
+    inside: Callable[[Expr], bool] = lambda expr: False
     first: fx.Node | None = None
     low: Lowering = field(init=False)
 
@@ -131,10 +134,21 @@ class Scope:
             path, name = self.paths[memory.name], read_name("bare", when)
             node = self.program.module(f"{memory_path(memory)}.{name}", path)
             return note(node, shape, 2, wide=True)
+        if when == "start" and memory.name in self.paths:
+            node = self.program.module(f"{memory_path(memory)}.states_start", self.paths[memory.name])
+            return note(node, shape, 2, wide=True)
+        if when == "initial" and self.borrow is not None:
+            return note(self.borrow(expr), shape, 1, wide=True)
+        if self.elsewhere(memory.name) and self.around is not None:
+            return self.around(expr)
         whole = self.whole(memory, var, when)
         if len(memory.variable(var).parts) > 1:
             whole = self.program.call(operator.getitem, whole, part)
         return note(whole, shape, 1, wide=True)
+
+    def elsewhere(self, memory: str) -> bool:
+        """Say whether a memory moves outside of the loop that this scope is the body of."""
+        return (memory, "prev", "") not in self.states
 
     def whole(self, memory: Memory, var: str, when: str) -> fx.Node:
         """All parts of a state at a time."""
@@ -176,6 +190,10 @@ class Scope:
                 return self.shift(expr)
             case "conv":
                 return self.conv(expr)
+            case "due":
+                _, count = expr.attr("period")
+                node = self.program.call(library.due, self.positions(), count)
+                return note(node, (), self.batch, wide=True)
             case _:
                 return None
 
@@ -218,10 +236,12 @@ class Scope:
         part = expr.args[1]
         memory = self.unit.memory(str(part.attr("memory")))
         when = str(part.attr("when"))
+        if when != "initial" and self.around is not None and self.elsewhere(memory.name):
+            return None if self.inside(expr.args[0]) else self.around(expr)
         lead = int(expr.attr("lead"))
         more = rank_of(self.low.tensor(expr.args[0])) - lead - len(memory.map.inputs)
         path = memory_path(memory)
-        if memory.name in self.paths and when in ("post", "prev"):
+        if memory.name in self.paths and when in ("post", "prev", "start"):
             q = self.query(expr)
             node = self.program.module(
                 f"{path}.{read_name('apply', when)}", q, self.paths[memory.name]
@@ -237,6 +257,8 @@ class Scope:
     def attend(self, expr: Expr) -> fx.Node:
         """Read a softmax memory."""
         memory, when = self.unit.memory(str(expr.attr("memory"))), str(expr.attr("when"))
+        if self.around is not None and self.elsewhere(memory.name):
+            return self.around(expr)
         q = self.query(expr)
         if self.batch == 2:
             name = read_name("apply", when)

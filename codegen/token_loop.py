@@ -15,7 +15,7 @@ from nlc.codegen.names import identifier
 from nlc.codegen.program import Loop, Program, note
 from nlc.codegen.scope import Scope
 from nlc.codegen.lowering import batch_of
-from nlc.ir.expr import postorder
+from nlc.ir.expr import Expr, postorder
 from nlc.ir.system import Call, Equation, Step
 
 if TYPE_CHECKING:
@@ -60,6 +60,35 @@ def token_loop(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -
         return hold(name, outer.past(slot))
 
     scope.fetch = fetch
+
+    def first(expr: Expr) -> fx.Node:
+        """A part of an initial state, made once before the loop."""
+        name = identifier("_".join(str(expr.attr(n)) for n in ("memory", "var", "part") if expr.attr(n)))
+        name = f"{name}_0"
+        node = outer.state(expr)
+        node.meta.setdefault("name", name)
+        around[name] = node
+        return body.input(name)
+
+    scope.borrow = first
+
+    def sequence(expr: Expr) -> fx.Node:
+        """What moves outside of the loop, one token of it."""
+        node = outer.spread(outer.low.tensor(expr))
+        name = str(expr.args[1].attr("memory") if expr.op == "apply" else expr.attr("memory"))
+        word = f"{identifier(name)}_{len(items)}_t"
+        items[word] = node
+        return note(body.input(word), node.meta["shape"], 1, node.meta["wide"])
+
+    def inner(expr: Expr) -> bool:
+        """Say whether a value depends on what the loop makes."""
+        return any(
+            (n.op == "stream" and n.attr("name") in set(_made(steps)))
+            or (n.op in ("state", "attend") and n.attr("memory") in memories)
+            for n in postorder([expr])
+        )
+
+    scope.around, scope.inside = sequence, inner
     labels: dict[tuple[str, str, str], str] = {}
     for memory_name in memories:
         memory, writer = unit.memory(memory_name), owner.memories[memory_name]
@@ -81,9 +110,9 @@ def token_loop(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -
         if isinstance(step, Call) and step.instance not in nested:
             past = runner.instance_state(step.instance)
             nested[step.instance] = hold(identifier(step.instance), past)
-    inner = Inner(owner, scope, body.input("state"), nested)
-    inner.token(steps)
-    inner.end_of_token(memories)
+    runs = Inner(owner, scope, body.input("state"), nested)
+    runs.token(steps)
+    runs.end_of_token(memories)
     made = [name for name in _made(steps)]
     needed = [name for name in made if name in _wanted(runner, steps)]
     rows = [_row(scope, name) for name in needed]

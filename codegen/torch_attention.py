@@ -50,7 +50,8 @@ def write_attention(writer: MemoryWriter, out: Writer) -> None:
     writer.used.add("Pairs")
     about = "Add the pairs of a sequence."
     result = "tuple[Pairs, dict[str, Tensor]]"
-    writer.method(out, "forward", [*arguments, cache], result, about)
+    extra = ["position: int"] if memory.reset is not None else []
+    writer.method(out, "forward", [*arguments, cache, *extra], result, about)
     _append(writer, out, 2)
     writer.method(out, "step", [*arguments, cache], "dict[str, Tensor]", "Add one token's pairs.")
     _append(writer, out, 1)
@@ -84,7 +85,12 @@ def _append(writer: MemoryWriter, out: Writer, batch: int) -> None:
         else:
             joined.append(program.call(torch.cat, tokens, -2))
     window = window_of(writer)
-    node = program.call(library_attention.append_pairs, *joined, cache, window)
+    more: dict[str, object] = {}
+    if len(memory.pairs) > 1:
+        more["per_token"] = len(memory.pairs)
+    if batch == 2 and memory.reset is not None:
+        more["reset"], more["position"] = memory.reset.count, program.input("position")
+    node = program.call(library_attention.append_pairs, *joined, cache, window, **more)
     _, kept = program.unpack(node, ["pairs", writer.states[0]])
     program.finish(node if batch == 2 else kept)
     with out.indent():
@@ -130,6 +136,8 @@ def _read(writer: MemoryWriter, out: Writer, when: str) -> None:
         words["window"] = window_of(writer)
     if when == "prev":
         words["late"] = False
+    if writer.memory.reset is not None:
+        words["reset"] = writer.memory.reset.count
     q, pairs = program.input("q"), program.input("pairs")
     y = program.call(library_attention.attend, q, pairs, scale_of(writer), **words)
     writer._finish(out, program, [note(y, (), 2)])

@@ -479,14 +479,14 @@ def initial_arguments(scope: Scope, memory: Memory) -> list[Any]:
     from nlc.codegen.arguments import arguments
 
     exprs = [p.initial.expr for v in memory.variables for p in v.parts if p.initial.expr is not None]
-    words: list[Any] = [scope.low.tensor(e) for e in arguments(memory, exprs)]
+    words: list[Any] = [scope.low.tensor(e) for e in arguments(memory, exprs, starting=True)]
     if memory.map.kind != "kernel" and not memory.learned:
         parts = memory.variable("").parts
         sources = sorted({p.initial.source for p in parts if p.initial.kind == "source"})
         for source in sources:
             other = next((m for m in scope.unit.memories if m.name == source), None)
             if other is not None:
-                words.append(scope.whole(other, "", "post"))
+                words.append(_source(scope, other))
                 continue
             names = [p.name for p in parts]
             tensors = {n: scope.program.attribute(f"{source}.{n}" if n else source) for n in names}
@@ -494,6 +494,19 @@ def initial_arguments(scope: Scope, memory: Memory) -> list[Any]:
     if bare(memory):
         words.append(scope.program.attribute(memory.name))
     return words
+
+
+def _source(scope: Scope, other: Memory) -> Any:
+    """The present state of a memory that another begins with."""
+    if scope.around is None or not scope.elsewhere(other.name):
+        return scope.whole(other, "", "post")
+    found = {}
+    for part in other.variable("").parts:
+        shape = (*other.lead, *part.shape)
+        attrs = (("memory", other.name), ("part", part.name), ("shape", shape))
+        leaf = Expr("state", (), (*attrs, ("var", ""), ("when", "post")), shape)
+        found[part.name] = scope.around(leaf)
+    return found if len(found) > 1 else next(iter(found.values()))
 
 
 @dataclass
@@ -646,6 +659,8 @@ class Runner:
         if writer.has_start and not writer.is_kernel:
             words += [scope.states[memory.name, "start", ""], scope.position]
             names.append(writer.start_name)
+        if writer.is_kernel and memory.reset is not None:
+            words.append(scope.position)
         node = scope.program.module(memory_path(memory), *words)
         path, after, *start = scope.program.unpack(node, names)
         scope.paths[memory.name] = path

@@ -67,7 +67,7 @@ class MemoryWriter:
         initial = [
             p.initial.expr for v in memory.variables for p in v.parts if p.initial.expr is not None
         ]
-        self.start_arguments = arguments(memory, initial)
+        self.start_arguments = arguments(memory, initial, starting=True)
 
     # ---- facts ---------------------------------------------------------------------------------
 
@@ -213,7 +213,7 @@ class MemoryWriter:
         """Say whether a value depends on tokens."""
         return any(
             (node.op == "stream" and node.attr("name") not in self.static)
-            or node.op in ("state", "attend", "position", "shift", "conv")
+            or node.op in ("state", "attend", "position", "due", "shift", "conv")
             for node in postorder([expr])
         )
 

@@ -157,6 +157,9 @@ def _reads(block: Block) -> dict[str, set[tuple[str, str]]]:
     _read_in(outside, "", found)
     for memory in block.memories:
         _read_in(of_memory(memory), memory.name, found)
+        if memory.reset is not None:
+            for part in [p for v in memory.variables for p in v.parts if p.initial.source]:
+                found.setdefault(part.initial.source, set()).add(("bare", "post"))
     return found
 
 
@@ -194,7 +197,7 @@ def _static(block: Block) -> set[str]:
                 continue
             leaves = list(postorder([step.value]))
             moving = any(
-                n.op in ("state", "attend", "position", "shift", "conv")
+                n.op in ("state", "attend", "position", "due", "shift", "conv")
                 or (n.op == "stream" and n.attr("name") in varying)
                 for n in leaves
             )

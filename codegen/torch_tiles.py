@@ -177,7 +177,7 @@ def _chunks(writer: MemoryWriter, out: Writer, form: Affine) -> None:
                 out.line(text)
         with out.indent():
             printer = writer.body(out, program)
-            out.line(f"paths.append({printer.operand(path)})")
+            out.line(f"paths.append({printer.operand(path)}._replace(origin={writer.start_name}))")
             text = printer.operand(after)
             if text != state:
                 out.line(f"{state} = {text}")
@@ -196,12 +196,38 @@ def write_reads(writer: MemoryWriter, out: Writer) -> None:
             _write_read(writer, out, late=when == "post")
         if kind == "bare" and when in ("post", "prev"):
             _write_states(writer, out, late=when == "post")
+        if when == "start" and writer.has_start:
+            _write_start(writer, out, kind)
 
 
 def read_name(kind: str, when: str) -> str:
     """The method that reads a course."""
     word = "read" if kind == "apply" else "states"
-    return word if when == "post" else f"{word}_before"
+    return word + {"post": "", "prev": "_before", "start": "_start"}[when]
+
+
+def _write_start(writer: MemoryWriter, out: Writer, kind: str) -> None:
+    """Write a read of the state before the chunk."""
+    from nlc.ir.shape import sizes
+
+    program = Program()
+    path, form_map = program.input("path"), writer.memory.map
+    name = writer.memory.name
+    if kind == "bare":
+        text = f"Give {name} at the start of every token's chunk."
+        writer.method(out, "states_start", [f"path: {_path_type(writer)}"], "Tensor", text)
+        node = program.call(library_tiles.states_of_starts, path)
+        writer._finish(out, program, [node])
+        return
+    text = f"Read {name}(q) at every token, at the start of its chunk."
+    words = ["q: Tensor", f"path: {_path_type(writer)}"]
+    writer.method(out, "read_start", words, "Tensor", text)
+    q = program.input("q")
+    flat = q if len(form_map.inputs) < 2 else program.method("flatten", q, -len(form_map.inputs))
+    y = program.call(library_tiles.read_starts, flat, path)
+    if len(form_map.outputs) > 1:
+        y = program.method("unflatten", y, -1, sizes(form_map.outputs))
+    writer._finish(out, program, [y])
 
 
 def _path_type(writer: MemoryWriter) -> str:

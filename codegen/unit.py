@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from nlc.codegen.names import class_name
 from nlc.ir.expr import Expr, postorder
-from nlc.ir.schedule import BlockPlan, Parallel, Plan, Stage
+from nlc.ir.schedule import BlockPlan, Parallel, Plan, Stage, TokenLoop
 from nlc.ir.system import (
     Block,
     Call,
@@ -127,6 +127,7 @@ def _block(system: System, block: Block, plan: BlockPlan) -> Unit:
         n.op == "state" and n.attr("when") == "start" and block.memory(n.attr("memory")).chunk > 1
         for n in postorder(everything)
     )
+    due = any(n.op == "due" for n in postorder(everything))
     resets = any(m.reset is not None for m in block.memories)
     return Unit(
         kind="block",
@@ -136,12 +137,71 @@ def _block(system: System, block: Block, plan: BlockPlan) -> Unit:
         outputs=tuple(name for name, _ in block.outputs),
         weights=block.weights,
         memories=block.memories,
-        stages=plan.stages,
+        stages=joined(block, plan.stages),
         histories=block.histories,
         plan=plan,
         block=block,
-        counts=block.uses_position or starts or resets,
+        counts=block.uses_position or starts or resets or due,
     )
+
+
+def joined(block: Block, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """Join loops where one reads what moves in an earlier one at every token."""
+    found = list(stages)
+    for at, stage in enumerate(found):
+        if not isinstance(stage, TokenLoop):
+            continue
+        for before in range(at):
+            other = found[before]
+            if isinstance(other, TokenLoop) and _reads(block, stage.steps) & set(other.memories):
+                between = found[before + 1 : at]
+                inside, outside = _depending(block, other, between)
+                loop = TokenLoop(
+                    (*other.steps, *inside, *stage.steps), (*other.memories, *stage.memories)
+                )
+                rest = (*found[:before], *outside, loop, *found[at + 1 :])
+                return joined(block, rest)
+    return tuple(found)
+
+
+def _reads(block: Block, steps: Iterable[Step]) -> set[str]:
+    """The memories whose states some steps read, also inside updates."""
+    roots = list(expressions(steps))
+    sources: set[str] = set()
+    for step in steps:
+        if isinstance(step, Update):
+            memory = block.memory(step.memory)
+            roots += of_memory(memory)
+            if memory.reset is not None:
+                sources |= {p.initial.source for v in memory.variables for p in v.parts}
+    return sources | {
+        str(n.attr("memory"))
+        for n in postorder(roots)
+        if n.op in ("state", "attend") and n.attr("when") != "initial"
+    }
+
+
+def _depending(
+    block: Block, loop: TokenLoop, between: list[Stage]
+) -> tuple[list[Step], list[Stage]]:
+    """Split stages into steps that need the loop's streams, and stages that do not."""
+    made = set(_assigned(loop.steps))
+    inside: list[Step] = []
+    outside: list[Stage] = []
+    for stage in between:
+        if not isinstance(stage, Parallel):
+            outside.append(stage)
+            continue
+        free: list[Step] = []
+        for step in stage.steps:
+            if streams(expressions([step])) & made:
+                inside.append(step)
+                made |= set(_assigned([step]))
+            else:
+                free.append(step)
+        if free:
+            outside.append(Parallel(tuple(free)))
+    return inside, outside
 
 
 def _assigned(steps: Iterable[Step]) -> list[str]:

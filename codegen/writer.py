@@ -21,6 +21,7 @@ class Writer:
 
     lines: list[str] = field(default_factory=list)
     depth: int = 0
+    said: str = ""
 
     @property
     def room(self) -> int:

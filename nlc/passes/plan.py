@@ -173,6 +173,8 @@ def _schedule(
     lacking = supported(form)
     if lacking is not None:
         return sequential(f"affine, but {lacking}", forms)
+    if len(memory.variables) > len(form.states):
+        return sequential("affine, but extra states of another shape move with it", forms)
     if memory.reset is not None:
         return sequential("affine, but it is reset within the sequence", forms)
     if _reads_states(block, memory):
