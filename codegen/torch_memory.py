@@ -239,11 +239,11 @@ class MemoryWriter:
         return next(iter(values.values())) if len(self.parts(var)) == 1 else values
 
     def like(self, program: Program, inputs: dict[Expr, fx.Node], states: list[fx.Node]) -> fx.Node:
-        """A tensor with the streams' type: the first stream, else the state."""
+        """A tensor with the streams' type: the first stream, else another argument."""
         for expr, node in inputs.items():
             if expr.op == "stream":
                 return node
-        return states[0]
+        return next(iter(inputs.values()), states[0])
 
     def body(self, out: Writer, program: Program, result: str = "") -> Printer:
         """Print a method's body; the printer knows the names of what it returns."""
