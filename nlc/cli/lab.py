@@ -29,12 +29,9 @@ class Target(StrEnum):
 
     auto = "auto"
     torch = "torch"
-    triton = "triton"
 
 
-TargetOption = Annotated[
-    Target, typer.Option(help="What to compile to; `auto` decides by device and size.")
-]
+TargetOption = Annotated[Target, typer.Option(help="What to compile to; `auto` decides.")]
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/NAME-001.")
 ]

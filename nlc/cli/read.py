@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from difflib import unified_diff
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -167,8 +168,71 @@ def convert(
         write_file(output, text)
 
 
-def graph(spec: SpecArgument) -> None:
-    """Show."""
+class Picture(StrEnum):
+    """What the level graph is written as."""
+
+    text = "text"
+    svg = "svg"
+    dot = "dot"
+    mermaid = "mermaid"
+    json = "json"
+
+
+def graph(
+    spec: SpecArgument,
+    form: Annotated[
+        Picture | None,
+        typer.Option("--format", help="Default: text, or what the ending of FILE says."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="A file to write.")
+    ] = None,
+    change: SetOption = None,
+) -> None:
+    """Show the levels, what lives there, and how knowledge passes between them.
+
+    The SVG is the level score: a row for each level, fastest first, with a mark for each update
+    along the sequence.
+
+    Examples:
+
+        nlc graph deltanet
+        nlc graph my.nl -o my.svg
+        nlc graph my.nl --format mermaid
+    """
+    path = find_spec(spec)
+    picture = form or _picture_of(output)
+    import nlc
+    from nlc.view import formats, score
+
+    with faults_shown(Format.text, str(path)):
+        system = nlc.load(path, set=settings(change))
+        match picture:
+            case Picture.text:
+                text = formats.as_text(system)
+            case Picture.svg:
+                text = score.as_svg(system)
+            case Picture.dot:
+                text = formats.as_dot(system)
+            case Picture.mermaid:
+                text = formats.as_mermaid(system)
+            case Picture.json:
+                text = json.dumps(formats.as_json(system), ensure_ascii=False, indent=2)
+    if output is None:
+        say(text)
+    else:
+        write_file(output, text)
+
+
+def _picture_of(output: Path | None) -> Picture:
+    """Tell the format from a file's ending."""
+    if output is None:
+        return Picture.text
+    endings = {".txt": Picture.text, ".mmd": Picture.mermaid}
+    endings |= {f".{picture}": picture for picture in Picture}
+    if output.suffix not in endings:
+        raise CallError(f"the ending of {output} names no format", "--format, or FILE.svg")
+    return endings[output.suffix]
 
 
 def specs() -> None:
