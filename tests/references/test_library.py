@@ -12,8 +12,9 @@ from torch import Tensor
 
 import nlc
 from nlc.ir.system import System
+from nlc.runtime.initial import initial_parameters
 from nlc.runtime.reference import Reference
-from tests.references.compare import close, draw_parameters, gradients, leaves, same_state
+from tests.references.compare import close, draw_parameters, gradients, leaves, project, same_state
 from tests.references.layers import cross_entropy
 from tests.references.library import MODELS
 
@@ -72,3 +73,35 @@ def test_a_cut_sequence_is_one_pass(name: str) -> None:
         second, after = run(tokens[:, 2:], state)
     close(torch.cat([first, second], dim=1), whole, "logits")
     same_state(after, last)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_emitted_modules_draw_the_same_initial_values(name: str) -> None:
+    system = small(name)
+    module = nlc.compile(system).model()
+    torch.manual_seed(5)
+    module.reset_parameters()
+    drawn = dict(module.named_parameters())
+    wanted = initial_parameters(system, seed=5)
+    assert set(drawn) == set(wanted)
+    for path, value in wanted.items():
+        assert torch.equal(drawn[path].detach(), value), path
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_emitted_models_agree_with_the_interpreter(name: str) -> None:
+    system = small(name)
+    module = nlc.compile(system).model().double()
+    p = draw_parameters(system, None)
+    with torch.no_grad():
+        for path, value in module.named_parameters():
+            value.copy_(p[path])
+    own, tokens = dict(module.named_parameters()), draw_tokens(7)
+    logits, state = module(tokens)
+    wanted, wanted_state = Reference(system, own)(tokens)
+    close(logits, wanted, "logits")
+    same_state(state, wanted_state)
+    ours = gradients(project({"logits": logits, **leaves(state)}), own)
+    theirs = gradients(project({"logits": wanted, **leaves(wanted_state)}), own)
+    for path, value in theirs.items():
+        close(ours[path], value, f"gradient of {path}", 1e-9)
