@@ -10,9 +10,11 @@ from nlc.syntax import tree
 
 if TYPE_CHECKING:
     from nlc.semantics.blocks import BlockResolver
+    from nlc.semantics.expressions import Scope
+    from nlc.semantics.values import Value
 
 
-def values_of(block: BlockResolver, scope: Scope, statement: tree.Assign) -> list[Any]:
+def values_of(block: BlockResolver, scope: Scope, statement: tree.Assign) -> list[Value]:
     """Resolve the right side of an assignment: one value per target."""
     targets, values = statement.targets, statement.values
     if len(targets) == len(values):
@@ -21,7 +23,7 @@ def values_of(block: BlockResolver, scope: Scope, statement: tree.Assign) -> lis
         call = values[0]
         name = call.function.id if isinstance(call.function, tree.Name) else ""
         if name == "eig" and len(targets) == 2:
-            return _eig(block, scope, call)
+            return list(_eig(block, scope, call))
         if name in block.context.blocks:
             return list(block.call_block(name, call, len(targets)))
     block.context.fail(

@@ -5,7 +5,7 @@ In: `tree.Block`. Out: `Unordered`, a block whose steps `order` still has to put
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nlc.ir.expr import Expr
@@ -13,17 +13,17 @@ from nlc.ir.shape import Shape, show
 from nlc.ir.system import (
     Call,
     Equation,
-    History,
     Input,
     Weight,
 )  # fmt: skip
 from nlc.semantics.assignments import check_shape, values_of
 from nlc.semantics.bodies import resolve_body
+from nlc.semantics.body_scopes import PairScope
 from nlc.semantics.context import Bad, Context
 from nlc.semantics.functions import RESERVED
-from nlc.semantics.histories import Histories
+from nlc.semantics.histories import Histories, shifted
 from nlc.semantics.maps import resolve_map
-from nlc.semantics.memories import Body
+from nlc.semantics.records import Body, Stream, Unordered
 from nlc.semantics.scopes import BlockScope
 from nlc.semantics.values import Struct
 from nlc.semantics.weights import declare_weights
@@ -32,34 +32,6 @@ from nlc.syntax import tree
 
 if TYPE_CHECKING:
     from nlc.semantics.resolve import Resolver
-
-
-@dataclass
-class Stream:
-    """A stream of a block while it is being resolved."""
-
-    name: str
-    span: Span
-    statement: tree.Assign | None = None
-    index: int = 0
-    state: str = "waiting"
-    leaf: Expr | None = None
-
-
-@dataclass
-class Unordered:
-    """What a block says, before its steps are put in order."""
-
-    name: str
-    inputs: tuple[Input, ...]
-    outputs: tuple[tuple[str, Shape], ...]
-    weights: tuple[Weight, ...]
-    bodies: tuple[Body, ...]
-    equations: tuple[Equation, ...]
-    calls: tuple[Call, ...]
-    histories: list[History]
-    span: Span
-    comments: tuple[str, ...]
 
 
 class BlockResolver:
@@ -224,8 +196,8 @@ class BlockResolver:
             busy = [s for s in self.streams.values() if s.state == "busy"]
             self.context.fail(
                 "NL0602", f"`{name}` depends on itself", span, "read here",
-                "a stream is made from other streams; its own past is `shift` of another stream, or "
-                "a memory read with `prev`",
+                "a stream is made from other streams; its own past is `shift` of another stream, "
+                "or a memory read with `prev`",
                 *((s.span, f"`{s.name}` is made here") for s in busy),
             )  # fmt: skip
         assert stream.statement is not None
@@ -261,6 +233,10 @@ class BlockResolver:
     def shifted(self, value: Expr, n: int, span: Span) -> Expr:
         """A stream of n tokens ago."""
         return shifted(self, value, n, span)
+
+    def pair_scope(self, body: Body) -> PairScope:
+        """Where a memory's keys and values stand."""
+        return PairScope(self, body)
 
     def call_block(self, name: str, call: tree.Call, count: int) -> list[Expr]:
         """Make an instance of another block."""

@@ -16,6 +16,7 @@ from nlc.semantics.context import Context
 from nlc.semantics.initials import set_initials
 from nlc.semantics.memories import lead_of, resolve_pairs, rule_of, variables
 from nlc.semantics.objectives import own_objective
+from nlc.semantics.records import Body
 from nlc.semantics.updates import UpdateScope
 from nlc.semantics.values import Value
 from nlc.source import NOWHERE
@@ -23,10 +24,13 @@ from nlc.syntax import tree
 
 if TYPE_CHECKING:
     from nlc.semantics.blocks import BlockResolver
-    from nlc.semantics.memories import Body
+
+
+THROUGH = ("full", "first_order", "stop")
 
 
 def resolve_body(block: BlockResolver, body: Body) -> None:
+    """Resolve everything inside the braces; a fault raises `Bad`."""
     level = block.context.levels[body.level]
     written = body.written
     kernel = body.map.kind == "kernel"

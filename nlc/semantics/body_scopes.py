@@ -14,7 +14,8 @@ from nlc.ir.system import (
 from nlc.semantics.axes import enter
 from nlc.semantics.expressions import Scope
 from nlc.semantics.histories import delayed
-from nlc.semantics.memories import Body, memory_readable, state_leaf
+from nlc.semantics.memories import memory_readable, state_leaf
+from nlc.semantics.records import Body
 from nlc.semantics.values import Readable, Value, each, pack
 from nlc.source import Span
 from nlc.syntax import tree
@@ -102,9 +103,9 @@ class BodyScope(Scope):
         return found if isinstance(found, Readable) else None
 
     def attribute(self, expr: tree.Attribute) -> Value:
-        if isinstance(expr.base, tree.Name) and not self.own(expr.base.id):
-            if self.block.is_memory(expr.base.id):
-                return self.enter(self.block.scope.attribute(expr))
+        base = expr.base
+        if isinstance(base, tree.Name) and not self.own(base.id) and self.block.is_memory(base.id):
+            return self.enter(self.block.scope.attribute(expr))
         return super().attribute(expr)
 
     def special(self, name: str, call: tree.Call) -> Value | None:
@@ -114,9 +115,13 @@ class BodyScope(Scope):
             (argument, *_) = call.arguments
             if isinstance(argument, tree.Name) and self.own(argument.id):
                 return self.all_parts("", name)
-            if isinstance(argument, tree.Attribute) and isinstance(argument.base, tree.Name):
-                if self.own(argument.base.id) and self._is_state(argument.name):
-                    return self.all_parts(argument.name, name)
+            if (
+                isinstance(argument, tree.Attribute)
+                and isinstance(argument.base, tree.Name)
+                and self.own(argument.base.id)
+                and self._is_state(argument.name)
+            ):
+                return self.all_parts(argument.name, name)
             if isinstance(argument, tree.Name) and self._is_state(argument.id):
                 return self.all_parts(argument.id, name)
             return self.enter(self.block.scope.value(call))

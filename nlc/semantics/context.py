@@ -7,6 +7,7 @@ expression raises `Bad`, caught where the next statement begins, so that all are
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -222,7 +223,9 @@ def flat(shape: Shape) -> Axis:
 
 def real(context: Context, expr: tree.Expr) -> float:
     """Evaluate a number written with dims: `3e-4`, `1/sqrt(d_k)`."""
-    functions = {"sqrt": math.sqrt, "exp": math.exp, "log": math.log, "abs": abs}
+    functions: dict[str, Callable[[float], float]] = {
+        "sqrt": math.sqrt, "exp": math.exp, "log": math.log, "abs": abs,
+    }  # fmt: skip
     match expr:
         case tree.Number():
             return float(expr.value)

@@ -20,8 +20,9 @@ from nlc.syntax import tree
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 UNARY = (
-    ["sigmoid", "silu", "gelu", "relu", "tanh", "exp", "log", "softplus", "sqrt", "abs", "sign", "sin", "cos"]
-)  # fmt: skip
+    *("sigmoid", "silu", "gelu", "relu", "tanh", "exp", "log", "softplus"),
+    *("sqrt", "abs", "sign", "sin", "cos"),
+)
 REDUCTIONS = ["sum", "mean", "norm", "softmax", "logsumexp", "unit", "rmsnorm", "layernorm"]
 NORMALISERS = {"unit": 1e-12, "rmsnorm": 1e-6, "layernorm": 1e-5}
 

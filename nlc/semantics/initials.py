@@ -14,6 +14,7 @@ from nlc.ir.system import (
 )  # fmt: skip
 from nlc.semantics.context import real
 from nlc.semantics.memories import lead_of, rule_of
+from nlc.semantics.records import Body
 from nlc.semantics.trees import mentions
 from nlc.semantics.updates import UpdateScope
 from nlc.semantics.values import Struct
@@ -22,10 +23,9 @@ from nlc.syntax import tree
 
 if TYPE_CHECKING:
     from nlc.semantics.blocks import BlockResolver
-    from nlc.semantics.memories import Body
 
 
-def initial(block: BlockResolver, written: tree.Expr | tree.From, memory: bool) -> Initial:
+def resolve_initial(block: BlockResolver, written: tree.Expr | tree.From, memory: bool) -> Initial:
     """Resolve an `init` clause other than `learned`."""
     match written:
         case tree.From(name=name):
@@ -57,6 +57,7 @@ def only_parameters(block: BlockResolver, expr: Expr, span: Span) -> None:
 
 
 def set_initials(block: BlockResolver, body: Body) -> None:
+    """Give a memory and its extra states their initial values."""
     written = body.written.init
     deep = body.map.kind in ("glu", "lora") or (body.map.kind == "mlp" and len(body.map.chain) > 2)
     if written is None:
@@ -71,7 +72,7 @@ def set_initials(block: BlockResolver, body: Body) -> None:
             "write `init learned`",
         )  # fmt: skip
     else:
-        initial = initial(block, written, memory=True)
+        initial = resolve_initial(block, written, memory=True)
         if initial.kind == "source":
             _check_source(block, body, initial.source, written.span)
         # a random start is drawn once, as a parameter is

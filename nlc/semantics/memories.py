@@ -6,61 +6,26 @@ streams and memories may stand in any order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nlc.ir.expr import Expr
 from nlc.ir.shape import Axis, Shape, show
 from nlc.ir.system import (
-    Assignment,
     Initial,
-    Map,
     Part,
-    Statement,
     Variable,
 )  # fmt: skip
 from nlc.semantics.axes import enter
-from nlc.semantics.body_scopes import PairScope
 from nlc.semantics.context import Bad, Context
+from nlc.semantics.records import Body
 from nlc.semantics.trees import mentions
-from nlc.semantics.values import Readable, Value, pack
-from nlc.semantics.weights import bare
+from nlc.semantics.values import Readable, Value, bare, pack
 from nlc.source import Span
 from nlc.syntax import tree
 
 if TYPE_CHECKING:
     from nlc.semantics.blocks import BlockResolver
-
-
-@dataclass
-class Body:
-    """One memory being resolved: what its clauses say, and what has been found out so far."""
-
-    name: str
-    written: tree.Memory
-    level: str
-    map: Map
-    lead: Shape | None = None
-    guessed: bool = False
-    busy: bool = False
-    pairs: tuple[tuple[Expr, Expr], ...] = ()
-    variables: list[Variable] = field(default_factory=list)
-    objective: Expr | None = None
-    objective_done: bool = False
-    is_task: bool = False
-    statements: list[Statement] = field(default_factory=list)
-    update: tuple[Assignment, ...] = ()
-    learned: bool = False
-    persistent: int = 0
-    uses_grad: bool = False
-    assigns_self: bool = False
-    bad: bool = False
-    span: Span | None = None
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """The parts of the map."""
-        return self.map.parts
 
 
 def lead_of(block: BlockResolver, body: Body) -> Shape:
@@ -105,7 +70,7 @@ def pair_value(block: BlockResolver, body: Body, written: tree.Expr) -> Expr:
     """Resolve a key or value once: a call in it makes one instance."""
     place = (body.name, id(written))
     if place not in block.pair_values:
-        block.pair_values[place] = PairScope(block, body).plain(written)
+        block.pair_values[place] = block.pair_scope(body).plain(written)
     return block.pair_values[place]
 
 
@@ -187,6 +152,7 @@ def variables(block: BlockResolver, body: Body) -> list[Variable]:
 
 
 def rule_of(block: BlockResolver, body: Body) -> tree.Rule | None:
+    """Find the rule that a memory's update names; None where equations are written."""
     update = body.written.update
     if isinstance(update, tuple) or update is None:
         return None
@@ -226,10 +192,11 @@ def bare_state(block: BlockResolver, body: Body, var: str, when: str, span: Span
     if var or len(parts) > 1:
         return pack(body.map, parts)
     readable = Readable(body.name, body.map, lead_of(block, body), (parts[0][1],))
-    return bare(block, readable, span)
+    return bare(block.context, readable, span)
 
 
 def resolve_pairs(block: BlockResolver, body: Body) -> None:
+    """Resolve the keys and values, as streams that enter the memory."""
     lead = lead_of(block, body)
     keys, values = body.written.keys, body.written.values
     if body.pairs or not keys:
@@ -244,7 +211,7 @@ def resolve_pairs(block: BlockResolver, body: Body) -> None:
             "NL0516", f"`{body.name}` has {len(keys)} keys and {len(values)} values",
             values[0].span, "the values", "write as many of each", (keys[0].span, "the keys"),
         )  # fmt: skip
-    scope = PairScope(block, body)
+    scope = block.pair_scope(body)
     readable = Readable(body.name, body.map, lead, ())
     pairs: list[tuple[Expr, Expr]] = []
     for i, key in enumerate(keys):

@@ -10,8 +10,8 @@ from typing import Any
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.shape import Axis, Shape, show
 from nlc.ir.system import Call, Equation, Initial, Map, Model, Part, Repeat, Step, Weight
-from nlc.semantics.blocks import StreamScope
 from nlc.semantics.context import Bad, Context
+from nlc.semantics.scopes import StreamScope
 from nlc.semantics.values import Struct, Value
 from nlc.source import Span
 from nlc.syntax import tree
@@ -19,6 +19,8 @@ from nlc.syntax import tree
 
 class ModelScope(StreamScope):
     """The equations of a model: streams assigned so far, blocks, `embed` and `unembed`."""
+
+    owner: ModelResolver
 
     def known_names(self) -> list[str]:
         return [*self.owner.env, *self.context.blocks, *self.owner.shared, *self.context.dims]
@@ -364,7 +366,7 @@ class ModelResolver:
         return (name if uses == 0 else f"{name}_{uses}"), False
 
     def missing(self, argument: tree.Expr) -> str | None:
-        """Say how an argument without a value stands: "omit", "maybe" (assigned in a later pass)."""
+        """Say how an argument without a value stands: "omit", or "maybe" (made in a later pass)."""
         if not isinstance(argument, tree.Name) or argument.id in self.env:
             return None
         if argument.id not in self.later:

@@ -5,6 +5,7 @@ In: `tree.Level`s. Out: `ir.Level`s, fastest first, and faults NL02xx.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from nlc.ir.system import Level, Optimizer, Period
@@ -76,14 +77,14 @@ def _nest(context: Context, unit: str, places: dict[str, tree.Level]) -> None:
         (level for level in context.levels.values() if level.period.unit == unit),
         key=lambda level: level.period.count,
     )
-    for faster, slower in zip(levels, levels[1:], strict=False):
+    for faster, slower in pairwise(levels):
         a, b = faster.period.count, slower.period.count
         if b % a:
             multiples = ", ".join(str(a * i) for i in range(max(1, b // a), max(1, b // a) + 3))
             context.faults.error(
                 "NL0203", f"level `{slower.name}` does not nest over `{faster.name}`",
                 places[slower.name].period.span, f"{b} is not a multiple of {a}",
-                f"the period of a slower level must be a multiple of the faster one's: {multiples}, ...",
+                f"the period of a slower level is a multiple of the faster one's: {multiples}, ...",
                 (places[faster.name].period.span, f"`{faster.name}` updates every {a} {unit}"),
             )  # fmt: skip
     if unit != "tokens":

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 
 from nlc.ir.expr import Expr, postorder, rewrite
 from nlc.ir.shape import show
-from nlc.semantics.body_scopes import ObjectiveScope
+from nlc.semantics.body_scopes import BodyScope, ObjectiveScope
 from nlc.semantics.memories import resolve_pairs, state_leaf, variables
+from nlc.semantics.records import Body
 from nlc.semantics.trees import mentions
-from nlc.semantics.updates import UpdateScope
 from nlc.semantics.values import Value
 from nlc.syntax import tree
 
 if TYPE_CHECKING:
     from nlc.semantics.blocks import BlockResolver
-    from nlc.semantics.memories import Body
 
 
 HALF = tree.Binary("/", tree.Number("1"), tree.Number("2"))
@@ -38,9 +37,8 @@ def own_objective(block: BlockResolver, body: Body) -> Expr | None:
     if isinstance(written, tree.Name) and written.id == "task":
         body.objective_done = True
         return None
-    scope = UpdateScope(block, body)
-    scope.begin()
-    env = {k: v for k, v in scope.env.items() if k != "self"}
+    scope = BodyScope(block, body)
+    env = {v.name: scope.all_parts(v.name, "prev") for v in body.variables if v.name}
     body.objective = resolve_objective(block, body, written, env)
     body.objective_done = True
     return body.objective

@@ -15,14 +15,14 @@ from nlc.ir.system import (
     Call,
     Equation,
     FrozenRead,
-    Input,
     Memory,
     Statement,
     Step,
     Update,
 )  # fmt: skip
-from nlc.semantics.blocks import Unordered, finish_memory
+from nlc.semantics.bodies import finish_memory
 from nlc.semantics.context import Context
+from nlc.semantics.records import Unordered
 
 Node = tuple[str, str]
 
@@ -248,11 +248,14 @@ def _frozen_reads(
                 link(results.get(name, ("stream", name)), holder)
             elif node.op in ("state", "attend"):
                 link(("memory", node.attr("memory")), holder)
-            elif node.op in ("apply", "grad") and node.attr("memory"):
-                if not any(a.op == "variable" for a in node.args[1:]):
-                    reads[holder, id(node)] = node
-                    link(("read", f"{holder} {id(node)}"), holder)
-                    link(("memory", node.attr("memory")), holder)
+            elif (
+                node.op in ("apply", "grad")
+                and node.attr("memory")
+                and not any(a.op == "variable" for a in node.args[1:])
+            ):
+                reads[holder, id(node)] = node
+                link(("read", f"{holder} {id(node)}"), holder)
+                link(("memory", node.attr("memory")), holder)
     found: dict[Node, dict[int, Expr]] = {holder: {} for holder, _ in holders}
     for (holder, key), node in reads.items():
         name = node.attr("memory")
@@ -366,6 +369,3 @@ def _with_new_exprs(step: Step, exprs: dict[int, Expr]) -> Step:
             return replace(step, inputs=new)
         case _:
             return step
-
-
-__all__ = ["Input", "order", "varying"]

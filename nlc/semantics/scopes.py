@@ -10,8 +10,8 @@ from nlc.semantics.expressions import Scope
 from nlc.semantics.histories import convolve
 from nlc.semantics.memories import bare_state, memory_readable, variables
 from nlc.semantics.objectives import at_state, own_objective
-from nlc.semantics.values import Readable, Value
-from nlc.semantics.weights import bare, weight_readable
+from nlc.semantics.values import Readable, Value, bare
+from nlc.semantics.weights import weight_readable
 from nlc.source import Span
 from nlc.syntax import tree
 
@@ -80,7 +80,7 @@ class BlockScope(StreamScope):
             return value
         if name.id in owner.weights:
             readable = weight_readable(owner, owner.weights[name.id])
-            return bare(owner, readable, name.span)
+            return bare(owner.context, readable, name.span)
         if name.id in owner.bodies:
             return bare_state(owner, owner.bodies[name.id], "", "post", name.span)
         return None
@@ -118,7 +118,6 @@ class BlockScope(StreamScope):
         return super().attribute(expr)
 
     def special(self, name: str, call: tree.Call) -> Value | None:
-        owner = self.owner
         if name in ("prev", "initial") and len(call.arguments) == 1:
             return self._earlier(name, call)
         if name == "loss":

@@ -19,8 +19,8 @@ from nlc.semantics.axes import align, embeddings, split
 from nlc.semantics.body_scopes import BodyScope
 from nlc.semantics.context import Bad
 from nlc.semantics.functions import RESERVED
-from nlc.semantics.memories import Body
 from nlc.semantics.objectives import own_objective, resolve_objective
+from nlc.semantics.records import Body
 from nlc.semantics.trees import substitute
 from nlc.semantics.values import Readable, Struct, Value, each, pack, select
 from nlc.source import Span
@@ -271,7 +271,8 @@ class UpdateScope(BodyScope):
             what, span = owner
             self.context.fail(
                 "NL0507", f"`{name}` is not this memory's to change", target.span,
-                f"`{name}` is {what}", f"assign `self`, a state of `{self.body.name}`, or a new name",
+                f"`{name}` is {what}",
+                f"assign `self`, a state of `{self.body.name}` or a new name",
                 (span, f"`{name}` belongs here"),
             )  # fmt: skip
         if name in RESERVED or (self.arguments and name in self.arguments):

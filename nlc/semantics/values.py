@@ -48,6 +48,17 @@ def pack(map: Map, parts: tuple[tuple[str, Expr], ...]) -> Value:
     return parts[0][1] if len(parts) == 1 else Struct(map, parts)
 
 
+def bare(context: Context, readable: Readable, span: Span) -> Value:
+    """Weights or a memory by their bare name."""
+    map = readable.map
+    value = pack(map, tuple((p.name, e) for p, e in zip(map.parts, readable.parts, strict=True)))
+    if map.kind == "vector" and isinstance(value, Expr) and map.outputs != map.chain:
+        return context.graph.make(
+            "reshape", value, last=len(map.chain), axes=map.outputs, span=span
+        )
+    return value
+
+
 def select(context: Context, value: Value, name: str, span: Span) -> Value:
     """`value.name`: the parts of that name, or under it."""
     if isinstance(value, Struct):

@@ -5,18 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nlc.ir.expr import Expr
 from nlc.ir.system import (
     Map,
     Weight,
 )  # fmt: skip
-from nlc.semantics.blocks import Stream
 from nlc.semantics.context import Bad
-from nlc.semantics.initials import initial
+from nlc.semantics.initials import resolve_initial
 from nlc.semantics.maps import resolve_map
-from nlc.semantics.memories import Body
-from nlc.semantics.values import Readable, Value, pack
-from nlc.source import Span
+from nlc.semantics.records import Body, Stream
+from nlc.semantics.values import Readable
 from nlc.syntax import tree
 
 if TYPE_CHECKING:
@@ -24,6 +21,7 @@ if TYPE_CHECKING:
 
 
 def declare_weights(block: BlockResolver, written: tree.Weights) -> None:
+    """Declare weights; at a token level they are memories with `objective task`."""
     spans = written.name_spans or (written.span,) * len(written.names)
     try:
         map = resolve_map(block.context, written.map)
@@ -57,7 +55,7 @@ def declare_weights(block: BlockResolver, written: tree.Weights) -> None:
 def _weights_init(block: BlockResolver, map: Map, written: tree.Expr | tree.From | None) -> Map:
     if written is None or (isinstance(written, tree.Name) and written.id == "learned"):
         return map
-    initial = initial(block, written, memory=False)
+    initial = resolve_initial(block, written, memory=False)
     return replace(map, parts=tuple(replace(p, initial=initial) for p in map.parts))
 
 
@@ -92,12 +90,3 @@ def weight_readable(block: BlockResolver, weight: Weight) -> Readable:
         for part in weight.map.parts
     )  # fmt: skip
     return Readable(weight.name, weight.map, weight.lead, parts)
-
-
-def bare(block: BlockResolver, readable: Readable, span: Span) -> Value:
-    """Weights or a memory by their bare name."""
-    map = readable.map
-    value = pack(map, tuple((p.name, e) for p, e in zip(map.parts, readable.parts, strict=True)))
-    if map.kind == "vector" and isinstance(value, Expr) and map.outputs != map.chain:
-        return block.graph.make("reshape", value, last=len(map.chain), axes=map.outputs, span=span)
-    return value
