@@ -1,0 +1,84 @@
+"""What a block is made of while it is being resolved: streams, memories, and the whole unordered.
+
+Data only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nlc.ir.expr import Expr
+from nlc.ir.shape import Shape
+from nlc.ir.system import (
+    Assignment,
+    Call,
+    Equation,
+    History,
+    Input,
+    Map,
+    Part,
+    Statement,
+    Variable,
+    Weight,
+)  # fmt: skip
+from nlc.source import Span
+from nlc.syntax import tree
+
+
+@dataclass
+class Body:
+    """One memory being resolved: what its clauses say, and what has been found out so far."""
+
+    name: str
+    written: tree.Memory
+    level: str
+    map: Map
+    lead: Shape | None = None
+    guessed: bool = False
+    busy: bool = False
+    pairs: tuple[tuple[Expr, Expr], ...] = ()
+    variables: list[Variable] = field(default_factory=list)
+    objective: Expr | None = None
+    objective_done: bool = False
+    is_task: bool = False
+    statements: list[Statement] = field(default_factory=list)
+    update: tuple[Assignment, ...] = ()
+    learned: bool = False
+    persistent: int = 0
+    uses_grad: bool = False
+    assigns_self: bool = False
+    bad: bool = False
+    span: Span | None = None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of the map."""
+        return self.map.parts
+
+
+@dataclass
+class Stream:
+    """A stream of a block while it is being resolved."""
+
+    name: str
+    span: Span
+    statement: tree.Assign | None = None
+    index: int = 0
+    state: str = "waiting"
+    leaf: Expr | None = None
+
+
+@dataclass
+class Unordered:
+    """What a block says, before its steps are put in order."""
+
+    name: str
+    inputs: tuple[Input, ...]
+    outputs: tuple[tuple[str, Shape], ...]
+    weights: tuple[Weight, ...]
+    bodies: tuple[Body, ...]
+    equations: tuple[Equation, ...]
+    calls: tuple[Call, ...]
+    histories: list[History]
+    span: Span
+    comments: tuple[str, ...]
