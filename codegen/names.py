@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 # what the emitted file itself uses, and letters that linters refuse
 TAKEN = frozenset({
     "torch", "nn", "F", "math", "Tensor", "Any", "self", "state", "after", "l", "O", "I",
-    "annotations", "device", "dtype", "super", "T", "B", "NamedTuple",
+    "annotations", "device", "dtype", "super", "NamedTuple",
 })  # fmt: skip
 
 

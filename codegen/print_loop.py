@@ -7,6 +7,7 @@ the loop's own program, the lists that collect its rows, and the carried values.
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 from torch import fx
@@ -43,7 +44,7 @@ def print_loop(printer: Printer, node: fx.Node, loop: Loop) -> None:
         if str(place.target) in texts:
             inner.bind(place, texts[str(place.target)])
     inner.pinned = {texts[n] for n in loop.around}
-    for line in _header(loop, items, taken, texts, rest, writer.room):
+    for line in _header(loop, items, taken, texts, rest, writer.room, names.fresh):
         writer.line(line)
     with writer.indent():
         inner.run()
@@ -80,7 +81,13 @@ def hold(
 
 
 def _header(
-    loop: Loop, items: list[str], taken: list[str], texts: dict[str, str], rest: list[str], room: int
+    loop: Loop,
+    items: list[str],
+    taken: list[str],
+    texts: dict[str, str],
+    rest: list[str],
+    room: int,
+    fresh: Callable[[str], str],
 ) -> list[str]:
     rows = [f"{row}.unbind(1)" for row in items]
     start = rest[0] if loop.counter else None
@@ -98,6 +105,10 @@ def _header(
     if loop.counter:
         source = rows[0] if len(rows) == 1 else f"zip({', '.join(rows)}, strict=True)"
         head = f"for {texts[loop.counter]}, {inside} in enumerate("
+        if len(source) + 5 > room:
+            name = fresh("tokens")
+            first = split_call(f"{name} = zip(", [*rows, "strict=True"], ")", room)
+            return [*first, f"{head}{name}, start={start}):"]
         arguments, tail = [source, f"start={start}"], "):"
     return split_call(head, arguments, tail, room) if arguments else [head + tail]
 

@@ -137,7 +137,8 @@ class Scope:
         if when == "start" and memory.name in self.paths:
             node = self.program.module(f"{memory_path(memory)}.states_start", self.paths[memory.name])
             return note(node, shape, 2, wide=True)
-        if when == "initial" and self.borrow is not None:
+        kept = (memory.name, "initial", var) in self.states
+        if when == "initial" and self.borrow is not None and not kept:
             return note(self.borrow(expr), shape, 1, wide=True)
         if self.elsewhere(memory.name) and self.around is not None:
             return self.around(expr)
@@ -152,7 +153,7 @@ class Scope:
 
     def whole(self, memory: Memory, var: str, when: str) -> fx.Node:
         """All parts of a state at a time."""
-        if when == "initial":
+        if when == "initial" and (memory.name, "initial", var) not in self.states:
             return self.initial(memory, var)
         if (memory.name, when, var) not in self.states and when == "post":
             when = "prev"

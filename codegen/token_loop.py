@@ -101,6 +101,11 @@ def token_loop(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -
             node = outer.states[memory_name, "start", ""]
             scope.states[memory_name, "start", ""] = hold(writer.start_name, node)
             labels[memory_name, "start", ""] = writer.start_name
+        if owner.has_copied(memory):
+            name = identifier(f"{memory_name}_initial")
+            node = outer.states[memory_name, "initial", ""]
+            scope.states[memory_name, "initial", ""] = hold(name, node)
+            labels[memory_name, "initial", ""] = name
     counter = None
     if unit.counts and _counts(runner, steps, memories):
         counter = "t"
@@ -214,4 +219,4 @@ def _counts(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -> b
     roots = list(expressions(steps))
     for name in memories:
         roots += of_memory(unit.memory(name))
-    return any(node.op == "position" for node in postorder(roots))
+    return any(node.op in ("position", "due") for node in postorder(roots))

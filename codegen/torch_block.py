@@ -279,7 +279,19 @@ class UnitWriter:
             node = scope.states.get((memory.name, "start", ""))
             node = scope.states[memory.name, "prev", ""] if node is None else node
             found.append((f"{memory.name}.start", node))
+        if self.has_copied(memory):
+            node = scope.states.get((memory.name, "initial", ""))
+            node = scope.states[memory.name, "prev", ""] if node is None else node
+            found.append((f"{memory.name}.initial", node))
         return found
+
+    def has_copied(self, memory: Memory) -> bool:
+        """Say whether the state must hold what the memory began with: a copy of another's state."""
+        sources = set(self.memories[memory.name].sources())
+        return bool(sources & {m.name for m in self.unit.memories}) and any(
+            n.op == "state" and n.attr("memory") == memory.name and n.attr("when") == "initial"
+            for n in postorder(self.all_expressions())
+        )
 
     def has_start(self, memory: Memory) -> bool:
         """Say whether anything reads the state of the memory's chunk start."""
@@ -423,6 +435,9 @@ class UnitWriter:
             if self.has_start(memory):
                 node = program.call(operator.getitem, state, f"{memory.name}.start")
                 scope.states[memory.name, "start", ""] = note(node, (), 1, wide=True)
+            if self.has_copied(memory):
+                node = program.call(operator.getitem, state, f"{memory.name}.initial")
+                scope.states[memory.name, "initial", ""] = note(node, (), 1, wide=True)
         if self.unit.counts:
             node = program.call(operator.getitem, state, "position")
             node.meta["name"] = "position"
@@ -714,6 +729,12 @@ class Runner:
             variables = [v.name for v in memory.variables]
         first = scope.start(memory)
         old = [scope.whole(memory, var, "post") for var in variables]
+        kept = scope.states.get((memory.name, "initial", ""))
+        if kept is not None:
+            again = first if len(variables) == 1 else program.call(operator.getitem, first, 0)
+            node = program.call(choose, ends, again, kept)
+            node.meta["name"] = f"{memory.name}_initial"
+            scope.states[memory.name, "initial", ""] = note(node, (), 1, wide=True)
         if len(variables) == 1:
             chosen = [program.call(choose, ends, first, old[0])]
         else:
