@@ -48,3 +48,12 @@ def library_texts(names: Iterable[str]) -> list[str]:
         wanted.add(name)
         waiting.extend(sorted(definitions[name][1]))
     return [text for name, (text, _) in definitions.items() if name in wanted]
+
+
+def source_of(file: str, name: str) -> str:
+    """Return the text of one definition of another library file."""
+    text = files("nlc.codegen").joinpath(f"{file}.py").read_text("utf-8")
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
+            return "\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno])
+    raise KeyError(name)

@@ -84,6 +84,7 @@ def _append(writer: MemoryWriter, out: Writer, batch: int) -> None:
             joined.append(program.call(library_attention.weave, *tokens))
         else:
             joined.append(program.call(torch.cat, tokens, -2))
+        joined[-1].meta["name"] = ("keys", "values")[place]
     window = window_of(writer)
     more: dict[str, object] = {}
     if len(memory.pairs) > 1:
@@ -100,6 +101,7 @@ def _append(writer: MemoryWriter, out: Writer, batch: int) -> None:
                 if user.op != "output":
                     program.graph.erase_node(user)
         printer = writer.body(out, program)
+        printer.settle(node if batch == 2 else kept, out.room - 7)
         out.line(f"return {printer.operand(node if batch == 2 else kept)}")
     out.blank()
 

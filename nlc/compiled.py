@@ -6,12 +6,16 @@ without `grad`), plan, emit, load.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from nlc.codegen.optimizer import emit_optimizers, unsupported_rules
+from nlc.codegen.package import write_package
 from nlc.codegen.torch_module import emit_model
 from nlc.diagnostics import Faults
 from nlc.ir.expr import Expr, Graph, rewrite
@@ -22,12 +26,14 @@ from nlc.passes.lower import lower
 from nlc.passes.plan import plan
 from nlc.passes.simplify import simplify
 from nlc.runtime.load import load_module
+from nlc.view import as_json, as_svg
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from nlc.runtime.reference import Reference
+    from nlc.syntax import tree
 
 TARGETS = ("auto", "torch")
 
@@ -47,7 +53,22 @@ def refuse(system: System) -> None:
     faults = Faults()
     for code, words, span in getattr(system, "unsupported", ()):
         faults.error(code, words, span, "not supported yet", "leave it out for now")
+    for optimizer in unsupported_rules(system, shipped_rules()):
+        faults.error(
+            "NL0806",
+            f"the optimizer `{optimizer.rule}` cannot be compiled yet",
+            optimizer.span,
+            "a rule of its own",
+            "at step levels, `sgd` and `adamw` of the library run for now",
+        )
     faults.stop_on_errors()
+
+
+def shipped_rules() -> Mapping[str, tree.Rule]:
+    """The rules of the library."""
+    from nlc.compiler import _shipped_rules
+
+    return _shipped_rules()
 
 
 def through(system: System) -> System:
@@ -173,10 +194,28 @@ class Compiled:
             module = self.model() if name is None else self.block(name)
         return Reference(self.system, dict(module.named_parameters()), name)
 
+    @cached_property
+    def optimizers_source(self) -> str:
+        """The text of `optimizers.py`."""
+        return emit_optimizers(self.system, shipped_rules())
+
     def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
-        """Make the optimizer of all step levels for a model or a block."""
-        raise NotImplementedError
+        """Make the optimizer of all step levels for a model or a block of this system."""
+        loaded = load_module(self.optimizers_source, f"{self.system.name}_optimizers")
+        made: torch.optim.Optimizer = loaded.optimizer(module)
+        return made
+
+    def files(self) -> dict[str, str]:
+        """All files of the package, by name."""
+        levels = json.dumps(as_json(self.system), indent=2, ensure_ascii=False) + "\n"
+        return {
+            "model.py": self.source,
+            "optimizers.py": self.optimizers_source,
+            self.spec_name: self.system.source.text,
+            "levels.json": levels,
+            "levels.svg": as_svg(self.system),
+        }
 
     def write(self, folder: str | Path) -> None:
-        """Write the package that stands alone."""
-        raise NotImplementedError
+        """Write the package that stands alone; an older one is replaced when this is whole."""
+        write_package(Path(folder), self.files())
