@@ -209,8 +209,7 @@ class BlockResolver:
                 if target.path[0] in self.streams:
                     self.streams[target.path[0]].state = "bad"
             raise
-        assert stream.leaf is not None
-        return stream.leaf
+        return self.stream(name, span)
 
     def _equation(self, statement: tree.Assign) -> None:
         text = statement.span.text

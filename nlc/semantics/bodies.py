@@ -5,8 +5,10 @@ In: a `Body`. Out: the same, filled, and the memory of the typed system.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from nlc.ir.expr import Expr
 from nlc.ir.shape import show
 from nlc.ir.system import (
     Memory,
@@ -157,9 +159,7 @@ def _update(block: BlockResolver, body: Body) -> None:
 
 def _varies(block: BlockResolver, body: Body) -> None:
     """Refuse a stream that stands bare in the update of a window."""
-    from nlc.semantics.order import varying
-
-    for node in varying([a.value for a in body.update]):
+    for node in _varying([a.value for a in body.update]):
         block.context.fail(
             "NL0603", "a stream varies inside the window", node.span,
             f"`{body.name}` changes every {block.context.levels[body.level].period.count} tokens",
@@ -216,3 +216,20 @@ def finish_memory(context: Context, body: Body) -> Memory:
         persistent=body.persistent,
         span=body.span or NOWHERE,
     )
+
+
+def _varying(roots: Iterable[Expr]) -> Iterator[Expr]:
+    """Yield streams that stand bare: not in an objective, not reduced over a window's tokens."""
+    seen: set[int] = set()
+    stack = list(roots)
+    while stack:
+        node = stack.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if node.op in ("stream", "position"):
+            yield node
+        elif node.op == "grad":
+            stack.extend(node.args[1:])
+        elif node.op != "window":
+            stack.extend(node.args)

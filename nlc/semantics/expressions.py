@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from nlc.ir.expr import Expr
 from nlc.ir.shape import Shape, show
-from nlc.semantics.axes import broadcast, broadcast_front, embeddings, enter, split
+from nlc.semantics.axes import broadcast, broadcast_front, enter, split
 from nlc.semantics.context import Context
-from nlc.semantics.maps import makes_value, reads_key
+from nlc.semantics.functions import call_function
+from nlc.semantics.products import ELEMENTWISE, product
 from nlc.semantics.values import Readable, Struct, Value, each, select
 from nlc.source import Span
 from nlc.syntax import tree
 
-ELEMENTWISE = {"+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow"}
 COMPARISONS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne"}
 
 
@@ -128,7 +128,7 @@ class Scope:
 
     def _binary(self, expr: tree.Binary) -> Value:
         if expr.operator == "@":
-            return self.product(expr)
+            return product(self, expr)
         if (
             expr.operator == "^"
             and isinstance(expr.left, tree.Norm)
@@ -256,204 +256,9 @@ class Scope:
             return {-1} if seen[0].role == side else set()
         return {-1} if len(seen) == 1 and side == "in" else set()
 
-    # ---- matrices --------------------------------------------------------------------------
-
-    def product(self, expr: tree.Binary) -> Value:
-        """`A @ B`: a number added to a matrix in an operand means that multiple of the identity."""
-        a_number, a = self.operand(expr.left)
-        b_number, b = self.operand(expr.right)
-        terms: list[Value] = []
-        span = expr.span
-
-        def times(number: Expr | None, value: Value | None, at: Span) -> None:
-            if number is not None and value is not None:
-                terms.append(self.combine("mul", span, [(number, at), (value, at)]))
-
-        if a is not None and b is not None:
-            terms.append(self._multiply(a, b, expr, a_number, b_number))
-            if not (isinstance(a, Struct) or isinstance(b, Struct)):
-                times(a_number, b, expr.right.span)
-                times(b_number, a, expr.left.span)
-        elif isinstance(a, Struct) or isinstance(b, Struct) or a is None or b is None:
-            times(a_number, b, expr.right.span)
-            times(b_number, a, expr.left.span)
-        if a_number is not None and b_number is not None:
-            if a is not None or b is not None:
-                # the identity times both numbers has a matrix's shape
-                matrix = a if isinstance(a, Expr) else b
-                assert isinstance(matrix, Expr)
-                both = self.combine("mul", span, [(a_number, span), (b_number, span)])
-                terms.append(self._identity(matrix, both, span))
-            else:
-                terms.append(self.combine("mul", span, [(a_number, span), (b_number, span)]))
-        total = terms[0]
-        for term in terms[1:]:
-            total = self.combine("add", span, [(total, span), (term, span)])
-        return total
-
-    def _identity(self, matrix: Expr, number: Value, span: Span) -> Value:
-        self._square(matrix, span)
-        eye = self.make("identity", axis=matrix.shape[-1], span=span)
-        return self.combine("mul", span, [(number, span), (eye, span)])
-
-    def _square(self, matrix: Expr, span: Span) -> None:
-        rows, columns = matrix.shape[-2:]
-        if not rows.fits(columns):
-            self.context.fail(
-                "NL0410", "a number is added to a matrix that is not square", span,
-                f"this is {show(matrix.shape[-2:])}",
-                "in an operand of `@` a number means that multiple of the identity",
-            )  # fmt: skip
-
-    def operand(self, expr: tree.Expr) -> tuple[Expr | None, Value | None]:
-        """Resolve an operand of `@`: (the multiple of the identity, the rest)."""
-        match expr:
-            case tree.Unary(operator="-", operand=inner):
-                number, rest = self.operand(inner)
-                return (
-                    None if number is None else self.make("neg", number, span=expr.span),
-                    None if rest is None
-                    else each(self.context, [rest], lambda v: self.make("neg", *v, span=expr.span),
-                              expr.span),
-                )  # fmt: skip
-            case tree.Binary(operator="+" | "-" as op, left=left, right=right):
-                return self._operand_sum(expr, op, left, right)
-            case tree.Binary(operator="*" | "/" as op, left=left, right=right):
-                parts = [self.operand(left), self.operand(right)]
-                (ln, lm), (rn, rm) = parts
-                if lm is None and rm is None:
-                    assert ln is not None and rn is not None
-                    value = self.combine(ELEMENTWISE[op], expr.span,
-                                         [(ln, left.span), (rn, right.span)])  # fmt: skip
-                    assert isinstance(value, Expr)
-                    return value, None
-                if op == "*" and lm is None and ln is not None and rn is not None:
-                    return self._scaled(op, ln, rn, rm, left.span, right.span, expr.span)
-                if rm is None and rn is not None and ln is not None:
-                    return self._scaled(op, rn, ln, lm, right.span, left.span, expr.span)
-        value = self.value(expr)
-        if isinstance(value, Expr) and self.body_rank(value) == 0:
-            return value, None
-        return None, value
-
-    def _scaled(
-        self, op: str, scale: Expr, number: Expr, rest: Value | None, at: Span, rest_at: Span,
-        span: Span,
-    ) -> tuple[Expr | None, Value | None]:  # fmt: skip
-        def scaled(value: Value) -> Value:
-            pair = [(value, rest_at), (scale, at)]
-            return self.combine(ELEMENTWISE[op], span, pair)
-
-        new = scaled(number)
-        assert isinstance(new, Expr)
-        return new, None if rest is None else scaled(rest)
-
-    def _operand_sum(
-        self, expr: tree.Binary, op: str, left: tree.Expr, right: tree.Expr
-    ) -> tuple[Expr | None, Value | None]:
-        ln, lm = self.operand(left)
-        rn, rm = self.operand(right)
-        word = ELEMENTWISE[op]
-
-        def join(a: Value | None, b: Value | None) -> Value | None:
-            if a is None or b is None:
-                if b is None or op == "+":
-                    return a if b is None else b
-                return each(self.context, [b], lambda v: self.make("neg", *v, span=right.span),
-                            right.span)  # fmt: skip
-            return self.combine(word, expr.span, [(a, left.span), (b, right.span)])
-
-        rest = join(lm, rm)
-        for value, at in ((lm, left.span), (rm, right.span)):
-            if isinstance(value, Expr) and (ln is not None or rn is not None):
-                if self.body_rank(value) == 1:
-                    # a number added to a vector is an ordinary sum
-                    whole = self.value(expr)
-                    return None, whole
-                self._square(value, at)
-        number = join(ln, rn)
-        assert number is None or isinstance(number, Expr)
-        return number, rest
-
-    def _multiply(
-        self, a: Value, b: Value, expr: tree.Binary, a_number: Expr | None, b_number: Expr | None
-    ) -> Value:
-        span = expr.span
-        zero = self.context.number(0.0, span)
-        if isinstance(a, Struct) and isinstance(b, Struct):
-            self.context.fail(
-                "NL0409", "two maps with parts have no product", span, "both sides have parts",
-                "multiply their parts: `self.layer1 @ grad.layer1`",
-            )  # fmt: skip
-        if isinstance(a, Struct) or isinstance(b, Struct):
-            struct, matrix, at = (a, b, expr.right) if isinstance(a, Struct) else (b, a, expr.left)
-            assert isinstance(struct, Struct) and isinstance(matrix, Expr)
-            if self.body_rank(matrix) < 2:
-                self.context.fail(
-                    "NL0409", "a map with parts is applied, not multiplied", at.span,
-                    "a vector", "write `self(x)`",
-                )  # fmt: skip
-            right = isinstance(a, Struct)
-            number = b_number if right else a_number
-            acts = reads_key if right else makes_value
-            parts: list[tuple[str, Expr]] = []
-            for name, part in struct.parts:
-                scaled = self.combine("mul", span, [(number or zero, at.span), (part, span)])
-                assert isinstance(scaled, Expr)
-                if acts(struct.map, name):
-                    turned = (
-                        self.matrices(part, matrix, expr) if right
-                        else self.matrices(matrix, part, expr)
-                    )  # fmt: skip
-                    if number is not None:
-                        total = self.combine("add", span, [(turned, span), (scaled, span)])
-                        assert isinstance(total, Expr)
-                        scaled = total
-                    else:
-                        scaled = turned
-                parts.append((name, scaled))
-            return Struct(struct.map, tuple(parts))
-        return self.matrices(a, b, expr)
-
-    def matrices(self, a: Expr, b: Expr, expr: tree.Binary) -> Expr:
-        """Multiply two tensors: matrix @ matrix, matrix @ vector, vector @ matrix."""
-        spans = [expr.left.span, expr.right.span]
-        ra, rb = self.body_rank(a), self.body_rank(b)
-        if ra == 1 and rb >= 2:
-            # a row from the left: x^T A = A^T x
-            turned = self.make("transpose", b, span=spans[1])
-            return self._contract("matvec", turned, a, [2, 1], [spans[1], spans[0]], expr)
-        self.need_rank(a, 2, spans[0])
-        self.need_rank(b, 1, spans[1])
-        inner = a.shape[-1]
-        as_matrix = rb >= 2 and inner.fits(b.shape[-2])
-        if as_matrix and self._fronts(a.shape[:-2], b.shape[:-2]):
-            return self._contract("matmul", a, b, [2, 2], spans, expr)
-        if inner.fits(b.shape[-1]):
-            return self._contract("matvec", a, b, [2, 1], spans, expr)
-        seen = b.shape[split(b.shape, self.lead) :]
-        self.context.fail(
-            "NL0404", "the sides of `@` do not fit", spans[1], f"this is {show(seen)}",
-            f"the right side needs the axis {inner.name}",
-            (spans[0], f"this is {show(a.shape[split(a.shape, self.lead):])}"),
-        )  # fmt: skip
-
-    def _fronts(self, a: Shape, b: Shape) -> bool:
-        x, y = a[split(a, self.lead) :], b[split(b, self.lead) :]
-        small, big = (x, y) if len(x) <= len(y) else (y, x)
-        return len(embeddings(small, big)) == 1
-
-    def _contract(
-        self, op: str, a: Expr, b: Expr, lasts: list[int], spans: list[Span], expr: tree.Binary
-    ) -> Expr:
-        left, right = broadcast_front(self.context, [a, b], spans, lasts, self.lead, "`@`")
-        return self.make(op, left, right, span=expr.span)
-
     # ---- calls -----------------------------------------------------------------------------
 
     def _call(self, call: tree.Call) -> Value:
-        from nlc.semantics.functions import call_function
-
         readable = self.readable(call.function)
         if readable is not None:
             return self.apply(readable, call)

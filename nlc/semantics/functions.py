@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from nlc.ir.expr import Expr
 from nlc.ir.shape import Axis, show
 from nlc.semantics.axes import broadcast_front, split
 from nlc.semantics.context import real
-from nlc.semantics.expressions import Scope
+from nlc.semantics.products import operand
 from nlc.semantics.values import Value, each
 from nlc.syntax import tree
+
+if TYPE_CHECKING:
+    from nlc.semantics.expressions import Scope
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
@@ -26,7 +30,7 @@ UNARY = (
 REDUCTIONS = ["sum", "mean", "norm", "softmax", "logsumexp", "unit", "rmsnorm", "layernorm"]
 NORMALISERS = {"unit": 1e-12, "rmsnorm": 1e-6, "layernorm": 1e-5}
 
-Function = Callable[[Scope, tree.Call], Value]
+Function = Callable[["Scope", tree.Call], Value]
 
 
 def call_function(scope: Scope, name: str, call: tree.Call) -> Value:
@@ -150,7 +154,7 @@ def _transpose(scope: Scope, call: tree.Call) -> Value:
 
 def _solve(scope: Scope, call: tree.Call) -> Value:
     a, b = call.arguments
-    number, matrix = scope.operand(a)
+    number, matrix = operand(scope, a)
     right = scope.plain(b)
     if not isinstance(matrix, Expr):
         scope.context.fail(

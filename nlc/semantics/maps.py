@@ -5,10 +5,13 @@ In: `tree.Map`. Out: `ir.Map`. A `kernel` gets its axes later, from the key of i
 
 from __future__ import annotations
 
+from typing import Any, NoReturn, cast
+
 from nlc.errors import nearest
 from nlc.ir.shape import Axis, Shape
 from nlc.ir.system import Initial, Map, Part
 from nlc.semantics.context import Context, flat, real
+from nlc.source import Span
 from nlc.syntax import tree
 from nlc.syntax.print_expression import print_expression, print_map
 
@@ -96,10 +99,7 @@ def _ends(
     return chains[0].items if chains else ()
 
 
-def _wrong(context: Context, written: tree.Map, span: object, text: str) -> None:
-    from nlc.source import Span
-
-    assert isinstance(span, Span)
+def _wrong(context: Context, written: tree.Map, span: Span, text: str) -> NoReturn:
     context.fail(
         "NL0414", f"`{written.kind}` is written wrongly", span, text,
         f"write, for example, `{EXAMPLES[written.kind]}`",
@@ -201,9 +201,9 @@ def _build(
         case "kernel":
             pass
     return Map(
-        kind, inputs, outputs, chain, tuple(parts), tuple(sorted(options.items())),
+        cast(Any, kind), inputs, outputs, chain, tuple(parts), tuple(sorted(options.items())),
         text=print_map(written),
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 # which parts read the key, and which make the value: `self @ X` and `X @ self` act on them

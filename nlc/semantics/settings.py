@@ -159,5 +159,8 @@ class _Setting:
         if word == "level" and kind == "memories":
             word, value = "levels", (value,)
         new = tuple(replace(i, **{word: value}) if item in i.names else i for i in items)
-        blocks = tuple(replace(b, **{kind: new}) if b.name == name else b for b in spec.blocks)
+        changed = (
+            replace(block, memories=new) if kind == "memories" else replace(block, weights=new)
+        )
+        blocks = tuple(changed if b is block else b for b in spec.blocks)
         return replace(spec, blocks=blocks)
