@@ -18,15 +18,19 @@ back to its initial value (so do `prev` and `start`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nlc.diagnostics import Diagnostic
 from nlc.ir.expr import Expr, Graph
 from nlc.ir.shape import Shape
 from nlc.source import NOWHERE, Source, Span
 from nlc.syntax import tree
+
+if TYPE_CHECKING:
+    from nlc.ir.level_graph import Component, Edge
 
 Unit = Literal["tokens", "steps", "always", "never"]
 
@@ -44,6 +48,20 @@ class Period:
         word = self.unit if self.count > 1 else self.unit[:-1]
         return f"every {self.count} {word}"
 
+    @property
+    def frequency(self) -> float:
+        """Updates per token: inf for `always`; a step counts as slower than any token period."""
+        match self.unit:
+            case "always":
+                return float("inf")
+            case "tokens":
+                return 1.0 / self.count
+            case "steps":
+                # below every token period a spec can write (dims are bounded by 2^31)
+                return 2.0**-40 / self.count
+            case "never":
+                return 0.0
+
 
 @dataclass(frozen=True)
 class Optimizer:
@@ -57,27 +75,22 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Level:
-    """A time scale; `chunk` is 1 where none is written."""
+    """A time scale; `chunk` is 1 where none is written.
+
+    `components` names what lives there, the faster before the slower.
+    """
 
     name: str
     period: Period
     chunk: int = 1
     optimizer: Optimizer | None = None
     span: Span = field(default=NOWHERE, compare=False, repr=False)
+    components: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def frequency(self) -> float:
-        """Updates per token: inf for `always`; a step counts as slower than any token period."""
-        match self.period.unit:
-            case "always":
-                return float("inf")
-            case "tokens":
-                return 1.0 / self.period.count
-            case "steps":
-                # below every token period a spec can write (dims are bounded by 2^31)
-                return 2.0**-40 / self.period.count
-            case "never":
-                return 0.0
+        """Updates per token, as of its period."""
+        return self.period.frequency
 
 
 @dataclass(frozen=True)
@@ -334,7 +347,8 @@ class System:
     """A whole spec. `levels` stand fastest first.
 
     `warnings` were found on the way; `unsupported` are features that are checked and cannot run
-    yet: (code, what, place).
+    yet: (code, what, place). `components`, fastest first, and `edges` are the level graph;
+    `picture` draws it, for notebooks.
     """
 
     name: str
@@ -349,6 +363,9 @@ class System:
     rules: tuple[tree.Rule, ...] = ()
     warnings: tuple[Diagnostic, ...] = ()
     unsupported: tuple[tuple[str, str, Span], ...] = ()
+    components: tuple[Component, ...] = ()
+    edges: tuple[Edge, ...] = ()
+    picture: Callable[[System], str] | None = field(default=None, repr=False)
 
     def block(self, name: str) -> Block:
         """Return a block by name."""
@@ -358,9 +375,17 @@ class System:
         """Return a level by name."""
         return next(level for level in self.levels if level.name == name)
 
-    @cached_property
-    def graph(self):  # type: ignore[no-untyped-def]
-        """The level graph, a networkx.DiGraph; see `level_graph`."""
-        from nlc.ir.level_graph import level_graph
+    def component(self, name: str) -> Component:
+        """Return a component by name."""
+        return next(c for c in self.components if c.name == name)
 
-        return level_graph(self)
+    @cached_property
+    def graph(self) -> Any:
+        """The level graph, a networkx.DiGraph; see `level_graph`."""
+        from nlc.ir.level_graph import networkx_graph
+
+        return networkx_graph(self.components, self.edges)
+
+    def _repr_svg_(self) -> str | None:
+        """Draw the system where a notebook asks for it."""
+        return self.picture(self) if self.picture is not None else None

@@ -5,8 +5,8 @@ In: `tree.Level`s. Out: `ir.Level`s, fastest first, and faults NL02xx.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from nlc.ir.system import Block, Level, Model, Optimizer, Period
