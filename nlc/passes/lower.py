@@ -1,8 +1,8 @@
 """Write every application of a map as primitive operations.
 
-In: expressions with `apply`. Out: the same without (or without some). x [*lead, *more, *inputs] meets parts
-[*lead, *part]: the parts get axes of size 1 where x has further ones. Does not choose layouts;
-a map's input axes become one before, and its output axes are split after.
+In: expressions with `apply`. Out: the same without (or without some). x [*lead, *more, *inputs]
+meets parts [*lead, *part]: the parts get axes of size 1 where x has further ones. Does not choose
+layouts; a map's input axes become one before, and its output axes are split after.
 """
 
 from __future__ import annotations

@@ -205,13 +205,12 @@ class _Follow:
         if w.op == "const" and w.attr("value") == 0.0:
             return Value(Matrix({}, ()), roles)
         if row is None or row not in varies:
-            e = register.full(register.one, register.rows)
-            direction = self.only(w, roles, column)
-            return Value(register.outer(Vector({}, {}, e), direction), roles)
-        if column not in varies:
-            offset = Vector({}, {}, self.only(w, roles, row))
-            return Value(register.outer(offset, register.one), roles)
-        return Value(self._outers(w, row < column), roles)  # type: ignore[operator]
+            ones = Vector({}, {}, register.full(register.one, register.rows))
+            return Value(register.outer(ones, self.only(w, roles, column)), roles)
+        if column is None or column not in varies:
+            along = Vector({}, {}, self.only(w, roles, row))
+            return Value(register.outer(along, register.one), roles)
+        return Value(self._outers(w, row < column), roles)
 
     def _outers(self, w: Expr, upright: bool) -> Matrix:
         """Split a matrix that is added into outer products."""

@@ -261,16 +261,16 @@ def _outermost(roots: tuple[Expr, ...], moving: set[str]) -> list[Expr]:
             continue
         seen.add(id(node))
         states = [a for a in node.args[1:] if a.op == "state" and a.attr("when") != "initial"]
-        if node.op == "apply" and states and node.args[1].op == "state":
-            if _memory_of(states[0]) in moving:
-                # inner reads first, so that they have names when this one is placed
-                stack.append(node.args[0])
-                found.append(node)
-                continue
-        if node.op in ("state", "attend") and node.attr("when") != "initial":
-            if _memory_of(node) in moving:
-                found.append(node)
-                continue
+        read = node.op == "apply" and states and node.args[1].op == "state"
+        if read and _memory_of(states[0]) in moving:
+            # inner reads first, so that they have names when this one is placed
+            stack.append(node.args[0])
+            found.append(node)
+            continue
+        bare = node.op in ("state", "attend") and node.attr("when") != "initial"
+        if bare and _memory_of(node) in moving:
+            found.append(node)
+            continue
         stack.extend(node.args)
     return found[::-1]
 
