@@ -15,7 +15,7 @@ from nlc.ir.system import (
 from nlc.semantics.context import real
 from nlc.semantics.memories import lead_of, rule_of
 from nlc.semantics.records import Body
-from nlc.semantics.trees import mentions
+from nlc.semantics.trees import calls, mentions
 from nlc.semantics.updates import UpdateScope
 from nlc.semantics.values import Struct
 from nlc.source import Span
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nlc.semantics.blocks import BlockResolver
 
 
-def resolve_initial(block: BlockResolver, written: tree.Expr | tree.From, memory: bool) -> Initial:
+def resolve_initial(block: BlockResolver, written: tree.Expr | tree.From) -> Initial:
     """Resolve an `init` clause other than `learned`."""
     match written:
         case tree.From(name=name):
@@ -39,7 +39,9 @@ def resolve_initial(block: BlockResolver, written: tree.Expr | tree.From, memory
             return Initial("normal", real(block.context, std))
         case tree.Number():
             return Initial("constant", float(written.value))
-    if not memory or not mentions(written, set(block.weights)):
+    if not calls(written) - {"sqrt", "exp", "log", "abs"} and not mentions(
+        written, {*block.weights, *block.streams, *block.bodies}
+    ):
         return Initial("constant", real(block.context, written))
     expr = block.scope.plain(written)
     only_parameters(block, expr, written.span)
@@ -72,7 +74,7 @@ def set_initials(block: BlockResolver, body: Body) -> None:
             "write `init learned`",
         )  # fmt: skip
     else:
-        initial = resolve_initial(block, written, memory=True)
+        initial = resolve_initial(block, written)
         if initial.kind == "source":
             _check_source(block, body, initial.source, written.span)
         # a random start is drawn once, as a parameter is

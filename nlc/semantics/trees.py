@@ -22,6 +22,21 @@ def mentions(expr: tree.Node, names: set[str]) -> bool:
     return False
 
 
+def calls(expr: tree.Node) -> set[str]:
+    """Return the names of the functions that a syntax tree calls."""
+    found: set[str] = set()
+    stack: list[Any] = [expr]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, tree.Call):
+            found.add(node.function.id if isinstance(node.function, tree.Name) else "")
+        if isinstance(node, tuple):
+            stack.extend(node)
+        elif isinstance(node, tree.Node):
+            stack.extend(vars(node).values())
+    return found
+
+
 def substitute(node: Any, names: dict[str, tree.Expr]) -> Any:
     """Put trees in the place of names, for showing a rule's equations with its arguments."""
     if isinstance(node, tree.Name):

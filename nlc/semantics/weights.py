@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nlc.ir.system import (
-    Map,
-    Weight,
-)  # fmt: skip
+from nlc.ir.shape import show
+from nlc.ir.system import Map, Weight
 from nlc.semantics.context import Bad
 from nlc.semantics.initials import resolve_initial
 from nlc.semantics.maps import resolve_map
@@ -55,7 +53,16 @@ def declare_weights(block: BlockResolver, written: tree.Weights) -> None:
 def _weights_init(block: BlockResolver, map: Map, written: tree.Expr | tree.From | None) -> Map:
     if written is None or (isinstance(written, tree.Name) and written.id == "learned"):
         return map
-    initial = resolve_initial(block, written, memory=False)
+    initial = resolve_initial(block, written)
+    if initial.expr is not None:
+        have = [axis.size for axis in initial.expr.shape]
+        for part in map.parts:
+            want = [axis.size for axis in part.shape]
+            if len(map.parts) > 1 or have not in (want, []):
+                block.context.fail(
+                    "NL0510", "the initial value does not fit the weights", written.span,
+                    f"this is {show(initial.expr.shape)}", f"they are {show(part.shape)}",
+                )  # fmt: skip
     return replace(map, parts=tuple(replace(p, initial=initial) for p in map.parts))
 
 
