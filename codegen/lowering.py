@@ -22,6 +22,7 @@ from torch import fx
 from nlc.codegen import library
 from nlc.codegen.program import Operand, Program, note
 from nlc.ir.expr import Expr
+from nlc.ir.operations import OPERATIONS
 from nlc.ir.shape import Shape, sizes
 
 COMPARISONS = {
@@ -51,7 +52,8 @@ class Lowering:
 
     `leaf` gives streams, parameters, states and the position; `structured` may take over an
     `apply`, `attend`, `shift`, `conv` or a hoisted expression, or return None. `like` is a tensor
-    with the streams' device and type.
+    with the streams' device and type. `lift` computes what is elementwise in float32 or better, for
+    what goes into states.
     """
 
     program: Program
@@ -61,6 +63,7 @@ class Lowering:
     like: fx.Node
     done: dict[Expr, Operand] = field(default_factory=dict)
     rename: dict[str, str] = field(default_factory=dict)
+    lift: bool = False
 
     def value(self, expr: Expr) -> Operand:
         """Build an expression; a number stays a number."""
@@ -92,6 +95,8 @@ class Lowering:
                     value.meta.setdefault("name", self.rename.get(name, name))
                 return value
         args = [self.value(arg) for arg in expr.args]
+        if self.lift and OPERATIONS[expr.op].kind in ("elementwise", "reduction"):
+            args = [a if _exact(a) else self.widen(a) for a in args]
         return SPELLING[expr.op](self, expr, args)
 
     # ---- what rows of the table share ----------------------------------------------------------
@@ -173,6 +178,13 @@ class Lowering:
             return value
         node = self.program.call(library.wide, value)
         return note(node, value.meta["shape"], batch_of(value), wide=True)
+
+
+def _exact(value: Operand) -> bool:
+    """Say whether a value is no floating tensor that could be wider."""
+    return isinstance(value, fx.Node) and bool(
+        value.meta.get("bool") or value.meta.get("integer") or value.op == "get_attr"
+    )
 
 
 def _flat(args: object) -> list[object]:
@@ -382,6 +394,7 @@ def _solve(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
 def _newton_schulz(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
     given = expr.attr("coefficients")
     triples = given if isinstance(given[0], tuple) else (given,)
+    triples = triples[:1] if len(set(triples)) == 1 else triples
     steps, eps = int(expr.attr("steps")), float(expr.attr("eps"))
     return low.make(expr, library.newton_schulz, args[0], steps, triples, eps)
 

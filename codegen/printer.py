@@ -196,8 +196,8 @@ class Printer:
 
     def fit(self, node: fx.Node) -> None:
         """Give names to parts of an expression until its statement fits."""
-        wanted = str(node.meta.get("name", "value")) if "results" not in node.meta else ""
-        head = max(len(wanted) + 2, sum(len(str(r)) + 4 for r in node.meta.get("results", ())))
+        wanted = self._temporary(node) if "results" not in node.meta else ""
+        head = max(len(wanted) + 3, sum(len(str(r)) + 4 for r in node.meta.get("results", ())))
         while True:
             room = self.writer.room - head - 3
             text, _ = self.expression(node)
@@ -216,11 +216,20 @@ class Printer:
             body = self.expression(part)[0]
             self.write(self.take(name, part, node, before=True), part, body)
 
+    def _splits(self, node: fx.Node) -> bool:
+        """Say whether a call fits when its arguments stand on lines of their own."""
+        if not node.op.startswith("call") or not self._splittable(node):
+            return False
+        start, arguments = self._pieces(node)
+        lines = split_call(f"{start}(", arguments, ")", self.writer.room)
+        return all(len(line) <= self.writer.room for line in lines) and len(start) < WIDTH // 2
+
     def _longest(self, node: fx.Node, room: int) -> fx.Node | None:
         best: tuple[int, fx.Node] | None = None
         for part in self._inside(node):
             size = len(self.expression(part)[0])
-            if 8 < size <= max(room, WIDTH // 2) and (best is None or size > best[0]):
+            fits = size <= max(room, WIDTH // 2) or self._splits(part)
+            if 8 < size and fits and (best is None or size > best[0]):
                 best = (size, part)
         return best[1] if best else None
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import fx
@@ -69,6 +70,24 @@ class UnitWriter:
                 if node.op == "stream":
                     self.shapes[str(node.attr("name"))] = node.shape
         self.integers |= {i.name for i in unit.inputs if i.integer}
+
+    @cached_property
+    def into_states(self) -> set[str]:
+        """The streams that go into states or ask them, wherever nothing but sums stand between."""
+        unit = self.unit
+        roots = [e for m in unit.memories if m.map.kind != "kernel" for e in updates_of(m)]
+        for node in postorder(expressions(self.steps())):
+            if node.op == "apply" and any(p.op == "state" for p in node.args[1:]):
+                roots.append(node.args[0])
+        found: set[str] = set()
+        values = {s.name: s.value for s in self.steps() if isinstance(s, Equation)}
+        waiting = list(_open_streams(roots))
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found.add(name)
+                waiting += _open_streams([values[name]] if name in values else [])
+        return found
 
     def all_expressions(self) -> list[Expr]:
         """All expressions of the unit."""
@@ -447,11 +466,8 @@ class UnitWriter:
         """An output, with all its batch axes and in the streams' type."""
         node = scope.stream(name)
         assert node is not None, name
-        node = scope.low.as_number(node)
-        if self.unit.kind != "block":
-            return node
-        node = scope.low.narrow(node)
-        if not self.depends(name, set()):
+        node = scope.low.narrow(scope.low.as_number(node))
+        if self.unit.kind == "block" and not self.depends(name, set()):
             shape = self.output_shape(name)
             front = [scope.rows(), *([scope.tokens()] if scope.batch == 2 else [])]
             node = scope.program.method("expand", scope.spread(node), *front, *sizes(shape))
@@ -487,6 +503,23 @@ class UnitWriter:
             entries["position"] = scope.program.call(operator.add, scope.position, count)
         entries |= {path: nested[path] for path, _ in self.modules() if path in nested}
         return entries
+
+
+def _open_streams(roots: Iterable[Expr]) -> set[str]:
+    """The streams that expressions read, not through a map or a convolution."""
+    found: set[str] = set()
+    seen: set[Expr] = set()
+    stack = list(roots)
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.op == "stream":
+            found.add(str(node.attr("name")))
+        if node.op not in ("apply", "conv"):
+            stack.extend(node.args)
+    return found
 
 
 def initial_arguments(scope: Scope, memory: Memory) -> list[Any]:
@@ -571,7 +604,9 @@ class Runner:
     def equation(self, step: Equation) -> None:
         """`name = value`, with the line it came from above it."""
         scope = self.scope
+        scope.low.lift = step.name in self.owner.into_states
         node = scope.low.tensor(step.value)
+        scope.low.lift = False
         reassigned = step.name in scope.streams
         if node.op not in ("placeholder", "get_attr") and "name" not in node.meta:
             node.meta["name"] = step.name
@@ -747,7 +782,8 @@ class Runner:
     def passes(self, stage: Passes) -> None:
         """Run the passes of a repeat, one after another."""
         scope, program = self.scope, self.scope.program
-        carried = [scope.stream(n) for n in stage.inputs]
+        given = [scope.stream(n) for n in stage.inputs]
+        carried = [g if g is None or g.meta.get("integer") else scope.low.narrow(g) for g in given]
         extra = [n for n in stage.outputs if n not in stage.inputs]
         modules = [
             program.input(identifier(n))

@@ -388,7 +388,11 @@ class MemoryWriter:
                         results[i] = Raw(self.states[i])
                     printer.settle(results[i], out.room - 7 if len(results) == 1 else 40)
                 texts = [r.text if isinstance(r, Raw) else printer.operand(r) for r in results]
-                out.line(f"return {', '.join(texts)}")
+                line = f"return {', '.join(texts)}"
+                if len(line) <= out.room:
+                    out.line(line)
+                else:
+                    out.lines += ["    " * out.depth + x for x in split_rows(texts)]
         out.blank()
 
     def _read_step(self, out: Writer) -> None:
@@ -466,6 +470,11 @@ def write_dict(out: Writer, printer: Printer, head: str, entries: dict[str, obje
                 for part in split_call(f'"{key}": {start}(', [inner[:-1]], "),", out.room):
                     out.line(part)
     out.line("}")
+
+
+def split_rows(texts: list[str]) -> list[str]:
+    """A tuple to be returned, one entry a line."""
+    return ["return (", *(f"    {text}," for text in texts), ")"]
 
 
 def taken(

@@ -31,17 +31,20 @@ def small(name: str) -> Compiled:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bfloat16_is_close_to_float64(name: str) -> None:
-    compiled = small(name)
-    module = compiled.model().to(torch.bfloat16)
-    exact = compiled.model().double()
+    torch.manual_seed(0)
+    compiled = nlc.compile(nlc.load(next(p for p in SPECS if p.stem == name)))
+    block = compiled.system.blocks[0]
+    module = compiled.block(block.name).to(torch.bfloat16)
+    exact = compiled.block(block.name).double()
     exact.load_state_dict(module.state_dict())
-    tokens = torch.randint(0, 256, (2, 19))
-    got, state = module(tokens)
-    want, _ = exact(tokens)
+    x = torch.randn(2, 40, *(a.size for a in block.inputs[0].shape)).bfloat16()
+    got, state = module(x)
+    want, _ = exact(x.double())
     assert got.dtype == torch.bfloat16
     error = (got.double() - want).square().mean().sqrt() / want.square().mean().sqrt()
-    assert error < 2e-2
-    stepped, _ = module.step(tokens[:, 0], state)
+    # the projections round to bfloat16 several times one after another
+    assert error < 8e-3
+    stepped, _ = module.step(x[:, 0], state)
     assert stepped.dtype == torch.bfloat16
     got.float().sum().backward()
 
@@ -65,7 +68,7 @@ def test_made_on_the_meta_device_and_drawn_later(name: str) -> None:
     module.reset_parameters()
     drawn = initial_parameters(compiled.system)
     found = dict(module.named_parameters())
-    assert list(found) == list(drawn)
+    assert set(found) == set(drawn)
     for key, value in drawn.items():
         assert torch.equal(found[key], value), key
 
