@@ -49,7 +49,7 @@ SetOption = Annotated[
         help="Change a number of the spec, such as `dims.d=128` or `levels.fast.chunk=1`.",
     ),
 ]
-FormatOption = Annotated[Format, typer.Option(help="How faults are shown.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="How faults are shown.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")]
 
 

@@ -16,6 +16,9 @@ from nlc.cli.common import Format, colored, say
 from nlc.diagnostics import Diagnostic, SpecError
 from nlc.render import render_github, render_json, render_text
 
+# the code of a `--set` that has no place in the spec: the call is wrong, not the spec
+SETTING = "NL0313"
+
 
 def show_faults(
     diagnostics: Iterable[Diagnostic], form: Format = Format.text, file: str = ""
@@ -43,8 +46,7 @@ def faults_shown(form: Format, file: str) -> Iterator[None]:
 
 def status_of(diagnostics: Iterable[Diagnostic]) -> int:
     """Return 1, or 2 where all that is wrong is what `--set` was given."""
-    places = [label.span.source.name for d in diagnostics for label in d.labels if label.primary]
-    return 2 if places and all(place.startswith("--set ") for place in places) else 1
+    return 2 if all(d.code == SETTING for d in diagnostics) else 1
 
 
 def counted(diagnostics: Sequence[Diagnostic]) -> str:

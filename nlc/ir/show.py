@@ -76,6 +76,8 @@ def _owner(expr: Expr) -> str:
     if expr.attr("memory"):
         return str(expr.attr("memory"))
     part = expr.args[1]
+    if part.op in ("state", "variable"):
+        return _leaf(part)
     return str(part.attr("name")).rsplit(".", 1)[0] if part.has("name") else "map"
 
 
