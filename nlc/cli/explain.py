@@ -47,7 +47,7 @@ def _explain_code(word: str) -> None:
         close = nearest(word.upper(), codes())
         raise CallError(
             f"there is no code {word.upper()}",
-            f"the nearest one is {close}" if close else f"{codes()[0]} to {codes()[-1]}",
+            f"the nearest one is {close}" if close else "a code that a message shows: NL0203",
         )
     bold, plain = ("\x1b[1m", "\x1b[0m") if colored(sys.stdout) else ("", "")
     say(f"{bold}{found.code}  {found.title}{plain}\n")

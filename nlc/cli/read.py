@@ -239,10 +239,15 @@ def specs() -> None:
     """List the specs that nlc ships. Each can be used by its name, and by `use NAME` in a spec."""
     from nlc.cli.forms import tree_of
 
+    bold, plain = ("\x1b[1m", "\x1b[0m") if colored(sys.stdout) else ("", "")
+    rules = []
     library = shipped()
     width = max(map(len, library), default=0)
-    bold, plain = ("\x1b[1m", "\x1b[0m") if colored(sys.stdout) else ("", "")
     for name, path in library.items():
         with faults_shown(Format.text, str(path)):
             _, tree = tree_of(path)
-        say(f"{bold}{name:<{width}}{plain}  {tree.about or ''}".rstrip())
+        if tree.blocks:
+            say(f"{bold}{name:<{width}}{plain}  {tree.about or ''}".rstrip())
+        else:
+            rules += [rule.name for rule in tree.rules]
+    say(f"\nrules, for an update or as an optimizer: {' '.join(rules)}")

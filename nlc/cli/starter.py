@@ -28,11 +28,11 @@ block mixer(x[d]) -> out[d] {{
   weights W_b, W_a : linear(d -> heads, bias)
   weights W_o      : linear(heads*d_v -> d)
 
-  q = unit(silu(W_q(x)))        # [heads, d_k]
-  k = unit(silu(W_k(x)))
-  v = silu(W_v(x))              # [heads, d_v]
-  beta  = sigmoid(W_b(x))       # how strongly to write, per head
-  alpha = sigmoid(W_a(x) + 4)   # how much to keep, per head
+  q     = unit(silu(W_q(x)))   # [heads, d_k]
+  k     = unit(silu(W_k(x)))
+  v     = silu(W_v(x))         # [heads, d_v]
+  beta  = sigmoid(W_b(x))      # how strongly to write, per head
+  alpha = sigmoid(W_a(x) + 4)  # how much to keep, per head
 
   # one matrix per head; each token it takes a step towards M(k) = v
   memory M : linear(d_k -> d_v) at fast {{
@@ -51,6 +51,7 @@ block mixer(x[d]) -> out[d] {{
 # what each token does on its own
 block ffn(x[d]) -> out[d] {{
   weights F : mlp(d -> 4*d -> d)
+
   out = F(x)
 }}
 
