@@ -103,37 +103,61 @@ def solve_tiles(
         gates = tiled(g.to(M.dtype).unsqueeze(-1), front, 1, tile, fill=1.0).squeeze(-1)
         products, since = gate_products(gates)
     to_end = products[..., -1, :, None] * b  # F(C, i) b_i
-    X = None if u is None else tiled(u.to(M.dtype), front, d_v, tile)
-    Y = None
-    if p is not None:
+    decay = since[..., -1, None, None]
+    X = b.new_zeros(*b.shape[:-1], d_v) if u is None else tiled(u.to(M.dtype), front, d_v, tile)
+    if p is None:
+        writes, starts, M = scan_known(X, to_end, decay, M)
+    else:
         # E = X + Y M_0^T: what of the writes is known, and what hangs on the tile's first state
         p = tiled(p.to(M.dtype), front, d_k, tile)
         products_before, since_before = before(products, since)
         inverse = UnitLowerInverse.apply(products_before * (p @ b.mT))
-        X = None if X is None else inverse @ X
         Y = inverse @ (since_before.unsqueeze(-1) * p)
-    writes, starts, M = scan_tiles(X, Y, to_end, since[..., -1, None, None], M)
+        writes, starts, M = TileScan.apply(inverse @ X, Y, to_end, decay, M)
     path = Tiles(b, writes, products, since, starts, front[1], lead)
     return path, M.reshape(M.shape[0], *lead, d_v, d_k)
 
 
-def scan_tiles(
-    X: Tensor | None, Y: Tensor | None, to_end: Tensor, decay: Tensor, M: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Go from tile to tile: E = X + Y M^T, then M <- F(C, 0) M + E^T (F(C, i) b_i).
+class TileScan(torch.autograd.Function):
+    """From tile to tile: E = X + Y M^T, then M <- w M + E^T b.
 
-    Returns the writes, the state before each tile and the last one.
+    X [B, N, H, C, d_v], Y, b [B, N, H, C, d_k], w [B, N, H, 1, 1], M [B, H, d_v, d_k]. Gives the
+    writes E, the state before each tile and the last one. Its gradient runs from the last tile to
+    the first with two products a tile, and takes all others at once.
     """
-    writes, starts = [], []
-    nothing = [None] * decay.shape[1]
-    known = nothing if X is None else X.unbind(1)
-    reading = nothing if Y is None else Y.unbind(1)
-    for x, y, b, w in zip(known, reading, to_end.unbind(1), decay.unbind(1), strict=True):
+
+    @staticmethod
+    def forward(ctx, X, Y, b, w, M):
+        writes, starts = [], []
+        for x, y, key, decay in zip(
+            X.unbind(1), Y.unbind(1), b.unbind(1), w.unbind(1), strict=True
+        ):
+            starts.append(M)
+            writes.append(x + y @ M.mT)
+            M = decay * M + writes[-1].mT @ key
+        E, S = torch.stack(writes, 1), torch.stack(starts, 1)
+        ctx.save_for_backward(Y, b, w, E, S)
+        return E, S, M
+
+    @staticmethod
+    def backward(ctx, dE, dS, dM):
+        Y, b, w, E, S = ctx.saved_tensors
+        writes, after = [], []
+        for i in reversed(range(E.shape[1])):
+            after.append(dM)
+            writes.append(dE[:, i] + b[:, i] @ dM.mT)
+            dM = dS[:, i] + w[:, i] * dM + writes[-1].mT @ Y[:, i]
+        dX, A = torch.stack(writes[::-1], 1), torch.stack(after[::-1], 1)
+        return dX, dX @ S, E @ A, (A * S).sum((-1, -2), keepdim=True), dM
+
+
+def scan_known(X: Tensor, b: Tensor, w: Tensor, M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `TileScan`, with writes that do not hang on the state."""
+    starts = []
+    for add, decay in zip((X.mT @ b).unbind(1), w.unbind(1), strict=True):
         starts.append(M)
-        e = x if y is None else y @ M.mT if x is None else x + y @ M.mT
-        M = w * M + e.mT @ b
-        writes.append(e)
-    return torch.stack(writes, 1), torch.stack(starts, 1), M
+        M = decay * M + add
+    return X, torch.stack(starts, 1), M
 
 
 def read_tiles(q: Tensor, path: Tiles, late: bool = True) -> Tensor:

@@ -13,7 +13,7 @@ In: a memory with its schedule; its update is over streams and the states before
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -245,12 +245,15 @@ class MemoryWriter:
                 return node
         return next(iter(inputs.values()), states[0])
 
-    def body(self, out: Writer, program: Program, result: str = "") -> Printer:
-        """Print a method's body; the printer knows the names of what it returns."""
-        names = Names({node.target for node in program.inputs} | reserved())
+    def body(
+        self, out: Writer, program: Program, known: Mapping[str, str] | None = None
+    ) -> Printer:
+        """Print a method's body; `known` are inputs that stand there under another name."""
+        texts = {str(n.target): str(n.target) for n in program.inputs} | dict(known or {})
+        names = Names(set(texts) | set(texts.values()) | reserved())
         printer = Printer(program, out, names, self.used)
         for node in program.inputs:
-            printer.bind(node, str(node.target))
+            printer.bind(node, texts[str(node.target)])
         printer.run()
         return printer
 

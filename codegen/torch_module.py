@@ -115,7 +115,8 @@ class Emitter:
             out.line(line)
         if standard:
             out.blank()
-        out.line("import torch")
+        if _mentions(body, "torch."):
+            out.line("import torch")
         if _mentions(body, "F."):
             out.line("import torch.nn.functional as F")
         out.line("from torch import Tensor, nn")

@@ -166,22 +166,23 @@ def _chunks(writer: MemoryWriter, out: Writer, form: Affine) -> None:
         out.line("paths = []")
         sequence = varying[0] if varying else state
         out.line(f"lengths = cuts(position, {sequence}.shape[1], {chunk})")
+        inner = [f"{name}_c" for name in varying]
         if len(varying) == 1:
-            out.line(f"for {varying[0]} in {varying[0]}.split(lengths, 1):")
+            out.line(f"for {inner[0]} in {varying[0]}.split(lengths, 1):")
         else:
             pieces = [f"{name}.split(lengths, 1)" for name in varying]
             from nlc.codegen.writer import split_call
 
-            head = f"for {', '.join(varying)} in zip("
+            head = f"for {', '.join(inner)} in zip("
             for text in split_call(head, [*pieces, "strict=True"], "):", out.room):
                 out.line(text)
         with out.indent():
-            printer = writer.body(out, program)
+            printer = writer.body(out, program, dict(zip(varying, inner, strict=True)))
             out.line(f"paths.append({printer.operand(path)}._replace(origin={writer.start_name}))")
             text = printer.operand(after)
             if text != state:
                 out.line(f"{state} = {text}")
-            out.line(f"position += {sequence}.shape[1]")
+            out.line(f"position += {inner[0] if inner else sequence}.shape[1]")
             out.line(f"if position % {chunk} == 0:")
             with out.indent():
                 out.line(f"{writer.start_name} = {state}")
