@@ -1,197 +1,117 @@
-"""The level graph: components, how often they change, and how knowledge passes between them.
+"""The level graph: a system's components, how knowledge passes between them, and their order.
 
-In: a `System`. Out: a `networkx.DiGraph`. A node is a component (`mixer.W_q`, `mixer.M`,
-`slow.adamw.m`) with kind, level, period, frequency, block, map, parameters and rank; an edge has
-`kinds`, a sorted tuple of
+    Component = weights, a memory, an extra state, a learned start or a state of an optimizer
+    Edge      = source -> target: how what the source knows reaches the target, and why
 
-    reads         the target is a function of the source's state
-    generates     the source makes keys, values, gates or weights of the target
-    backprop      one gradient flows from the target's objective to the source
-    initialises   the source is the target's start
-    optimises     the source is a state of the optimizer that moves the target
+A is faster than B if it has the higher frequency, or if both have the same and B's state at a time
+needs A's state at that time (Nested Learning, arXiv:2512.24695, definition 2). `rank` numbers the
+antichains of that order from 0, the fastest.
 
-A component is faster than another if it changes more often, or equally often and the other's state
-at time t needs its state at time t (arXiv:2512.24695, definition 2). `rank` counts the antichains
-of that order from the fastest.
+In: nothing. Out: data, and on request a networkx graph. What the edges of a system are is found in
+`semantics`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from nlc.ir.expr import Expr, postorder
-from nlc.ir.shape import count
-from nlc.ir.system import Block, Call, Equation, Level, Memory, System, Weight
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    import networkx as nx
+    from nlc.ir.system import Period
+
+ComponentKind = Literal["weights", "memory", "state", "start", "pairs", "optimizer"]
+EdgeKind = Literal["generates", "reads", "initialises", "optimises", "backprop"]
+
+# where two components are joined in several ways, the first of these is named first
+EDGE_KINDS: dict[EdgeKind, str] = {
+    "generates": "makes its keys, values or gates",
+    "reads": "gives its state to be read",
+    "initialises": "gives its first state",
+    "optimises": "is a state of its optimizer",
+    "backprop": "passes the gradient back",
+}
 
 
 @dataclass(frozen=True)
-class Need:
-    """What a value depends on: weights, and memories at this token or before it."""
+class Component:
+    """Something that changes at a level, once per instance of its block.
 
-    weights: frozenset[str]
-    now: frozenset[str]
-    before: frozenset[str]
+    `name` is `BLOCK.NAME`, for an extra state `BLOCK.MEMORY.STATE`, for a learned start
+    `BLOCK.MEMORY.start`, for learned pairs `BLOCK.MEMORY.pairs`, for the model's own weights their
+    name, for an optimizer's state `LEVEL.RULE.STATE`. `map` and `lead` are words for people; `size`
+    counts the entries of one instance (a memory's: of one sequence), `parameters` the learned ones.
+    """
 
+    name: str
+    block: str
+    level: str
+    period: Period
+    kind: ComponentKind
+    map: str
+    lead: str = ""
+    size: int = 0
+    parameters: int = 0
+    copies: int = 1
+    rank: int = 0
 
-def level_graph(system: System) -> nx.DiGraph:
-    """Build the level graph of a system."""
-    import networkx as nx
-
-    graph = nx.DiGraph(name=system.name)
-    for block in system.blocks:
-        _add_block(graph, system, block)
-    if system.model is not None:
-        for weight in system.model.weights:
-            _add_weight(graph, system, "", weight)
-    _add_optimizers(graph, system)
-    _rank(graph)
-    return graph
-
-
-def _node(graph: nx.DiGraph, name: str, level: Level, kind: str, **facts: object) -> None:
-    graph.add_node(
-        name, kind=kind, level=level.name, period=str(level.period), frequency=level.frequency,
-        **{"block": "", "map": "", "parameters": 0, **facts},
-    )  # fmt: skip
+    @property
+    def label(self) -> str:
+        """Its name within its block."""
+        return self.name.removeprefix(f"{self.block}.") if self.block else self.name
 
 
-def _edge(graph: nx.DiGraph, source: str, target: str, kind: str, now: bool = False) -> None:
-    if source == target or source not in graph or target not in graph:
-        return
-    known = graph.edges[source, target]["kinds"] if graph.has_edge(source, target) else ()
-    same = now or (graph.has_edge(source, target) and graph.edges[source, target]["now"])
-    graph.add_edge(source, target, kinds=tuple(sorted({*known, kind})), now=same)
+@dataclass(frozen=True)
+class Edge:
+    """Knowledge passes from `source` to `target`.
+
+    `same_time`: the target's state needs the source's of the same time. `across`: it passes from
+    one instance of a block to another, or between a block and the model.
+    """
+
+    source: str
+    target: str
+    kind: EdgeKind
+    reason: str
+    same_time: bool = False
+    across: bool = False
 
 
-def _add_weight(graph: nx.DiGraph, system: System, block: str, weight: Weight) -> None:
-    size = sum(count((*weight.lead, *part.shape)) for part in weight.map.parts)
-    name = f"{block}.{weight.name}" if block else weight.name
-    _node(graph, name, system.level(weight.level), "weights",
-          block=block, map=weight.map.text, parameters=size)  # fmt: skip
+def networkx_graph(components: Iterable[Component], edges: Iterable[Edge]) -> Any:
+    """Return a networkx.DiGraph; an edge has `kind`, `reason` and, if it is several, `kinds`."""
+    from networkx import DiGraph
 
-
-def _add_block(graph: nx.DiGraph, system: System, block: Block) -> None:
-    def name(part: str) -> str:
-        return f"{block.name}.{part}"
-
-    for weight in block.weights:
-        _add_weight(graph, system, block.name, weight)
-    needs = _Needs(block)
-    for memory in block.memories:
-        level = system.level(memory.level)
-        learned = sum(count((*memory.lead, *p.shape)) for p in memory.map.parts)
-        _node(graph, name(memory.name), level, "memory", block=block.name,
-              map=memory.map.text, parameters=learned if memory.learned else 0)  # fmt: skip
-        for variable in memory.variables:
-            if variable.name:
-                _node(graph, name(f"{memory.name}.{variable.name}"), level, "state",
-                      block=block.name, map=memory.map.text)  # fmt: skip
-    for memory in block.memories:
-        _memory_edges(graph, block, memory, needs, name)
-    for step in block.steps:
-        roots = [step.value] if isinstance(step, Equation) else []
-        roots += [e for _, e in step.inputs] if isinstance(step, Call) else []
-        for node in postorder(roots):
-            if node.op == "apply" and node.args[1].op == "param":
-                reader = str(node.args[1].attr("name")).split(".")[0]
-                for source in sorted(needs.of((node.args[0],)).now):
-                    _edge(graph, name(source), name(reader), "reads", now=False)
-
-
-def _memory_edges(
-    graph: nx.DiGraph, block: Block, memory: Memory, needs: _Needs, name: object
-) -> None:
-    assert callable(name)
-    target = name(memory.name)
-    roots = [a.value for a in memory.update] + [e for pair in memory.pairs for e in pair]
-    need = needs.of(tuple(roots))
-    for weight in sorted(need.weights):
-        _edge(graph, name(weight), target, "generates")
-        if memory.through != "stop":
-            _edge(graph, target, name(weight), "backprop")
-    for other in sorted(need.now | need.before):
-        _edge(graph, name(other), target, "generates", now=other in need.now)
-    for variable in memory.variables:
-        if variable.name:
-            own = [a.value for a in memory.update if not a.var]
-            now = any(
-                n.op == "let" and n.attr("name") == variable.name for n in postorder(own)
+    graph = DiGraph()
+    for c in components:
+        graph.add_node(
+            c.name,
+            level=c.level,
+            rank=c.rank,
+            period=str(c.period),
+            frequency=c.period.frequency,
+            kind=c.kind,
+            block=c.block,
+            map=f"{c.map}, {c.lead}" if c.lead else c.map,
+            size=c.size,
+            parameters=c.parameters,
+            copies=c.copies,
+        )
+    order = list(EDGE_KINDS)
+    for e in sorted(edges, key=lambda e: order.index(e.kind)):
+        if graph.has_edge(e.source, e.target):
+            known = graph.edges[e.source, e.target]
+            known["kinds"] += (e.kind,) if e.kind not in known["kinds"] else ()
+            known["reason"] += f"; {e.reason}"
+            known["same_time"] |= e.same_time
+            known["across"] &= e.across
+        else:
+            graph.add_edge(
+                e.source,
+                e.target,
+                kind=e.kind,
+                kinds=(e.kind,),
+                reason=e.reason,
+                same_time=e.same_time,
+                across=e.across,
             )
-            _edge(graph, name(f"{memory.name}.{variable.name}"), target, "optimises", now=now)
-        for part in variable.parts:
-            if part.initial.source:
-                _edge(graph, name(part.initial.source), target, "initialises")
-
-
-class _Needs:
-    """What expressions of a block depend on, through its streams."""
-
-    def __init__(self, block: Block):
-        self.makers: dict[str, tuple[Expr, ...]] = {}
-        for step in block.steps:
-            if isinstance(step, Equation):
-                self.makers[step.name] = (step.value,)
-            elif isinstance(step, Call):
-                for result in step.results:
-                    self.makers[result] = tuple(e for _, e in step.inputs)
-        for entry in block.inputs:
-            if entry.default is not None:
-                self.makers.setdefault(entry.name, (entry.default,))
-
-    def of(self, roots: tuple[Expr, ...]) -> Need:
-        """Follow expressions down to weights and states."""
-        weights: set[str] = set()
-        now: set[str] = set()
-        before: set[str] = set()
-        seen: set[str] = set()
-        waiting = [roots]
-        while waiting:
-            for node in postorder(waiting.pop()):
-                if node.op == "param":
-                    weights.add(str(node.attr("name")).split(".")[0])
-                elif node.op in ("state", "attend"):
-                    (now if node.attr("when") == "post" else before).add(node.attr("memory"))
-                elif node.op == "stream" and node.attr("name") not in seen:
-                    seen.add(node.attr("name"))
-                    waiting.append(self.makers.get(node.attr("name"), ()))
-        return Need(frozenset(weights), frozenset(now), frozenset(before))
-
-
-def _add_optimizers(graph: nx.DiGraph, system: System) -> None:
-    for level in system.levels:
-        if level.optimizer is None:
-            continue
-        moved = [n for n, facts in graph.nodes(data=True)
-                 if facts["level"] == level.name and facts["kind"] == "weights"]  # fmt: skip
-        if not moved:
-            continue
-        for state in level.optimizer.definition.states:
-            name = f"{level.name}.{level.optimizer.rule}.{state.name}"
-            _node(graph, name, level, "optimizer", map=level.optimizer.rule)
-            for target in moved:
-                _edge(graph, name, target, "optimises", now=True)
-
-
-def _rank(graph: nx.DiGraph) -> None:
-    """Number the antichains, fastest first."""
-    import networkx as nx
-
-    rank = 0
-    frequencies = sorted({facts["frequency"] for _, facts in graph.nodes(data=True)}, reverse=True)
-    for frequency in frequencies:
-        same = [n for n, facts in graph.nodes(data=True) if facts["frequency"] == frequency]
-        inside = nx.DiGraph()
-        inside.add_nodes_from(same)
-        inside.add_edges_from(
-            (a, b) for a, b, facts in graph.edges(data=True)
-            if facts["now"] and a in inside and b in inside
-        )  # fmt: skip
-        layers = list(nx.topological_generations(inside))
-        for layer in layers:
-            for node in layer:
-                graph.nodes[node]["rank"] = rank
-            rank += 1
+    return graph

@@ -21,13 +21,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nlc.diagnostics import Diagnostic
 from nlc.ir.expr import Expr, Graph
 from nlc.ir.shape import Shape
 from nlc.source import NOWHERE, Source, Span
 from nlc.syntax import tree
+
+if TYPE_CHECKING:
+    from nlc.ir.level_graph import Component, Edge
 
 Unit = Literal["tokens", "steps", "always", "never"]
 
@@ -344,7 +347,8 @@ class System:
     """A whole spec. `levels` stand fastest first.
 
     `warnings` were found on the way; `unsupported` are features that are checked and cannot run
-    yet: (code, what, place). `picture` draws the system, for notebooks.
+    yet: (code, what, place). `components`, fastest first, and `edges` are the level graph;
+    `picture` draws it, for notebooks.
     """
 
     name: str
@@ -359,6 +363,8 @@ class System:
     rules: tuple[tree.Rule, ...] = ()
     warnings: tuple[Diagnostic, ...] = ()
     unsupported: tuple[tuple[str, str, Span], ...] = ()
+    components: tuple[Component, ...] = ()
+    edges: tuple[Edge, ...] = ()
     picture: Callable[[System], str] | None = field(default=None, repr=False)
 
     def block(self, name: str) -> Block:
@@ -369,12 +375,16 @@ class System:
         """Return a level by name."""
         return next(level for level in self.levels if level.name == name)
 
+    def component(self, name: str) -> Component:
+        """Return a component by name."""
+        return next(c for c in self.components if c.name == name)
+
     @cached_property
     def graph(self) -> Any:
         """The level graph, a networkx.DiGraph; see `level_graph`."""
-        from nlc.ir.level_graph import level_graph
+        from nlc.ir.level_graph import networkx_graph
 
-        return level_graph(self)
+        return networkx_graph(self.components, self.edges)
 
     def _repr_svg_(self) -> str | None:
         """Draw the system where a notebook asks for it."""

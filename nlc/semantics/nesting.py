@@ -5,11 +5,10 @@ In: `tree.Level`s. Out: `ir.Level`s, fastest first, and faults NL02xx.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from nlc.ir.system import Block, Level, Model, Optimizer, Period
+from nlc.ir.system import Level, Optimizer, Period
 from nlc.semantics.context import Bad, Context, real
 from nlc.syntax import tree
 
@@ -131,16 +130,3 @@ def check_reset(context: Context, memory: tree.Memory, level: Level) -> None:
 def sort_levels(levels: dict[str, Level]) -> tuple[Level, ...]:
     """Order levels by frequency, fastest first; equal ones as they were written."""
     return tuple(sorted(levels.values(), key=lambda level: -level.frequency))
-
-
-def with_components(
-    levels: tuple[Level, ...], blocks: tuple[Block, ...], model: Model | None
-) -> tuple[Level, ...]:
-    """Fill in what lives at each level: `mixer.W_q`, `mixer.M`, `embed`, in the spec's order."""
-    found: dict[str, list[str]] = {level.name: [] for level in levels}
-    for block in blocks:
-        for item in (*block.memories, *block.weights):
-            found[item.level].append(f"{block.name}.{item.name}")
-    for weight in model.weights if model else ():
-        found[weight.level].append(weight.name)
-    return tuple(replace(level, components=tuple(found[level.name])) for level in levels)

@@ -16,8 +16,9 @@ from nlc.ir.shape import show
 from nlc.ir.system import Block, Call, Input, Model, System
 from nlc.semantics.blocks import BlockResolver
 from nlc.semantics.context import Bad, Context
+from nlc.semantics.level_graph import with_level_graph
 from nlc.semantics.models import ModelResolver
-from nlc.semantics.nesting import check_reset, resolve_levels, sort_levels, with_components
+from nlc.semantics.nesting import check_reset, resolve_levels, sort_levels
 from nlc.semantics.order import order
 from nlc.semantics.warnings import warn
 from nlc.source import Source, Span
@@ -230,7 +231,7 @@ class Resolver:
         if self.spec.model is None:
             self._task_needs_model()
         context.faults.stop_on_errors()
-        levels = with_components(sort_levels(context.levels), tuple(blocks), model)
+        levels = sort_levels(context.levels)
         warn(context.faults, levels, tuple(blocks), model)
         system = System(
             self.spec.name or "system", self.spec.about or "", source, self.spec, context.graph,
@@ -238,7 +239,7 @@ class Resolver:
             tuple(context.rules.values()), tuple(context.faults.warnings),
             tuple(dict.fromkeys(context.unsupported)),
         )  # fmt: skip
-        return system
+        return with_level_graph(system)
 
     def _dims(self) -> None:
         places: dict[str, Span] = {}
