@@ -6,6 +6,7 @@ lines; `print_text` does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from nlc.syntax import tree as t
@@ -152,7 +153,11 @@ def print_parameter(parameter: t.Parameter) -> str:
 
 def print_init(init: t.Expr | t.From) -> str:
     """Return what stands after `init`."""
-    return f"from {init.name}" if isinstance(init, t.From) else print_expression(init)
+    if isinstance(init, t.From):
+        return f"from {init.name}"
+    text = print_expression(init)
+    # an expression that begins with a stream called `from` would read as `init from NAME`
+    return f"({text})" if re.match(r"from\b", text) else text
 
 
 def print_assign(assign: t.Assign) -> tuple[str, str]:

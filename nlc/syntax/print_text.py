@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from nlc.syntax import print_expression as p
 from nlc.syntax import tree as t
+from nlc.syntax.margin import strip_blank
 from nlc.syntax.order import memory_places
 from nlc.syntax.quote import quote
 from nlc.syntax.rows import WIDTH, Row, comment_lines, render
@@ -27,7 +28,7 @@ def print_text(spec: t.Spec) -> str:
     if spec.name is not None:
         about = "" if spec.about is None else f" {quote(spec.about)}"
         rows.append(Row(f"system {spec.name}{about}", comments=spec.comments, solid=True))
-    _section(rows, [Row(f"use {use.name}", comments=use.comments) for use in spec.uses])
+    _section(rows, [_close(Row(f"use {use.name}", comments=use.comments)) for use in spec.uses])
     notes = dict(spec.clause_comments)
     if spec.dims or "dims" in notes:
         _section(rows, [_dims(spec.dims, notes.get("dims", _NONE))])
@@ -52,6 +53,15 @@ def print_statement(statement: t.Stmt) -> str:
 def _bare(row: Row) -> Row:
     body = None if row.body is None else tuple(map(_bare, row.body))
     return replace(row, comments=_NONE, body=body)
+
+
+def _close(row: Row) -> Row:
+    """Return a row without the empty line above it.
+
+    An empty line stays only where the YAML form can have one too, so that conversion is stable.
+    """
+    above = strip_blank(list(row.comments.above), True, False)
+    return replace(row, comments=replace(row.comments, above=above))
 
 
 def _section(rows: list[Row], added: list[Row]) -> None:
@@ -85,7 +95,7 @@ def _level(level: t.Level) -> Row:
 
 def _rule(rule: t.Rule) -> Row:
     body = [_state(state) for state in rule.states]
-    body.extend(_equations(rule.memories, rule.equations))
+    body.extend(_equations(rule.memories, _first_close(rule.equations)))
     return Row(f"rule {p.print_rule_head(rule)} {{", comments=rule.comments, body=tuple(body))
 
 
@@ -117,6 +127,15 @@ def _equations(memories: Sequence[t.Memory], equations: Sequence[t.Stmt]) -> lis
     return rows
 
 
+def _first_close(equations: Sequence[t.Stmt]) -> Sequence[t.Stmt]:
+    """Return equations without the empty line above the first."""
+    if not equations:
+        return equations
+    comments = equations[0].comments
+    above = strip_blank(list(comments.above), True, False)
+    return [replace(equations[0], comments=replace(comments, above=above)), *equations[1:]]
+
+
 def _weights(weights: t.Weights) -> Row:
     right = f" : {p.print_map(weights.map)}"
     if weights.level is not None:
@@ -128,7 +147,7 @@ def _weights(weights: t.Weights) -> Row:
 
 def _state(state: t.State) -> Row:
     left = f"state {state.name}{p.print_shape(state.shape)}"
-    return Row(left, f" = {p.print_expression(state.init)}", "state", state.comments)
+    return _close(Row(left, f" = {p.print_expression(state.init)}", "state", state.comments))
 
 
 def _memory(memory: t.Memory) -> Row:
@@ -178,7 +197,7 @@ def _model(model: t.Model) -> Row:
     if model.objective is not None:
         text = f"objective {p.print_expression(model.objective)}"
         body.append(Row(text, comments=notes.get("objective", _NONE)))
-    body.extend(map(_statement, model.equations))
+    body.extend(_equations((), _first_close(model.equations)))
     return Row("model {", comments=model.comments, body=tuple(body))
 
 

@@ -7,9 +7,12 @@ YAML would read as something else stands in double quotes; comments are kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nlc.syntax import print_expression as p
 from nlc.syntax import tree as t
+from nlc.syntax.margin import strip_blank
+from nlc.syntax.order import memory_places
 from nlc.syntax.rows import comment_lines
 from nlc.syntax.yaml_writer import Entry, flow_list, flow_mapping, render, scalar
 
@@ -45,10 +48,16 @@ def print_yaml(spec: t.Spec) -> str:
 
 
 def _outer(entry: Entry) -> Entry:
-    """Return an entry without closing comments, if it is the system's; the file's come last."""
-    if entry.key != "system":
-        return entry
-    return Entry(entry.key, entry.text, t.Comments(entry.comments.above, entry.comments.behind))
+    """Return an outermost entry: no empty line before it; what closes the file comes last."""
+    comments = _joined(entry.comments)
+    if entry.key == "system":
+        comments = replace(comments, inside=())
+    return replace(entry, comments=comments)
+
+
+def _joined(comments: t.Comments) -> t.Comments:
+    """Return comments without the empty line above them."""
+    return replace(comments, above=strip_blank(list(comments.above), True, False))
 
 
 def _speaks(comments: t.Comments) -> bool:
@@ -116,7 +125,13 @@ def _block(block: t.Block) -> Entry:
     if block.weights:
         children.append(Entry("weights", children=[_weights(w) for w in block.weights]))
     if block.equations:
-        children.append(Entry("equations", children=_equations(block.equations, 6)))
+        # the text form always has an empty line between a memory and what follows it
+        after = set(memory_places(block.memories, block.equations))
+        equations = [
+            replace(entry, comments=_joined(entry.comments)) if index in after else entry
+            for index, entry in enumerate(_equations(block.equations, 6))
+        ]
+        children.append(Entry("equations", children=equations))
     if block.memories:
         children.append(Entry("memories", children=[_memory(m, 6) for m in block.memories]))
     return Entry(p.print_block_head(block), comments=block.comments, children=children)
@@ -206,6 +221,7 @@ def _equations(statements: Sequence[t.Stmt], indent: int) -> list[Entry]:
 
 
 def _statement(statement: t.Stmt, indent: int) -> Entry:
+    keys: list[tuple[str, str | None]]
     match statement:
         case t.Assign():
             text = "".join(p.print_assign(statement))

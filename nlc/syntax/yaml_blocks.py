@@ -10,7 +10,7 @@ from typing import Any
 
 from nlc.syntax import tree as t
 from nlc.syntax.build_clauses import THROUGH, Head, Names
-from nlc.syntax.yaml_equations import Equations
+from nlc.syntax.yaml_equations import Equations, with_rest
 from nlc.syntax.yaml_fields import Field
 from nlc.syntax.yaml_nodes import Scalar, Sequence, span_of
 
@@ -176,7 +176,8 @@ class Blocks(Equations):
         head = self.margin.statement(field.key.start, field.key.end)
         body = self.equations(field, "update", keep_comments=True)
         inside = self.margin.closing(field.start, field.end, self.list_column(field))
-        return body, t.Comments(head.above, head.behind, inside)
+        rest = self.margin.statement(field.key.end, field.end)
+        return body, with_rest(head, rest, inside)
 
     def model(self, field: Field) -> t.Model:
         """Read the model."""
@@ -206,10 +207,4 @@ class Blocks(Equations):
         """Claim what is left within a clause, after all that stands in it took its own."""
         inside = self.closing(field, fields)
         rest = self.margin.statement(field.key.end, field.end)
-        above = [*head.above, *(line for line in rest.above if line != t.BLANK)]
-        behind = head.behind
-        if behind is None:
-            behind = rest.behind
-        elif rest.behind is not None:
-            above.append(rest.behind)
-        return t.Comments(tuple(above), behind, inside)
+        return with_rest(head, rest, inside)

@@ -30,6 +30,15 @@ _EXAMPLES = {
 }
 
 
+def with_rest(head: t.Comments, rest: t.Comments, inside: tuple[str, ...]) -> t.Comments:
+    """Return the comments of a clause: of its head, of what no line within took, and below."""
+    above = [*head.above, *(line for line in rest.above if line != t.BLANK)]
+    behind = rest.behind if head.behind is None else head.behind
+    if head.behind is not None and rest.behind is not None:
+        above.append(rest.behind)
+    return t.Comments(tuple(above), behind, inside)
+
+
 class Equations(Fields):
     """Reads lists of equations."""
 
@@ -112,15 +121,12 @@ class Equations(Fields):
         """Claim what is left within a structure."""
         inside = self.margin.closing(node.start, node.end, self.list_column(body))
         rest = self.margin.statement(node.start, node.end)
-        lines = [line for line in rest.above if line != t.BLANK]
-        if rest.behind is not None:
-            lines.append(rest.behind)
-        return t.Comments((*head.above, *lines), head.behind, inside)
+        return with_rest(head, rest, inside)
 
     def list_column(self, field: Field) -> int:
         """Return how far the items of a list are indented."""
         node = self.followed(field.value)
-        if isinstance(node, Sequence) and node.items:
+        if isinstance(node, Sequence) and node.items and not node.flow:
             return self.column(node.items[0].start)
         return self.column(field.start) + 1
 

@@ -85,7 +85,7 @@ def span_of(node: Node) -> Span:
 
 
 def places_of(root: Node) -> list[tuple[int, int]]:
-    """Return where the scalars, aliases and begins of flow collections stand, in order."""
+    """Return where scalars, aliases and the brackets of flow collections stand, in order."""
     places: list[tuple[int, int]] = []
     waiting: list[Node] = [root]
     while waiting:
@@ -93,6 +93,7 @@ def places_of(root: Node) -> list[tuple[int, int]]:
         if isinstance(node, Sequence | Mapping):
             if node.flow:
                 places.append((node.start, node.start + 1))
+                places.append((node.end - 1, node.end))
             waiting.extend(_parts(node))
         elif node.end > node.start:
             places.append((node.start, node.end))
