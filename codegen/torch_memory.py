@@ -16,17 +16,17 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from torch import fx
-
 from nlc.codegen import library
 from nlc.codegen.apply import apply_parts
 from nlc.codegen.arguments import arguments, state_name
-from nlc.codegen.lowering import Lowering, batch_of, is_wide, rank_of
+from nlc.codegen.lowering import Lowering, batch_of, rank_of
 from nlc.codegen.names import Names, class_name, identifier
 from nlc.codegen.parameters import declare_tensors, draw_tensors, of_memory
 from nlc.codegen.printer import Printer
 from nlc.codegen.program import Program, note
 from nlc.codegen.writer import Writer, split_call
+from torch import fx
+
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.normal_form import Affine
 from nlc.ir.schedule import Schedule
@@ -160,7 +160,9 @@ class MemoryWriter:
                 label = ".".join(w for w in (variable.name, part.name) if w)
                 label = f"{memory.name}.{label}" if variable.name else memory.name
                 whole = show((*memory.lead, *part.shape))[1:]
-                told.append(f"state  {label} [B, {whole}" if whole != "]" else f"state  {label} [B]")
+                told.append(
+                    f"state  {label} [B, {whole}" if whole != "]" else f"state  {label} [B]"
+                )
         told.append(f"runs   {self.schedule.kind}: {self.schedule.reason}")
         return told
 
@@ -179,9 +181,7 @@ class MemoryWriter:
             draw_tensors(out, of_memory(memory), self.used)
         out.blank()
 
-    def method(
-        self, out: Writer, name: str, words: Sequence[str], result: str, about: str
-    ) -> None:
+    def method(self, out: Writer, name: str, words: Sequence[str], result: str, about: str) -> None:
         """Write the head of a method and its docstring."""
         for text in split_call(f"def {name}(", ["self", *words], f") -> {result}:", out.room):
             out.line(text)
@@ -200,7 +200,9 @@ class MemoryWriter:
             for name, v in zip(self.states, self.memory.variables, strict=True)
         ]
 
-    def begin(self, expressions: dict[Expr, str], batch: int) -> tuple[Program, dict[Expr, fx.Node]]:
+    def begin(
+        self, expressions: dict[Expr, str], batch: int
+    ) -> tuple[Program, dict[Expr, fx.Node]]:
         """Start a program whose inputs are the given arguments."""
         program = Program()
         inputs: dict[Expr, fx.Node] = {}
@@ -357,7 +359,9 @@ class MemoryWriter:
 
         like = self.like(program, inputs, [first])
         low = Lowering(program, 1, leaf, taken(inputs, leaf), like)
-        low.rename = {v.name or "self": n for v, n in zip(memory.variables, self.states, strict=True)}
+        low.rename = {
+            v.name or "self": n for v, n in zip(memory.variables, self.states, strict=True)
+        }
         after = {v.name: dict(states[v.name]) for v in memory.variables}
         for assignment in memory.update:
             old = states[assignment.var][assignment.part]
@@ -415,11 +419,12 @@ class MemoryWriter:
             y = program.call(library.read_linear, flat, parts["weight"], lead)
             if len(self.memory.map.outputs) > 1:
                 y = program.method("unflatten", y, -1, sizes(self.memory.map.outputs))
+            if not self.memory.map.outputs:
+                y = program.method("squeeze", y, -1)
         else:
-            node = Expr(
-                "apply", (Expr("stream", (), (("name", "q"),), q.meta["shape"]),),
-                (("lead", lead), ("map", self.memory.map)), (*self.memory.lead, *self.memory.map.outputs),
-            )  # fmt: skip
+            stream = Expr("stream", (), (("name", "q"),), q.meta["shape"])
+            shape = (*self.memory.lead, *self.memory.map.outputs)
+            node = Expr("apply", (stream,), (("lead", lead), ("map", self.memory.map)), shape)
             y = apply_parts(low, node, parts)
         dtype = program.call(getattr, q, "dtype")
         y = program.method("to", y, dtype)
@@ -522,4 +527,3 @@ def reserved() -> set[str]:
     from nlc.codegen.library_source import library_names
 
     return set(library_names())
-

@@ -6,14 +6,15 @@ reads of its course. Where writes are taken at the chunk's start, chunks run one
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING
-
-from torch import fx
 
 from nlc.codegen import library, library_tiles
 from nlc.codegen.lowering import Lowering, batch_of, rank_of
 from nlc.codegen.program import Operand, Program, note
 from nlc.codegen.writer import Writer
+from torch import fx
+
 from nlc.ir.expr import Expr
 from nlc.ir.normal_form import Affine, Gate
 
@@ -101,7 +102,7 @@ def _vector(
     """A coefficient [*lead, d], with an axis of size 1 where it is one number."""
     if expr is None:
         return None
-    node = low.tensor(expr)
+    node = _scaled(low, expr) if has_axis else low.tensor(expr)
     rank = rank_of(node)
     if not has_axis and rank <= lead and (rank or batch_of(node)):
         node = low.unsqueeze(node, batch_of(node) + rank)
@@ -109,6 +110,47 @@ def _vector(
     if node.op != "placeholder":
         node.meta.setdefault("name", name)
     return node
+
+
+def _scaled(low: Lowering, expr: Expr) -> fx.Node:
+    """A vector times numbers, the numbers multiplied first: one product over the vector."""
+    sign, numbers, rest = _factors(expr)
+    if sign == 1.0 and len(numbers) < 2:
+        return low.tensor(expr)
+    if len(rest) != 1 or not numbers:
+        return low.tensor(expr)
+    program, scale = low.program, low.tensor(numbers[0])
+    for other in numbers[1:]:
+        a, b = low.align([scale, low.tensor(other)])
+        shape = max(a.meta["shape"], b.meta["shape"], key=len)
+        scale = low.mark(program.call(operator.mul, a, b), shape, a, b)
+    if sign == -1.0:
+        scale = low.mark(program.call(operator.neg, scale), scale.meta["shape"], scale)
+    elif sign != 1.0:
+        product = program.call(operator.mul, sign, scale)
+        scale = low.mark(product, scale.meta["shape"], scale)
+    thin = low.unsqueeze(scale, batch_of(scale) + rank_of(scale))
+    a, b = low.align([thin, low.tensor(rest[0])])
+    return low.mark(program.call(operator.mul, a, b), expr.shape, a, b)
+
+
+def _factors(expr: Expr) -> tuple[float, list[Expr], list[Expr]]:
+    """Split a product into its number, its factors of one number a copy, and all others."""
+    match expr.op:
+        case "neg":
+            sign, numbers, rest = _factors(expr.args[0])
+            return -sign, numbers, rest
+        case "mul":
+            left, right = (_factors(arg) for arg in expr.args)
+            return left[0] * right[0], left[1] + right[1], left[2] + right[2]
+        case "const":
+            return float(expr.attr("value")), [], []
+        case "let":
+            return _factors(expr.args[0])
+        case "unsqueeze" if tuple(expr.attr("axes")) == (-1,):
+            return 1.0, [expr.args[0]], []
+        case _:
+            return 1.0, [], [expr]
 
 
 def _lifted(low: Lowering, node: fx.Node, rank: int) -> fx.Node:
@@ -155,9 +197,7 @@ def _chunks(writer: MemoryWriter, out: Writer, form: Affine) -> None:
     start = note(program.input(writer.start_name), shape, 1, wide=True)
     path, after = _move(writer, program, inputs, form, start)
     program.finish((path, after))
-    varying = [
-        name for expr, name in writer.run_arguments.items() if writer.varies(expr)
-    ]
+    varying = [name for expr, name in writer.run_arguments.items() if writer.varies(expr)]
     chunk, state = writer.memory.chunk, writer.states[0]
     writer.used.update({"cuts", "Tiles"})
     with out.indent():
@@ -228,6 +268,8 @@ def _write_start(writer: MemoryWriter, out: Writer, kind: str) -> None:
     y = program.call(library_tiles.read_starts, flat, path)
     if len(form_map.outputs) > 1:
         y = program.method("unflatten", y, -1, sizes(form_map.outputs))
+    if not form_map.outputs:
+        y = program.method("squeeze", y, -1)
     writer._finish(out, program, [y])
 
 
@@ -261,6 +303,8 @@ def _write_read(writer: MemoryWriter, out: Writer, late: bool) -> None:
         from nlc.ir.shape import sizes
 
         y = program.method("unflatten", y, -1, sizes(form_map.outputs))
+    if not form_map.outputs:
+        y = program.method("squeeze", y, -1)
     writer._finish(out, program, [y])
 
 
@@ -278,5 +322,3 @@ def _write_states(writer: MemoryWriter, out: Writer, late: bool) -> None:
     rank = len(writer.memory.map.parts[0].shape)
     node = program.call(function, path, *([] if late else [False]))
     writer._finish(out, program, [_from_matrix(program, node, rank, form.transposed)])
-
-

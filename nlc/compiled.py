@@ -1,14 +1,13 @@
 """A compiled system: its modules, its package, its optimizer.
 
-In: a `System`. Out: `Compiled`, which makes modules from the emitted code. Stages: prepare (updates
-without `grad`), plan, emit, load.
+In: a `System`. Out: `Compiled`, which makes modules from the emitted code. Stages: updates
+written out, plan, emit, load.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -18,13 +17,10 @@ from nlc.codegen.optimizer import emit_optimizers, unsupported_rules
 from nlc.codegen.package import write_package
 from nlc.codegen.torch_module import emit_model
 from nlc.diagnostics import Faults
-from nlc.ir.expr import Expr, Graph, rewrite
 from nlc.ir.schedule import Plan, Schedule
-from nlc.ir.system import Assignment, Block, Memory, System
-from nlc.passes.differentiate import differentiate
-from nlc.passes.lower import lower
+from nlc.ir.system import System
+from nlc.passes.explicit import explicit
 from nlc.passes.plan import plan
-from nlc.passes.simplify import simplify
 from nlc.runtime.load import load_module
 from nlc.view import as_json, as_svg
 
@@ -43,9 +39,8 @@ def compile_system(system: System, target: str = "auto") -> Compiled:
     if target not in TARGETS:
         raise ValueError(f"the target is one of {', '.join(TARGETS)}, not {target!r}")
     refuse(system)
-    ready = through(system)
-    schedule = plan(ready)
-    return Compiled(system, prepare(ready), schedule)
+    ready = explicit(system)
+    return Compiled(system, ready, plan(ready))
 
 
 def refuse(system: System) -> None:
@@ -69,69 +64,6 @@ def shipped_rules() -> Mapping[str, tree.Rule]:
     from nlc.compiler import _shipped_rules
 
     return _shipped_rules()
-
-
-def through(system: System) -> System:
-    """Write how gradients pass through updates into the updates."""
-    graph = system.graph_of
-
-    def memory(found: Memory) -> Memory:
-        match found.through:
-            case "first_order":
-                values = _constants(graph, [a.value for a in found.update])
-            case "stop":
-                values = [_stopped(graph, found, a) for a in found.update]
-            case _:
-                return found
-        update = tuple(
-            replace(a, value=v) for a, v in zip(found.update, values, strict=True)
-        )
-        return replace(found, update=update)
-
-    return _with_memories(system, memory)
-
-
-def _constants(graph: Graph, roots: list[Expr]) -> list[Expr]:
-    def stop(node: Expr, args: tuple[Expr, ...]) -> Expr | None:
-        read = node.op == "attend" or (
-            node.op == "apply" and any(a.op == "state" for a in node.args[1:])
-        )
-        if node.op != "grad" and not read:
-            return None
-        new = graph.make(node.op, *args, span=node.span, **dict(node.attrs))
-        return graph.make("stop", new, span=node.span)
-
-    return rewrite(graph, roots, stop)
-
-
-def _stopped(graph: Graph, memory: Memory, assignment: Assignment) -> Expr:
-    part = next(p for p in memory.variable(assignment.var).parts if p.name == assignment.part)
-    old = graph.make(
-        "state", memory=memory.name, var=assignment.var, part=assignment.part, when="prev",
-        shape=(*memory.lead, *part.shape),
-    )  # fmt: skip
-    change = graph.make("sub", assignment.value, old)
-    return graph.make("add", old, graph.make("stop", change))
-
-
-def prepare(system: System) -> System:
-    """Write every gradient inside an update as an expression."""
-    graph = system.graph_of
-
-    def memory(found: Memory) -> Memory:
-        values = simplify(graph, [a.value for a in found.update])
-        values = simplify(graph, differentiate(graph, lower(graph, values)))
-        update = tuple(replace(a, value=v) for a, v in zip(found.update, values, strict=True))
-        return replace(found, update=update)
-
-    return _with_memories(system, memory)
-
-
-def _with_memories(system: System, change: Any) -> System:
-    def block(found: Block) -> Block:
-        return replace(found, memories=tuple(map(change, found.memories)))
-
-    return replace(system, blocks=tuple(map(block, system.blocks)))
 
 
 class Compiled:

@@ -134,6 +134,9 @@ class _Follow:
         self.roles: tuple[Role, ...] = ()
         if register.columns is not None:
             self.roles = (COLUMN,) if register.rows is None else (ROW, COLUMN)
+            if register.rows is not None and register.rows.size == 1:
+                # an axis of one row comes and goes with `linear(d -> 1)`
+                self.roles = (THIN, COLUMN)
         if turned:
             self.roles = self.roles[::-1]
         self.values: dict[int, Value] = {}
@@ -198,34 +201,42 @@ class _Follow:
             raise _Stuck("shape")
         if kind is Vector:
             row = next((p - len(roles) for p, role in enumerate(roles) if role == ROW), None)
-            offset = register.full(self.only(w, roles, row), register.rows)
-            return Value(Vector({}, {}, offset), roles)
+            offset = self.only(w, roles, row)
+            if row is None and register.rows is not None:
+                offset = register.make("unsqueeze", offset, axes=(-1,))
+            return Value(Vector({}, {}, register.full(offset, register.rows)), roles)
         row = next((p - len(roles) for p, role in enumerate(roles) if role == ROW), None)
         column = next((p - len(roles) for p, role in enumerate(roles) if role == COLUMN), None)
         if w.op == "const" and w.attr("value") == 0.0:
             return Value(Matrix({}, ()), roles)
-        if row is None or row not in varies:
+        split = w.op == "outer" and len(roles) == 2 and column is not None
+        if (row is None or row not in varies) and not split:
             ones = Vector({}, {}, register.full(register.one, register.rows))
             return Value(register.outer(ones, self.only(w, roles, column)), roles)
-        if column is None or column not in varies:
+        if (column is None or column not in varies) and not split:
             along = Vector({}, {}, self.only(w, roles, row))
             return Value(register.outer(along, register.one), roles)
-        return Value(self._outers(w, row < column), roles)
+        return Value(self._outers(w, upright=column == -1), roles)
 
     def _outers(self, w: Expr, upright: bool) -> Matrix:
         """Split a matrix that is added into outer products."""
-        terms = terms_of(w)
+        register = self.register
+        stopped = w.op == "stop"
+        terms = terms_of(w.args[0] if stopped else w)
         if terms is None or any(term.kind != "outer" for term in terms):
             raise _Stuck("matrix added")
-        register = self.register
         total = Matrix({}, ())
         for term in terms:
             left, right = term.parts if upright else term.turned
+            scales = term.scales
+            if stopped:
+                left, right = register.make("stop", left), register.make("stop", right)
+                scales = tuple(register.make("stop", scale) for scale in scales)
             e = Vector({}, {}, register.full(left, register.rows))
             matrix = register.scale_matrix(
                 register.outer(e, right), self.graph.constant(term.number)
             )
-            for scale in term.scales:
+            for scale in scales:
                 matrix = register.scale_matrix(matrix, drop(self.graph, scale, (-2, -1)))
             total = register.add_matrices(total, matrix)
         return total

@@ -7,6 +7,7 @@ from the equations alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import networkx as nx
@@ -19,6 +20,9 @@ from nlc.passes.normalise import normalise
 
 # tokens that a tile holds, by schedule (measured on a CPU)
 TILES = {"tile-solve": 32, "tile-scan": 64}
+
+# the schedules that run a memory over the whole sequence at once
+WHOLE = ("tile-solve", "tile-scan", "attention")
 
 Node = tuple[str, str]
 
@@ -123,7 +127,7 @@ def _block(graph: Graph, block: Block) -> BlockPlan:
             continue
         alone = len(group) == 1
         for memory in memories:
-            schedule = _schedule(graph, block, memory, alone, [name for _, name in group])
+            schedule = _schedule(graph, memory, [name for _, name in group], schedules)
             schedules[memory.name] = schedule
             if schedule.kind == "sequential":
                 moving[memory.name] = schedule
@@ -151,12 +155,15 @@ def _merge(stages: list[Stage]) -> list[Stage]:
 
 
 def _schedule(
-    graph: Graph, block: Block, memory: Memory, alone: bool, group: list[str]
+    graph: Graph,
+    memory: Memory,
+    group: list[str],
+    schedules: Mapping[str, Schedule],
 ) -> Schedule:
     def sequential(reason: str, forms: tuple[tuple[str, NormalForm], ...] = ()) -> Schedule:
         return Schedule(memory.name, "sequential", reason, forms, chunk=memory.chunk)
 
-    if not alone:
+    if len(group) > 1:
         others = ", ".join(f"`{name}`" for name in group if name != memory.name)
         return sequential(f"its update reads its own past through {others}")
     if memory.map.kind == "kernel":
@@ -177,8 +184,10 @@ def _schedule(
         return sequential("affine, but extra states of another shape move with it", forms)
     if memory.reset is not None:
         return sequential("affine, but it is reset within the sequence", forms)
-    if _reads_states(block, memory):
+    if _reads_elsewhere(memory, schedules):
         return sequential("affine, but another memory's state stands in its update", forms)
+    if not _varies(form):
+        return sequential("nothing in its update depends on the token", forms)
     kind = "tile-scan" if form.known else "tile-solve"
     reason = (
         "affine in its state, and its writes are known in advance" if form.known
@@ -187,12 +196,29 @@ def _schedule(
     return Schedule(memory.name, kind, reason, forms, TILES[kind], memory.chunk)  # type: ignore[arg-type]
 
 
-def _reads_states(block: Block, memory: Memory) -> bool:
-    roots = [a.value for a in memory.update]
-    return any(
-        node.op == "attend" or (node.op == "state" and node.attr("memory") != memory.name)
-        for node in postorder(roots)
-    )
+def _reads_elsewhere(memory: Memory, schedules: Mapping[str, Schedule]) -> bool:
+    """Say whether the update reads another memory in a way that has no value for all tokens."""
+    for node in postorder([a.value for a in memory.update]):
+        states = [arg for arg in node.args if _is_other(arg, memory)]
+        if node.op == "apply":
+            # the state of a memory that runs over the whole sequence can be asked at every token
+            states = [arg for arg in states if schedules[arg.attr("memory")].kind not in WHOLE]
+        if states or (node.op == "attend" and schedules[node.attr("memory")].kind not in WHOLE):
+            return True
+    return False
+
+
+def _is_other(node: Expr, memory: Memory) -> bool:
+    other = node.op == "state" and node.attr("memory") != memory.name
+    return other and node.attr("when") != "initial"
+
+
+def _varies(form: Affine) -> bool:
+    """Say whether anything in a form depends on the token."""
+    roots = [gate.value for row in form.decay for gate in row if gate is not None]
+    for write in form.writes:
+        roots += [e for e in (*write.reads, write.offset, *write.targets) if e is not None]
+    return any(node.op in ("stream", "shift", "conv") for node in postorder(roots))
 
 
 # ---- reads of memories that move token by token ------------------------------------------------

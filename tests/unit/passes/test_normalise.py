@@ -336,9 +336,10 @@ def test_reasons():
 @st.composite
 def updates(draw: st.DrawFn) -> tuple[Made, dict[str, Expr]]:
     extra = draw(st.sampled_from([(), ("S",), ("S", "R")]))
-    c = Made(extra)
-    turned = draw(st.booleans())
-    rows, columns = (N, M) if turned else (M, N)
+    body = draw(st.sampled_from([(M, N), (M, N), (Axis("1", 1), N)]))
+    c = Made(extra, body)
+    turned = body[0] is M and draw(st.booleans())
+    rows, columns = body[::-1] if turned else body
     count = iter(range(10_000))
 
     def leaf(var: str) -> Expr:

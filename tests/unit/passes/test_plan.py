@@ -1,76 +1,167 @@
-"""Schedules come from the equations, never from names."""
+"""How systems are planned: from the equations alone, and always something that can run."""
 
 from __future__ import annotations
 
 import pytest
 
-import nlc
-from nlc.ir.schedule import Parallel, TokenLoop
+from nlc.ir.expr import postorder
+from nlc.ir.schedule import BlockPlan, Parallel, Run, TokenLoop
+from nlc.ir.system import Call, Equation, Update
+from nlc.passes.explicit import explicit
+from nlc.passes.plan import plan
+from tests.references.features import FEATURES
+from tests.references.probes import PROBES
+from tests.references.specs import block, resolve
 
-SPEC = """
-system planned
-dims {{ d = 8, heads = 2, d_k = 4 }}
-level fast every 1 token{chunk}
-level slow every 1 step
-block mixer(x[d]) -> out[d] {{
-  weights W_k, W_q, W_v : linear(d -> heads*d_k)
-  weights W_b : linear(d -> heads, bias)
-  weights W_o : linear(heads*d_k -> d)
-  q, k, v, b = W_q(x), unit(W_k(x)), W_v(x), sigmoid(W_b(x))
-  {memory}
-  out = W_o(M(q))
-}}
+TITANS = """
+rule titans(lr, momentum, decay) {
+  state S = 0
+  S = momentum * S - lr * grad
+  self = (1 - decay) * self + S
+}
+"""
+PLAIN = "rule plain(lr) { self = self - lr * grad }\n"
+GATE = "  weights W_b : linear(d -> heads, bias)\n  b = sigmoid(W_b(x))\n"
+
+
+def memory(update: str, name: str = "M", form: str = "linear(d_k -> d_v)", pair: str = "k, v",
+           more: str = "") -> str:  # fmt: skip
+    key, value = pair.split(", ")
+    return f"""  memory {name} : {form} at fast {{
+    key {key}
+    value {value}
+    {more}
+    update {update}
+  }}
 """
 
 
-def schedule_of(memory: str, chunk: str = "") -> tuple[str, str]:
-    report = nlc.check(nlc.parse(SPEC.format(memory=memory, chunk=chunk)))
-    found = report.plan.block("mixer").schedule("M")
-    return found.kind, found.reason
+def planned(body: str, rules: str = "", chunk: str = "") -> BlockPlan:
+    return plan(resolve(block(GATE + body, rules, chunk))).block("mixer")
 
 
-def linear(update: str) -> str:
-    return f"memory M : linear(d_k -> d_k) at fast {{ key k; value v; update {update} }}"
+def kinds(found: BlockPlan) -> list[str]:
+    return [type(stage).__name__ for stage in found.stages]
+
+
+def test_the_schedule_does_not_depend_on_how_a_rule_is_written():
+    ways = {
+        "{ self = self - b * grad }": "",
+        "{ self = self - b * outer(self(key) - value, key) }": "",
+        "{ self = self @ (1 - b * outer(k, k)) + b * outer(v, k) }": "",
+        "{ e = self @ k - v; self = self + outer(e, -b * k) }": "",
+        "plain(lr = b)": PLAIN,
+    }
+    for update, rules in ways.items():
+        found = planned(memory(update) + "  out = W_o(M(q))\n", rules)
+        assert found.schedule("M").kind == "tile-solve", update
+        assert kinds(found) == ["Parallel", "Run", "Parallel"]
 
 
 @pytest.mark.parametrize(
     ("update", "kind"),
     [
-        ("{ self = self - b * grad }", "tile-solve"),
-        ("sgd(lr = b)", "tile-solve"),
-        ("{ self = b * self; self = self - b * grad(at = self) }", "tile-solve"),
-        ("gated_delta(lr = b, gate = b)", "tile-solve"),
-        ("{ self = self @ (b - b * outer(k, k)) + outer(v, k) }", "tile-solve"),
+        ("{ self = self + outer(v, k) }", "tile-scan"),
         ("{ self = b * self + outer(v, k) }", "tile-scan"),
-        ("{ self = tanh(self + outer(v, k)) }", "sequential"),
-        ("{ self = self / max(norm(self, over = (in, out)), 1) - b * grad }", "sequential"),
+        ("{ S = b * self; self = S - 0.1 * grad(at = S) }", "tile-solve"),
+        ("{ self = self + 0.1 * outer(v, k - transpose(self) @ v) }", "tile-solve"),
+        ("{ when b > 0.5 { self = self - b * grad } }", "tile-solve"),
+        ("{ self = tanh(self - b * grad) }", "sequential"),
+        ("{ self = self / max(norm(self, over = (in, out)), 1) + outer(v, k) }", "sequential"),
+        ("{ self = 0.9 * self }", "sequential"),
     ],
 )
-def test_the_schedule_follows_from_the_update(update: str, kind: str) -> None:
-    assert schedule_of(linear(update))[0] == kind
+def test_kinds(update, kind):
+    assert planned(memory(update) + "  out = W_o(M(q))\n").schedule("M").kind == kind
 
 
-def test_an_update_written_out_and_the_same_through_a_rule_run_alike() -> None:
-    assert schedule_of(linear("{ self = self - b * grad }")) == schedule_of(linear("sgd(lr = b)"))
+def test_a_chunk_makes_the_writes_known():
+    body = memory("{ self = self - b * grad }") + "  out = W_o(M(q))\n"
+    assert planned(body).schedule("M").kind == "tile-solve"
+    assert planned(body, chunk="4").schedule("M").kind == "tile-scan"
 
 
-def test_with_a_chunk_the_writes_are_known() -> None:
-    assert schedule_of(linear("{ self = self - b * grad }"), ", chunk 4")[0] == "tile-scan"
+def test_what_keeps_a_memory_from_a_tile_is_said():
+    found = planned(memory("{ self = tanh(self) + outer(v, k) }") + "  out = W_o(M(q))\n")
+    assert "`tanh` of the running state" in found.schedule("M").reason
+    [(_, form)] = found.schedule("M").forms
+    assert form.hint and form.span.text.startswith("tanh")
 
 
-def test_a_memory_that_reads_its_own_past_runs_token_by_token() -> None:
-    memory = (
-        "k2 = unit(k + prev(M)(k))\n  memory M[heads] : linear(d_k -> d_k) at fast "
-        "{ key k2; value v; update sgd(lr = b) }"
-    )
-    kind, reason = schedule_of(memory)
-    assert kind == "sequential"
-    assert "k2" in reason
+def test_memories_that_read_one_another_run_one_after_the_other():
+    body = memory("{ self = self - b * grad }")
+    body += memory("{ self = 0.9 * self - 0.1 * grad }", "N", "linear(d_v -> d_v)", "M(q), v")
+    found = planned(body + "  out = W_o(N(M(k)))\n")
+    assert [s.kind for s in found.schedules] == ["tile-solve", "tile-solve"]
+    assert [s.memory for s in found.stages if isinstance(s, Run)] == ["M", "N"]
 
 
-def test_only_the_memory_and_its_reads_are_left_in_the_loop() -> None:
-    spec = SPEC.format(memory=linear("{ self = tanh(self - b * grad) }"), chunk="")
-    stages = nlc.check(nlc.parse(spec)).plan.block("mixer").stages
-    (loop,) = [stage for stage in stages if isinstance(stage, TokenLoop)]
-    assert len(loop.steps) == 2
-    assert isinstance(stages[-1], Parallel)
+def test_a_read_of_its_own_past_through_a_stream_runs_in_a_loop():
+    body = "  s = prev(M)(q)\n" + memory("{ self = self - b * grad }", pair="k, s")
+    found = planned(body + "  out = W_o(s)\n")
+    assert found.schedule("M").kind == "sequential"
+    assert "`s`" in found.schedule("M").reason
+    [loop] = [stage for stage in found.stages if isinstance(stage, TokenLoop)]
+    assert loop.memories == ("M",)
+
+
+def test_what_does_not_wait_for_a_loop_stays_outside():
+    found = planned(memory("{ self = tanh(self - b * grad) }") + "  out = W_o(silu(M(q)))\n")
+    [loop] = [stage for stage in found.stages if isinstance(stage, TokenLoop)]
+    names = {s.name for s in loop.steps if isinstance(s, Equation)}
+    assert not names & {"q", "k", "v", "b", "out"}
+
+
+SYSTEMS = {name: text for name, (text, _) in FEATURES.items()} | dict(PROBES)
+
+
+@pytest.mark.parametrize("name", sorted(SYSTEMS))
+def test_every_step_runs_once_and_after_what_it_needs(name):
+    system = resolve(SYSTEMS[name])
+    for found in plan(system).blocks:
+        whole = system.block(found.block)
+        made: set[str] = {i.name for i in whole.inputs}
+        moved: list[str] = []
+        equations: list[str] = []
+        for stage in found.stages:
+            steps = (Update(stage.memory),) if isinstance(stage, Run) else stage.steps
+            inside = {s.memory for s in steps if isinstance(s, Update)}
+            for step in steps:
+                match step:
+                    case Equation(name=stream, value=value):
+                        exprs = [value]
+                        equations.append(stream)
+                    case Call(inputs=inputs):
+                        exprs = [e for _, e in inputs]
+                    case Update(memory=memory):
+                        exprs = []
+                        moved.append(memory)
+                for node in postorder(exprs):
+                    if node.op == "stream":
+                        assert node.attr("name") in made
+                    elif node.op in ("state", "attend") and node.attr("when") != "initial":
+                        assert node.attr("memory") in {*moved, *inside}
+                if isinstance(step, Equation):
+                    made.add(step.name)
+                elif isinstance(step, Call):
+                    made.update(step.results)
+            if isinstance(stage, Parallel):
+                assert not inside
+        assert sorted(moved) == sorted(m.name for m in whole.memories)
+        assert len(set(equations)) == len(equations)
+        written = {s.name for s in whole.steps if isinstance(s, Equation)}
+        assert written <= set(equations)
+
+
+@pytest.mark.parametrize("name", sorted(SYSTEMS))
+def test_written_out_updates_hold_no_gradient_and_do_not_change_again(name):
+    system = explicit(resolve(SYSTEMS[name]))
+    again = explicit(system)
+    for first, second in zip(system.blocks, again.blocks, strict=True):
+        for memory, same in zip(first.memories, second.memories, strict=True):
+            roots = [a.value for a in memory.update]
+            assert not any(node.op in ("grad", "variable") for node in postorder(roots))
+            assert roots == [a.value for a in same.update]
+            lets = {id(n) for n in postorder(roots) if n.op == "let"}
+            shown = {id(v) for s in memory.statements for _, v in s.values}
+            assert lets <= shown or not memory.statements
