@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import fx
-
 from nlc.codegen import library
 from nlc.codegen.lowering import SPELLING, Lowering, batch_of, is_wide, rank_of
 from nlc.codegen.program import note
+from torch import fx
+
 from nlc.ir.expr import Expr
 from nlc.ir.shape import Shape, sizes
 from nlc.ir.system import Map

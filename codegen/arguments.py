@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nlc.codegen.names import Names
+
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.system import Memory
 
@@ -24,9 +25,7 @@ def own(memory: Memory, node: Expr, starting: bool) -> bool:
     return starting or node.attr("when") != "initial"
 
 
-def arguments(
-    memory: Memory, roots: Iterable[Expr], starting: bool = False
-) -> dict[Expr, str]:
+def arguments(memory: Memory, roots: Iterable[Expr], starting: bool = False) -> dict[Expr, str]:
     """Name what the block has to evaluate: streams, and whatever needs its weights or its past.
 
     The order is that of first use, streams first. `starting` says that the expressions are of the
@@ -50,7 +49,7 @@ def arguments(
         elif not own(memory, node, starting):
             stack.extend(reversed(node.args))
     found.sort(key=lambda node: node.op != "stream")
-    states = {identifier for identifier in _state_names(memory)}
+    states = set(_state_names(memory))
     names = Names(set(states))
     return {node: names.fresh(_name(node)) for node in found}
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import fx
-
 from nlc.codegen import library
 from nlc.codegen.program import Operand, Program, note
+from torch import fx
+
 from nlc.ir.expr import Expr
 from nlc.ir.operations import OPERATIONS
 from nlc.ir.shape import Shape, sizes
@@ -510,7 +510,8 @@ SPELLING: dict[str, Row] = {
     "identity": _identity,
     # leaves and structured operations that `Lowering` or its owner takes over
     **dict.fromkeys(
-        ["const", "position", "due", "stream", "param", "state", "variable", "let", "grad"], _impossible
+        ["const", "position", "due", "stream", "param", "state", "variable", "let", "grad"],
+        _impossible,
     ),
     **dict.fromkeys(["attend", "shift", "conv"], _impossible),
     # refused before they get here

@@ -15,6 +15,7 @@ from nlc.codegen.library_source import source_of
 from nlc.codegen.names import class_name
 from nlc.codegen.unit import calls
 from nlc.codegen.writer import Writer, split_call
+
 from nlc.ir.system import Block, Level, Model, Optimizer, Repeat, Step, System
 
 # what torch calls the arguments of a rule
@@ -104,9 +105,7 @@ def parameter_levels(
     return found
 
 
-def _instances(
-    system: System, steps: tuple[Step, ...], prefix: str
-) -> list[tuple[str, Block]]:
+def _instances(system: System, steps: tuple[Step, ...], prefix: str) -> list[tuple[str, Block]]:
     found: dict[str, Block] = {}
     shared = {call.instance for call in calls(steps) if call.shared}
     for step in steps:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nlc.codegen.writer import Writer, split_call
+
 from nlc.ir.shape import Axis, Shape, sizes
 from nlc.ir.system import Initial, Memory, Weight
 
@@ -156,5 +157,3 @@ def draw_tensors(out: Writer, tensors: list[Own], used: set[str]) -> None:
                 out.line(f"nn.init.constant_(self.{own.name}, {own.initial.value!r})")
             case "expr" | "source":
                 raise AssertionError("values that are computed are drawn by their block")
-
-

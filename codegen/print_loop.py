@@ -10,12 +10,11 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from torch import fx
-
 from nlc.codegen.names import identifier
 from nlc.codegen.printer import Printer
 from nlc.codegen.program import Loop
 from nlc.codegen.writer import split_call
+from torch import fx
 
 
 def parts_of(node: fx.Node) -> dict[Any, fx.Node]:
@@ -127,9 +126,7 @@ def print_passes(printer: Printer, node: fx.Node, loop: Any) -> None:
             texts[name] = text
             continue
         known = isinstance(value, fx.Node) and value in printer.bound
-        if known and printer.done(value, node) and value.op != "placeholder":
-            texts[name] = text
-        elif text == name:
+        if (known and printer.done(value, node) and value.op != "placeholder") or text == name:
             texts[name] = text
         else:
             texts[name] = names.fresh(name)

@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx
-
 from nlc.codegen.names import Names
 from nlc.codegen.program import Loop, Operand, Program, choose
 from nlc.codegen.writer import WIDTH, Writer, split_call
+from torch import fx
 
 ATOM, CALL, UNARY, PRODUCT, SUM, COMPARE, CHOICE = 18, 17, 14, 13, 12, 6, 1
 
@@ -172,9 +171,7 @@ class Printer:
         self.write(head, node, body)
 
     def _targets(self, node: fx.Node) -> str:
-        parts = {
-            user.args[1]: user for user in node.users if user.target is operator.getitem
-        }
+        parts = {user.args[1]: user for user in node.users if user.target is operator.getitem}
         found = []
         for i, wanted in enumerate(node.meta["results"]):
             part = parts.get(i)
@@ -229,7 +226,7 @@ class Printer:
         for part in self._inside(node):
             size = len(self.expression(part)[0])
             fits = size <= max(room, WIDTH // 2) or self._splits(part)
-            if 8 < size and fits and (best is None or size > best[0]):
+            if size > 8 and fits and (best is None or size > best[0]):
                 best = (size, part)
         return best[1] if best else None
 

@@ -10,8 +10,6 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from torch import fx
-
 from nlc.codegen import library
 from nlc.codegen.apply import apply_module, apply_parts, unsplit
 from nlc.codegen.arguments import state_name
@@ -22,6 +20,8 @@ from nlc.codegen.program import Program, note
 from nlc.codegen.torch_memory import bare
 from nlc.codegen.torch_tiles import read_name
 from nlc.codegen.unit import Unit
+from torch import fx
+
 from nlc.ir.expr import Expr
 from nlc.ir.shape import Shape
 from nlc.ir.system import Memory
@@ -135,7 +135,9 @@ class Scope:
             node = self.program.module(f"{memory_path(memory)}.{name}", path)
             return note(node, shape, 2, wide=True)
         if when == "start" and memory.name in self.paths:
-            node = self.program.module(f"{memory_path(memory)}.states_start", self.paths[memory.name])
+            node = self.program.module(
+                f"{memory_path(memory)}.states_start", self.paths[memory.name]
+            )
             return note(node, shape, 2, wide=True)
         kept = (memory.name, "initial", var) in self.states
         if when == "initial" and self.borrow is not None and not kept:
@@ -174,9 +176,7 @@ class Scope:
         from nlc.codegen.torch_block import initial_arguments
 
         words = initial_arguments(self, memory)
-        return self.program.module(
-            f"{memory_path(memory)}.initial", self.rows(), self.like, *words
-        )
+        return self.program.module(f"{memory_path(memory)}.initial", self.rows(), self.like, *words)
 
     # ---- structured operations -----------------------------------------------------------------
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import fx
-
+from nlc.codegen.lowering import batch_of
 from nlc.codegen.names import identifier
 from nlc.codegen.program import Loop, Program, note
 from nlc.codegen.scope import Scope
-from nlc.codegen.lowering import batch_of
+from torch import fx
+
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.system import Call, Equation, Step
 
@@ -63,7 +63,9 @@ def token_loop(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -
 
     def first(expr: Expr) -> fx.Node:
         """A part of an initial state, made once before the loop."""
-        name = identifier("_".join(str(expr.attr(n)) for n in ("memory", "var", "part") if expr.attr(n)))
+        name = identifier(
+            "_".join(str(expr.attr(n)) for n in ("memory", "var", "part") if expr.attr(n))
+        )
         name = f"{name}_0"
         node = outer.state(expr)
         node.meta.setdefault("name", name)
@@ -118,7 +120,7 @@ def token_loop(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -
     runs = Inner(owner, scope, body.input("state"), nested)
     runs.token(steps)
     runs.end_of_token(memories)
-    made = [name for name in _made(steps)]
+    made = list(_made(steps))
     needed = [name for name in made if name in _wanted(runner, steps)]
     rows = [_row(scope, name) for name in needed]
     names = list(carried)

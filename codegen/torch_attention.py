@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import fx
-
 from nlc.codegen import library_attention
 from nlc.codegen.lowering import Lowering, batch_of, rank_of
 from nlc.codegen.program import Program, note
 from nlc.codegen.writer import Writer
+from torch import fx
+
 from nlc.ir.expr import Expr
 from nlc.ir.shape import count, sizes
 

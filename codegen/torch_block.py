@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
-
-from torch import fx
 
 from nlc.codegen.names import Names, identifier
 from nlc.codegen.parameters import (
@@ -38,8 +36,11 @@ from nlc.codegen.torch_memory import (
     reserved,
     write_dict,
 )
-from nlc.codegen.unit import Passes, Unit, calls, expressions, of_memory as updates_of, streams
+from nlc.codegen.unit import Passes, Unit, expressions, streams
+from nlc.codegen.unit import of_memory as updates_of
 from nlc.codegen.writer import Writer, split_call
+from torch import fx
+
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.schedule import Parallel, Run, TokenLoop
 from nlc.ir.shape import Shape, show, sizes
@@ -152,7 +153,9 @@ class UnitWriter:
             for memory in unit.memories:
                 if bare(memory):
                     own = of_memory(memory)[0]
-                    declare_tensors(out, [type(own)(memory.name, own.shape, own.initial)], self.used)
+                    declare_tensors(
+                        out, [type(own)(memory.name, own.shape, own.initial)], self.used
+                    )
                 words = "**new" if own_parameters(memory) else ""
                 out.line(f"self.{memory_path(memory)} = {self.memories[memory.name].name}({words})")
             for path, text in self.modules():
@@ -178,7 +181,7 @@ class UnitWriter:
             for memory in unit.memories:
                 if bare(memory):
                     own = of_memory(memory)[0]
-                    self.draw(out, [type(own)(memory.name, own.shape, own.initial)])
+                    self.draw(out, [replace(own, name=memory.name)])
                 elif own_parameters(memory):
                     out.line(f"self.{memory.name}.reset_parameters()")
             for path, text in self.modules():
@@ -228,7 +231,7 @@ class UnitWriter:
         unit = self.unit
         out.line("def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:")
         with out.indent():
-            out.docstring(["Give the state before the first token, in the place and type of `like`."])
+            out.docstring(["Give the state before the first token, placed and typed as `like`."])
             program = Program()
             batch = program.input("batch")
             like = note(program.input("like"), (), 0)
@@ -339,7 +342,9 @@ class UnitWriter:
         results = len(unit.outputs)
         kind = "Tensor" if results == 1 else f"tuple[{', '.join(['Tensor'] * results)}]"
         head = f"def {name}("
-        for text in split_call(head, ["self", *words], f") -> tuple[{kind}, dict[str, Any]]:", out.room):
+        for text in split_call(
+            head, ["self", *words], f") -> tuple[{kind}, dict[str, Any]]:", out.room
+        ):
             out.line(text)
         with out.indent():
             out.docstring([self.about_method(batch)])
@@ -395,7 +400,9 @@ class UnitWriter:
             runner.end_of_token([m.name for m in unit.memories])
         outputs = [self.output(scope, name) for name in unit.outputs]
         entries = self.state_entries(scope, nested, batch)
-        program.finish((tuple(outputs), tuple(v for v in entries.values() if isinstance(v, fx.Node))))
+        program.finish(
+            (tuple(outputs), tuple(v for v in entries.values() if isinstance(v, fx.Node)))
+        )
         self.prologue(out, first, like, batch, program, scope)
         printer = Printer(program, out, names, self.used)
         printer.bind(state, "state")
@@ -435,7 +442,9 @@ class UnitWriter:
                     for i, text in enumerate(outputs):
                         out.line(f"empty_{i} = {text}")
                     inner = ", ".join(f"empty_{i}" for i in range(len(outputs)))
-                    out.line(f"return ({inner}), state" if len(outputs) > 1 else "return empty_0, state")
+                    out.line(
+                        f"return ({inner}), state" if len(outputs) > 1 else "return empty_0, state"
+                    )
 
     def output_shape(self, name: str) -> Shape:
         """The shape of an output."""
@@ -526,7 +535,9 @@ def initial_arguments(scope: Scope, memory: Memory) -> list[Any]:
     """What `initial` of a memory takes after the batch and the type."""
     from nlc.codegen.arguments import arguments
 
-    exprs = [p.initial.expr for v in memory.variables for p in v.parts if p.initial.expr is not None]
+    exprs = [
+        p.initial.expr for v in memory.variables for p in v.parts if p.initial.expr is not None
+    ]
     words: list[Any] = [scope.low.tensor(e) for e in arguments(memory, exprs, starting=True)]
     if memory.map.kind != "kernel" and not memory.learned:
         parts = memory.variable("").parts
@@ -786,9 +797,7 @@ class Runner:
         carried = [g if g is None or g.meta.get("integer") else scope.low.narrow(g) for g in given]
         extra = [n for n in stage.outputs if n not in stage.inputs]
         modules = [
-            program.input(identifier(n))
-            if self.owner.unit.kind == "pass"
-            else program.attribute(n)
+            program.input(identifier(n)) if self.owner.unit.kind == "pass" else program.attribute(n)
             for n in stage.shared
         ]
         past = program.call(operator.getitem, self.state, stage.name)
@@ -828,5 +837,3 @@ class RepeatLoop:
 
     def __call__(self, *args: Any) -> Any:
         raise NotImplementedError("a loop runs as printed")
-
-

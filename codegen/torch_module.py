@@ -14,6 +14,7 @@ from nlc.codegen.torch_block import UnitWriter
 from nlc.codegen.torch_memory import MemoryWriter
 from nlc.codegen.unit import Unit, expressions, of_memory, units
 from nlc.codegen.writer import Writer
+
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.schedule import Plan
 from nlc.ir.shape import show
@@ -211,5 +212,3 @@ def _static(block: Block) -> set[str]:
 def emit_model(system: System, plan: Plan, spec: str) -> str:
     """Return the text of `model.py`."""
     return Emitter(system, plan, spec).text()
-
-

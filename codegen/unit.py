@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from nlc.codegen.names import class_name
+
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.schedule import BlockPlan, Parallel, Plan, Stage, TokenLoop
 from nlc.ir.system import (

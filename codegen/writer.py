@@ -51,10 +51,9 @@ class Writer:
     def docstring(self, paragraphs: Sequence[str]) -> None:
         """Write a docstring; the first line stands alone, the others are kept as they are."""
         first, *rest = (escape(text) for text in paragraphs)
-        if not rest:
-            if len(first) + 6 <= self.room:
-                self.line(f'"""{first}"""')
-                return
+        if not rest and len(first) + 6 <= self.room:
+            self.line(f'"""{first}"""')
+            return
         head, *more = textwrap.wrap(first, self.room - 6) or [""]
         self.line(f'"""{head}')
         for text in more:

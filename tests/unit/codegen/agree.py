@@ -90,7 +90,12 @@ def agree(system: System, name: str = "mixer", tokens: int = 11) -> Compiled:
     names = [*(f"input {i}" for i in range(len(xs))), *dict(module.named_parameters())]
     for label, a, b in zip(names, ours, theirs, strict=True):
         zero = torch.zeros(())
-        close(zero if a is None else a, zero.expand(a.shape) if b is None and a is not None else (zero if b is None else b), f"gradient of {label}", 1e-9)
+        close(
+            zero if a is None else a,
+            zero.expand(a.shape) if b is None and a is not None else (zero if b is None else b),
+            f"gradient of {label}",
+            1e-9,
+        )
     cuts(module, xs, outputs, state)
     return compiled
 
