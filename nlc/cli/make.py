@@ -77,7 +77,9 @@ def compile_spec(
     try:
         compiled.write(folder)
     except OSError as error:
-        raise CallError(f"cannot write {folder}: {error.strerror}", "another --out") from None
+        raise CallError(
+            f"cannot write {folder}: {error.strerror or error}", "another --out"
+        ) from None
     say(f"{system.name} -> {folder}")
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         say(f"  {file.relative_to(folder)}")

@@ -12,20 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nlc.lab.data import windows
-from nlc.lab.faults import LabError
 
 BYTES = 256
 
 
-def loss_of(model: nn.Module, window: Tensor) -> Tensor:
-    """Return the mean cross entropy in nats of predicting each next byte of [batch, length + 1]."""
+def predict(model: nn.Module, window: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits and targets for each next byte of [batch, length + 1]."""
     logits, _ = model(window[:, :-1])
-    if logits.shape[-1] < BYTES:
-        raise LabError(
-            f"the model's vocab is {logits.shape[-1]}, and a text has {BYTES} different bytes",
-            "`vocab bytes` in the model, or --set model.vocab=256",
-        )
-    return functional.cross_entropy(logits.flatten(0, 1).float(), window[:, 1:].flatten())
+    return logits, window[:, 1:]
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross entropy of the targets, in nats."""
+    return functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
 @torch.no_grad()
@@ -38,8 +37,8 @@ def bits_per_byte(
     model.eval()
     total, count = 0.0, 0
     for window in windows(data, batch, length, limit):
-        predicted = window[:, 1:].numel()
-        total += float(loss_of(model, window.to(device))) * predicted
-        count += predicted
+        logits, targets = predict(model, window.to(device))
+        total += float(cross_entropy(logits, targets)) * targets.numel()
+        count += targets.numel()
     model.train(was_training)
     return total / count / math.log(2)

@@ -18,6 +18,7 @@ import nlc
 import nlc.compiler
 from nlc.lab import run as folders
 from nlc.lab.data import Corpus, again
+from nlc.lab.evaluate import BYTES
 from nlc.lab.faults import LabError
 from nlc.lab.run import Origin, Run, Settings
 from nlc.lab.train import load_model
@@ -38,6 +39,11 @@ def begin(
         raise LabError(
             f"{system.name} has no model, only blocks", "a spec with a `model`, which reads tokens"
         )
+    if system.model.vocab < BYTES:
+        raise LabError(
+            f"the model's vocab is {system.model.vocab}, and a text has {BYTES} different bytes",
+            "`vocab bytes` in the model, or --set model.vocab=256",
+        )
     compiled = nlc.compile(system, target=target)
     folder = out or folders.free_folder(system.name)
     folders.make_folder(folder)
@@ -45,7 +51,9 @@ def begin(
         copied = _copy_spec(spec, folder / "spec")
         compiled.write(folder / "package")
     except OSError as error:
-        raise LabError(f"cannot write to {folder}: {error.strerror}", "another --out") from None
+        raise LabError(
+            f"cannot write to {folder}: {error.strerror or error}", "another --out"
+        ) from None
     origin = Origin(
         name=system.name,
         spec=str(copied.relative_to(folder)),

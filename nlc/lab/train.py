@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nlc.lab import checkpoint
 from nlc.lab.data import Batches, Corpus
-from nlc.lab.evaluate import bits_per_byte, loss_of
+from nlc.lab.evaluate import bits_per_byte, cross_entropy, predict
 from nlc.lab.faults import Diverged, LabError
 from nlc.lab.progress import Progress
 from nlc.lab.run import Run
@@ -95,17 +95,20 @@ class Learner:
         self.step, self.seconds = nest["step"], nest["seconds"]
 
     def learn(self, window: Tensor) -> float:
-        """Take one training step; return the loss before it, in bits per byte."""
+        """Take one training step on the model's objective; return bits per byte before it."""
         self.model.train()
-        loss = loss_of(self.model, window.to(self.device))
-        value = float(loss.detach()) / math.log(2)
-        if not math.isfinite(value):
-            raise self.diverged(f"the loss became {value}")
+        logits, targets = predict(self.model, window.to(self.device))
+        objective: Any = getattr(self.model, "loss", cross_entropy)
+        loss = objective(logits, targets)
+        with torch.no_grad():
+            bits = float(cross_entropy(logits, targets)) / math.log(2)
+        if not math.isfinite(bits) or not math.isfinite(float(loss.detach())):
+            raise self.diverged(f"the loss became {float(loss.detach())}")
         torch.autograd.backward(loss)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return value
+        return bits
 
     def diverged(self, what: str) -> Diverged:
         """Say that training left the finite numbers, and what is left."""
