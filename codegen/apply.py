@@ -34,8 +34,10 @@ def flat_input(low: Lowering, form: Map, x: fx.Node) -> fx.Node:
 
 def unsplit(x: fx.Node, count: int) -> fx.Node | None:
     """What was split into its last axes just before, where it was."""
-    if x.op == "call_method" and x.target == "unflatten" and len(x.args[2]) == count:
-        inner = x.args[0]
+    if x.op != "call_method" or x.target != "unflatten":
+        return None
+    inner, _, axes = x.args
+    if isinstance(axes, tuple) and len(axes) == count:
         return inner if isinstance(inner, fx.Node) and "shape" in inner.meta else None
     return None
 
@@ -97,7 +99,9 @@ class Site:
         y = times(self.low, weight, x, self.lead)
         return self.plus(y, bias) if bias in self.parts else y
 
-    def plus(self, y: fx.Node, name: str, operation: Callable[..., object] = operator.add):
+    def plus(
+        self, y: fx.Node, name: str, operation: Callable[..., object] = operator.add
+    ) -> fx.Node:
         """Combine with a vector of the map, which has no further axes."""
         low, offset = self.low, self.parts[name]
         more = rank_of(y) - rank_of(offset)

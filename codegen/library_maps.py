@@ -143,6 +143,7 @@ class LoRA(nn.Module):
         super().__init__()
         new = {"device": device, "dtype": dtype}
         self.act, self.biased = act, bias
+        self.up: nn.Module | nn.Parameter
         self.down = nn.Parameter(torch.empty(rank, d_in, **new))
         if bias:
             self.up = nn.Linear(rank, d_out, **new)

@@ -1,7 +1,7 @@
 """Affine memories over many tokens at once; the functions a module uses are copied into it.
 
 A state M [d_v, d_k] that moves by M_t = g_t M_{t-1} + e_t b_t^T, with writes
-e_t = M_{t-1} p_t + u_t, is solved in tiles of C tokens. With F(t, i) = g_{i+1} ... g_t inside a tile:
+e_t = M_{t-1} p_t + u_t, is solved in tiles of C tokens. With F(t, i) = g_{i+1} ... g_t in a tile:
 
     A[t, i] = F(t-1, i) <b_i, p_t>  for i < t,    E = (I - A)^-1 (U + F(t-1, 0) p_t M_0^T)
     M_C = F(C, 0) M_0 + sum_i F(C, i) e_i b_i^T

@@ -37,9 +37,9 @@ def write_loss(emitter: Emitter, owner: UnitWriter, out: Writer) -> None:
             nodes = {n: note(program.input(n), shapes.get(n, ()), 2) for n in inputs}
             from nlc.ir.expr import postorder
 
-            for node in postorder([model.objective]):
-                if node.op == "stream":
-                    note(nodes[str(node.attr("name"))], node.shape, 2)
+            for leaf in postorder([model.objective]):
+                if leaf.op == "stream":
+                    note(nodes[str(leaf.attr("name"))], leaf.shape, 2)
             scope = Scope(owner.unit, program, 2, nodes["logits"], dict(nodes))
             scope.first = nodes["targets"]
             value = scope.low.tensor(model.objective)

@@ -125,8 +125,8 @@ def print_passes(printer: Printer, node: fx.Node, loop: Any) -> None:
         if name not in crossing:
             texts[name] = text
             continue
-        known = isinstance(value, fx.Node) and value in printer.bound
-        if (known and printer.done(value, node) and value.op != "placeholder") or text == name:
+        free = isinstance(value, fx.Node) and value in printer.bound and printer.done(value, node)
+        if (free and getattr(value, "op", "") != "placeholder") or text == name:
             texts[name] = text
         else:
             texts[name] = names.fresh(name)

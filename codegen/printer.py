@@ -250,12 +250,13 @@ class Printer:
 
     def settle(self, value: Operand, room: int) -> None:
         """Give a result a name where its text is too long to stand in the return."""
-        if isinstance(value, fx.Node) and value not in self.bound:
-            if len(self.expression(value)[0]) > room:
-                self.fit(value)
-                body = self.expression(value)[0]
-                self.write(self.names.fresh("result"), value, body)
-                self.bind(value, "result")
+        if not isinstance(value, fx.Node) or value in self.bound:
+            return
+        if len(self.expression(value)[0]) > room:
+            self.fit(value)
+            body, name = self.expression(value)[0], self.names.fresh("result")
+            self.write(name, value, body)
+            self.bind(value, name)
 
     # ---- expressions ---------------------------------------------------------------------------
 

@@ -75,14 +75,13 @@ class Scope:
                 self.streams[name] = node
         found = self.streams.get(name)
         entry = next((i for i in self.unit.inputs if i.name == name and i.default), None)
-        if entry is not None and entry.default is not None and found is not None:
-            if not found.meta.get("settled"):
-                own = self.low.tensor(entry.default)
-                own = self.low.narrow(own)
-                found = self.program.call(library.given, found, own)
-                note(found, entry.shape, self.batch, name=name)
-                found.meta["settled"] = True
-                self.streams[name] = found
+        if entry is None or entry.default is None or found is None or found.meta.get("settled"):
+            return found
+        own = self.low.narrow(self.low.tensor(entry.default))
+        found = self.program.call(library.given, found, own)
+        note(found, entry.shape, self.batch, name=name)
+        found.meta["settled"] = True
+        self.streams[name] = found
         return found
 
     def leaf(self, expr: Expr) -> fx.Node:

@@ -42,6 +42,7 @@ def token_loop(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -
             return note(body.input(identifier(name)), node.meta["shape"], 0, node.meta["wide"])
         word = f"{identifier(name)}_t"
         items[word] = outer.low.as_number(node)
+        body.input(word).meta["settled"] = True
         return note(body.input(word), node.meta["shape"], 1, node.meta["wide"])
 
     def hold(name: str, node: fx.Node) -> fx.Node:
@@ -141,6 +142,7 @@ def token_loop(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -
     )  # fmt: skip
     arguments = [*items.values(), *carried.values(), *around.values()]
     if counter:
+        assert outer.position is not None
         arguments.append(outer.position)
     if not items:
         arguments.append(outer.tokens())

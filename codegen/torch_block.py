@@ -270,7 +270,8 @@ class UnitWriter:
 
     def ordered_memories(self) -> list[Memory]:
         """Memories, each after the one whose state it begins with."""
-        waiting, done = list(self.unit.memories), []
+        waiting = list(self.unit.memories)
+        done: list[Memory] = []
         names = {m.name for m in waiting}
         while waiting:
             memory = waiting.pop(0)
@@ -667,9 +668,9 @@ class Runner:
 
     def instance_state(self, instance: str) -> fx.Node:
         """The state of an instance: as given, or after its last call."""
-        known = self.nested.get(instance)
-        if known is not None:
-            return known
+        if instance in self.nested:
+            found: fx.Node = self.nested[instance]
+            return found
         return self.scope.program.call(operator.getitem, self.state, instance)
 
     def keep(self, instance: str, after: fx.Node) -> None:
@@ -753,10 +754,9 @@ class Runner:
                 old = scope.states[memory.name, "start", ""]
                 chosen = program.call(choose, ends, new, old)
                 if memory.reset is not None:
+                    chosen.meta["name"] = self.owner.memories[memory.name].start_name
                     again = self.at_end(done, memory.reset.count)
                     chosen = program.call(choose, again, new, chosen)
-                    program_node = chosen.args[2]
-                    program_node.meta["name"] = self.owner.memories[memory.name].start_name
                 chosen.meta["name"] = self.owner.memories[memory.name].start_name
                 scope.states[memory.name, "start", ""] = chosen
 

@@ -7,6 +7,7 @@ reads of its course. Where writes are taken at the chunk's start, chunks run one
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nlc.codegen import library, library_tiles
@@ -81,9 +82,11 @@ def _move(
     low = Lowering(program, 2, leaf, taken(inputs, leaf), like)
     write = form.writes[0] if form.writes else None
     lead, rank = len(memory.lead), len(part.shape)
-    p = _vector(low, write and write.reads[0], lead, rank >= 1, "p")
-    u = _vector(low, write and write.offset, lead, rank == 2, "u")
-    b = _vector(low, write and write.targets[0], lead, rank >= 1, "b")
+    nothing = (None, None, None)
+    reads, offset, target = (write.reads[0], write.offset, write.targets[0]) if write else nothing
+    p = _vector(low, reads, lead, rank >= 1, "p")
+    u = _vector(low, offset, lead, rank == 2, "u")
+    b = _vector(low, target, lead, rank >= 1, "b")
     g = _gate(low, form.decay[0][0])
     matrix = _as_matrix(program, state, rank, form.transposed)
     if p is None and u is None:
@@ -290,13 +293,13 @@ def _write_read(writer: MemoryWriter, out: Writer, late: bool) -> None:
     form_map = writer.memory.map
     flat = q if len(form_map.inputs) < 2 else program.method("flatten", q, -len(form_map.inputs))
     turned = program.call(library_tiles.turned, path) if form.transposed else path
+    function: Callable[..., object] = library_tiles.read_tiles
     if writer.has_start:
         function = library_tiles.read_chunks
         args: list[Operand] = [flat, path, late] if not late else [flat, path]
         if form.transposed:
             args = [flat, path, late, True]
     else:
-        function = library_tiles.read_tiles
         args = [flat, turned, late] if not late else [flat, turned]
     y = program.call(function, *args)
     if len(form_map.outputs) > 1:

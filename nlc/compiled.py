@@ -22,7 +22,6 @@ from nlc.ir.system import System
 from nlc.passes.explicit import explicit
 from nlc.passes.plan import plan
 from nlc.runtime.load import load_module
-from nlc.view import as_json, as_svg
 
 if TYPE_CHECKING:
     import torch
@@ -43,12 +42,12 @@ def compile_system(system: System, target: str = "auto") -> Compiled:
     return Compiled(system, ready, plan(ready))
 
 
-def refuse(system: System) -> None:
-    """Refuse what resolves but cannot run yet."""
+def refuse(system: System, rules: Mapping[str, tree.Rule]) -> None:
+    """Refuse what resolves but cannot run yet; `rules` are those of the library."""
     faults = Faults()
     for code, words, span in getattr(system, "unsupported", ()):
         faults.error(code, words, span, "not supported yet", "leave it out for now")
-    for optimizer in unsupported_rules(system, shipped_rules()):
+    for optimizer in unsupported_rules(system, rules):
         faults.error(
             "NL0806",
             f"the optimizer `{optimizer.rule}` cannot be compiled yet",
@@ -57,13 +56,6 @@ def refuse(system: System) -> None:
             "at step levels, `sgd` and `adamw` of the library run for now",
         )
     faults.stop_on_errors()
-
-
-def shipped_rules() -> Mapping[str, tree.Rule]:
-    """The rules of the library."""
-    from nlc.compiler import _shipped_rules
-
-    return _shipped_rules()
 
 
 class Compiled:
@@ -139,6 +131,8 @@ class Compiled:
 
     def files(self) -> dict[str, str]:
         """All files of the package, by name."""
+        from nlc.view import as_json, as_svg
+
         levels = json.dumps(as_json(self.system), indent=2, ensure_ascii=False) + "\n"
         return {
             "model.py": self.source,

@@ -1,0 +1,101 @@
+"""Blocks in blocks, optional inputs, nested repeats, several results."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import nlc
+from nlc.diagnostics import SpecError
+from tests.unit.codegen.agree import agree, close, randomised, same_states
+
+NESTED = """system nested
+dims { d = 6, h = 2, n = 3 }
+level fast every 1 token
+level slow every 1 step
+block inner(x[d], first[h, n] = own) -> out[d], kept[h, n] {
+  weights V : linear(d -> h*n)
+  weights O : linear(h*n -> d)
+  own = V(shift(x, 2))
+  mixed = lerp(own, first, 0.25)
+  memory M : linear(n -> n) at fast { key mixed
+  value own
+  update { self = 0.9 * self - 0.1 * grad
+  self = tanh(self) } }
+  out = O(M(mixed))
+  kept = first
+}
+block outer(x[d]) -> out[d] {
+  a, f = inner(x)
+  b, g = inner(a, f)
+  out = b + 0
+}
+model {
+  vocab 20
+  x[d] = embed(tokens)
+  repeat 2 {
+    y, first = inner(x, first)
+    x = x + y
+    repeat 2 { x = x + outer(rmsnorm(x)) }
+  }
+  logits = unembed(x, tied)
+}
+"""
+
+
+@pytest.mark.parametrize("name", ["inner", "outer"])
+def test_blocks_in_blocks(name: str) -> None:
+    agree(nlc.parse(NESTED), name)
+
+
+def test_a_stream_without_a_value_takes_the_default() -> None:
+    compiled = nlc.compile(nlc.parse(NESTED))
+    block = randomised(compiled.block("inner").double())
+    x = torch.randn(2, 5, 6, dtype=torch.float64)
+    (out, kept), state = block(x)
+    (want, kept_want), state_want = compiled.reference("inner", block)(x)
+    close(out, want, "out")
+    close(kept, kept_want, "kept")
+    same_states(state, state_want, "state")
+
+
+def test_nested_repeats_and_tied_embeddings() -> None:
+    compiled = nlc.compile(nlc.parse(NESTED))
+    model = randomised(compiled.model().double())
+    tokens = torch.randint(0, 20, (2, 9))
+    logits, state = model(tokens)
+    want, state_want = compiled.reference(None, model)(tokens)
+    close(logits, want, "logits")
+    same_states(state, state_want, "state")
+    assert "unembed.weight" not in dict(model.named_parameters())
+
+
+def test_a_rule_that_torch_does_not_have_is_refused() -> None:
+    text = """
+system own
+dims { d = 4 }
+rule mine(lr) { self = self - lr * sign(grad) }
+level slow every 1 step, optimizer mine(lr = 0.1)
+block f(x[d]) -> out[d] {
+  weights A : linear(d -> d)
+  out = A(x)
+}
+"""
+    with pytest.raises(SpecError) as found:
+        nlc.compile(nlc.parse(text))
+    assert [d.code for d in found.value.diagnostics] == ["NL0806"]
+
+
+def test_a_rule_is_known_by_its_definition_not_by_its_name() -> None:
+    text = """
+system own
+dims { d = 4 }
+rule plain(lr, weight_decay = 0) { self = self - lr * (grad + weight_decay * self) }
+level slow every 1 step, optimizer plain(lr = 0.1)
+block f(x[d]) -> out[d] {
+  weights A : linear(d -> d)
+  out = A(x)
+}
+"""
+    compiled = nlc.compile(nlc.parse(text))
+    assert "torch.optim.SGD" in compiled.optimizers_source
