@@ -23,6 +23,13 @@ class InternalError(Exception):
             "Please report it together with the spec and this traceback."
         )
 
+    @staticmethod
+    def named(error: Exception) -> InternalError:
+        """Return the error itself, or say of another one that it should not have come here."""
+        if isinstance(error, InternalError):
+            return error
+        return InternalError(f"{type(error).__name__} where none can be ({error})")
+
 
 @dataclass(frozen=True)
 class Entry:

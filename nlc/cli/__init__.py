@@ -9,6 +9,9 @@ from __future__ import annotations
 import os
 import sys
 
+# the exit status where nlc itself is at fault
+BUG = 3
+
 
 def main() -> None:
     """Run the command line; the only place where what the user can cause becomes an exit status."""
@@ -16,6 +19,7 @@ def main() -> None:
     from nlc.cli.common import CallError, say_call_error
     from nlc.cli.faults import show_faults, status_of
     from nlc.diagnostics import SpecError
+    from nlc.errors import InternalError
     from nlc.lab.faults import Diverged, LabError
 
     try:
@@ -35,3 +39,9 @@ def main() -> None:
         sys.exit(0)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        print(f"\nnlc: {InternalError.named(error)}", file=sys.stderr)
+        sys.exit(BUG)

@@ -103,3 +103,17 @@ def test_version(call: Call) -> None:
 def test_tables_align() -> None:
     assert table([["a", "bbb"], ["cc", "", "d"]]) == "  a    bbb\n  cc         d\n"
     assert [amount(n) for n in (7, 1000, 2_500_000, 10**9)] == ["7", "1.0 k", "2.5 M", "1.0 G"]
+
+
+def test_a_bug_says_that_it_is_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nlc.cli import BUG, main
+
+    monkeypatch.setattr("sys.argv", ["nlc", "specs"])
+    monkeypatch.setattr("nlc.cli.read.shipped", lambda: 1 / 0)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr().err
+    assert ended.value.code == BUG == 3
+    assert "Traceback" in printed and "a bug of nlc, not of your spec: ZeroDivisionError" in printed
