@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nlc.syntax import tree as t
 
 # words that begin a line somewhere are ordinary names elsewhere, so they belong in here
-WORDS = (
+WORDS = (  # noqa: SIM905
     "x y z k v q M S W_q theta alpha self grad in out tokens task learned zeros prev heads d_k "
     "key value state init at from token step every always never chunk like bias full use level on "
     "θ η_t null true y n no yes"

@@ -44,7 +44,10 @@ class Layout:
         """Take note of a token; say whether it counts. Only newlines ever do not."""
         kind = token.type
         if kind == "_NL":
-            if self.last in CONTINUING or self.innermost not in ("", "LBRACE"):
+            if self.last in ("_NL", "LBRACE"):
+                return False
+            within = self.last in CONTINUING or self.innermost not in ("", "LBRACE")
+            if within and token != ";":
                 return False
         elif kind in ("LPAR", "LSQB", "LBRACE"):
             self.open.append(token)

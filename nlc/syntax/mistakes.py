@@ -152,7 +152,8 @@ def _brackets(stumble: Stumble, faults: Faults) -> bool:
             return True
         _never_closed(stumble, own[-1], faults)
         return True
-    if own and (stumble.kind == "$END" or _next_statement(stumble)):
+    in_head = stumble.line.word in ("block", "rule") and stumble.kind in ("ARROW", "LBRACE")
+    if own and (stumble.kind == "$END" or in_head or _next_statement(stumble)):
         _never_closed(stumble, own[-1], faults)
         return True
     return False
@@ -377,6 +378,15 @@ def expected_words(accepted: set[str]) -> str:
 def _expected(stumble: Stumble, faults: Faults) -> None:
     """Say what stands there and what was expected."""
     accepted: set[str] = stumble.parser.accepts()
+    if stumble.text == ";" or (stumble.ends and accepted == {"$END"}):
+        faults.error(
+            "NL0101",
+            "an expression ends with its line",
+            stumble.span,
+            "the line ends after this",
+            "end the line with an operator or a comma, and it goes on on the next",
+        )
+        return
     if stumble.ends:
         what, label = "the line ends too early", "something is missing after this"
         if stumble.kind == "$END":

@@ -6,7 +6,7 @@ What YAML writes as text (expressions, maps, heads) is parsed by the grammar of 
 
 from __future__ import annotations
 
-from nlc.diagnostics import Faults
+from nlc.diagnostics import Diagnostic, Faults
 from nlc.source import Source, Span
 from nlc.syntax import tree as t
 from nlc.syntax.limits import MAX_ERRORS
@@ -15,7 +15,6 @@ from nlc.syntax.yaml_blocks import Blocks
 from nlc.syntax.yaml_fields import Field, is_missing
 from nlc.syntax.yaml_margin import margin_of
 from nlc.syntax.yaml_nodes import (
-    Mapping,
     Node,
     Scalar,
     places_of,
@@ -29,16 +28,24 @@ KEYS = ("system", "about", "use", "dims", "levels", "rules", "blocks", "model")
 def parse_yaml(source: Source) -> t.Spec:
     """Return the tree of a YAML text; raise `SpecError` with all its faults."""
     faults = Faults()
-    root = read_nodes(source, faults)
+    root, unread = read_nodes(source, faults)
     spec: t.Spec | None = None
     if root is not None:
+        within = Faults()
         margin = margin_of(source.text, places_of(root))
-        spec = _Specs(source, faults, margin).spec(root)
+        spec = _Specs(source, within, margin).spec(root)
+        faults.found.extend(f for f in within.found if not _stands_in(f, unread))
     faults.found.sort(key=lambda fault: fault.labels[0].span.start if fault.labels else 0)
     del faults.found[MAX_ERRORS:]
     faults.stop_on_errors()
     assert spec is not None
     return spec
+
+
+def _stands_in(fault: Diagnostic, values: list[tuple[int, int]]) -> bool:
+    """Say whether a fault stands in one of these places."""
+    start = fault.labels[0].span.start if fault.labels else -1
+    return any(first <= start < end for first, end in values)
 
 
 class _Specs(Blocks):
@@ -144,15 +151,16 @@ class _Specs(Blocks):
         chunk: t.Expr | None = None
         optimizer: t.Expr | None = None
         if isinstance(node, Scalar):
-            tail = self.parse(field.value, "level_tail", "spec")
+            tail = self.parse(field.value, "level_tail", "level")
             if tail is not None:
                 period, chunk, optimizer = tail.period, tail.chunk, tail.optimizer
         else:
             keys = ("every", "chunk", "optimizer")
-            fields = self.fields(field.value, "a level", keys) or {}
+            found = self.fields(field.value, "a level", keys)
+            fields = found or {}
             if "every" in fields:
-                period = self.parse(fields["every"].value, "period", "spec")
-            elif isinstance(node, Mapping):
+                period = self.parse(fields["every"].value, "period", "period")
+            elif found is not None:
                 self.lacks(field, "every", "write `every: 1 token`, `never` or `always`")
             if "chunk" in fields:
                 chunk = self.parse(fields["chunk"].value, "sum", "spec")

@@ -44,7 +44,7 @@ class Blocks(Equations):
 
     def rule(self, field: Field) -> t.Rule:
         """Read a rule."""
-        head: Head | None = self.parse(field.key, "rule_head", "spec")
+        head: Head | None = self.parse(field.key, "rule_head", "rule_head")
         fields = self.fields(field.value, "a rule", RULE) or {}
         above = self.margin.statement(field.start, field.key.end)
         rule = t.Rule(
@@ -59,7 +59,7 @@ class Blocks(Equations):
 
     def block(self, field: Field) -> t.Block:
         """Read a block."""
-        head: Head | None = self.parse(field.key, "block_head", "spec")
+        head: Head | None = self.parse(field.key, "block_head", "block_head")
         fields = self.fields(field.value, "a block", BLOCK) or {}
         above = self.margin.statement(field.start, field.key.end)
         block = t.Block(
@@ -129,7 +129,8 @@ class Blocks(Equations):
         notes: dict[str, t.Comments] = {}
         for word, start in MEMORY.items():
             if start and word in fields:
-                value[word] = self.parse(fields[word].value, start, "memory")
+                place = "period" if start == "period" else "memory"
+                value[word] = self.parse(fields[word].value, start, place)
         if "through" in value:
             value["through"] = self._through(fields["through"], value["through"])
         for word in CLAUSES:

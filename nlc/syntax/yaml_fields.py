@@ -88,7 +88,11 @@ class Fields:
         """Parse a text by the grammar of the text form; None after a fault."""
         followed = self.followed(node)
         if not isinstance(followed, Scalar) or is_missing(followed):
-            self.wrong_kind(node, "a text", "write an expression, in quotes where YAML needs them")
+            hint = "write an expression, in quotes where YAML needs them"
+            if isinstance(followed, Sequence | Mapping):
+                hint = "write several as `a, b`, without brackets; a text that begins with a "
+                hint += "bracket stands in quotes"
+            self.wrong_kind(node, "a text", hint)
             return None
         passage = passage_of(followed)
         return parse_passage(passage, start, place, self.faults, self.margin)
@@ -157,7 +161,7 @@ class Fields:
             self.wrong_kind(node, "a mapping", f"write {what} as `key: value` lines{known}")
             return None
         if mapping.flow and self._splits(part for pair in mapping.pairs for part in pair):
-            return {}
+            return None
         found: dict[str, Field] = {}
         merged: list[Field] = []
         for key_node, value in mapping.pairs:

@@ -27,8 +27,8 @@ _BEGINNINGS = {
 }
 
 
-def report_yaml(wrong: yaml.YAMLError, source: Source, faults: Faults) -> None:
-    """Record the fault that an error of PyYAML stands for."""
+def report_yaml(wrong: yaml.YAMLError, source: Source, faults: Faults) -> int:
+    """Record the fault that an error of PyYAML stands for; return its place."""
     if isinstance(wrong, ReaderError):
         place = min(int(wrong.position), max(len(source.text) - 1, 0))
         found = re.search(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd]", source.text)
@@ -40,10 +40,12 @@ def report_yaml(wrong: yaml.YAMLError, source: Source, faults: Faults) -> None:
             f"the character U+{ord(source.text[place]):04X}",
             "delete it; a spec is plain text",
         )
-        return
+        return place
     assert isinstance(wrong, MarkedYAMLError)
     problem, context = wrong.problem or "", wrong.context or ""
     mark = wrong.problem_mark or wrong.context_mark
+    if context in _BEGINNINGS:
+        mark = wrong.context_mark or mark
     place = mark.index if mark is not None else 0
     code, title, text, hint = _explained(problem, context, source, place)
     others = []
@@ -51,6 +53,26 @@ def report_yaml(wrong: yaml.YAMLError, source: Source, faults: Faults) -> None:
         begin = wrong.context_mark.index
         others.append((_one(source, begin), _context_words(context)))
     faults.error(code, title, _one(source, place), text, hint, *others)
+    return place
+
+
+_VALUE = re.compile(r"(\s*(?:- )*(?:[^\s#][^#\n]*?:\s+)?)(\S.*)")
+
+
+def masked(text: str, place: int) -> tuple[str, tuple[int, int]] | None:
+    """Return the text with the value on the line of `place` made harmless, and where it stood.
+
+    So the rest of the text can be read after a fault. None where there is no value to mask.
+    """
+    begin = text.rfind("\n", 0, place) + 1
+    end = text.find("\n", place)
+    end = len(text) if end < 0 else end
+    found = _VALUE.fullmatch(text[begin:end])
+    if found is None or len(found.group(2)) < 3 or found.group(2).startswith("'x "):
+        return None
+    start = begin + found.start(2)
+    value = "'x" + " " * (end - start - 3) + "'"
+    return text[:start] + value + text[end:], (start, end)
 
 
 def _one(source: Source, place: int) -> Span:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from yaml.events import (
@@ -22,12 +22,13 @@ from yaml.events import (
     ScalarEvent,
     SequenceStartEvent,
 )
+from yaml.reader import ReaderError
 
 from nlc.diagnostics import Faults
 from nlc.source import Source, Span
-from nlc.syntax.limits import MAX_ALIASES, MAX_EXPANDED, MAX_NESTING
+from nlc.syntax.limits import MAX_ALIASES, MAX_ERRORS, MAX_EXPANDED, MAX_NESTING
 from nlc.syntax.passage import Passage
-from nlc.syntax.yaml_mistakes import report_yaml
+from nlc.syntax.yaml_mistakes import masked, report_yaml
 from nlc.syntax.yaml_scalars import scalar_offsets
 
 PLAIN_TAGS = (None, "!")
@@ -80,8 +81,10 @@ def span_of(node: Node) -> Span:
     if isinstance(node, Sequence | Mapping) and not node.flow:
         line = node.source.text.find("\n", node.start)
         end = min(end, line if line >= 0 else end)
-    end = max(end, min(node.start + 1, len(node.source.text)))
-    return Span(node.source, node.start, end)
+    if end > node.start:
+        return Span(node.source, node.start, end)
+    last = max(len(node.source.text[: node.start].rstrip()) - 1, 0)  # the `:` or `-` before nothing
+    return Span(node.source, last, last + 1)
 
 
 def places_of(root: Node) -> list[tuple[int, int]]:
@@ -107,16 +110,27 @@ def passage_of(scalar: Scalar) -> Passage:
     return Passage(scalar.source, scalar.text.rstrip(), offsets)
 
 
-def read_nodes(source: Source, faults: Faults) -> Node | None:
-    """Return the root of a YAML text, or None where it is not YAML or beyond the limits."""
-    try:
-        root = _Composer(source, faults).compose()
-    except yaml.YAMLError as wrong:
-        report_yaml(wrong, source, faults)
-        return None
-    if root is None or faults.errors or not _bounded(root, faults):
-        return None
-    return root
+def read_nodes(source: Source, faults: Faults) -> tuple[Node | None, list[tuple[int, int]]]:
+    """Return the root of a YAML text, or None where it is not YAML or beyond the limits.
+
+    After a value that is no YAML reading goes on without it; returns where such values stand.
+    """
+    text = source.text
+    values: list[tuple[int, int]] = []
+    while True:
+        try:
+            root = _Composer(source, text, faults).compose()
+            break
+        except yaml.YAMLError as wrong:
+            place = report_yaml(wrong, source, faults)
+            again = masked(text, place) if len(faults.found) < MAX_ERRORS else None
+            if again is None or isinstance(wrong, ReaderError):
+                return None, values
+            text, value = again
+            values.append(value)
+    if root is None or not _bounded(root, faults):
+        return None, values
+    return root, values
 
 
 class _Stop(Exception):
@@ -134,8 +148,9 @@ class _Open:
 class _Composer:
     """Builds nodes from PyYAML's events, with a stack of its own instead of recursion."""
 
-    def __init__(self, source: Source, faults: Faults):
+    def __init__(self, source: Source, text: str, faults: Faults):
         self.source = source
+        self.text = text
         self.faults = faults
         self.open: list[_Open] = []
         self.anchors: dict[str, Node] = {}
@@ -146,11 +161,11 @@ class _Composer:
         """Return the root, or None after a fault."""
         documents = 0
         try:
-            for event in _events(self.source.text):
+            for event in _events(self.text):
                 if isinstance(event, DocumentStartEvent):
                     documents += 1
                     if documents > 1:
-                        self._fault(
+                        self._stop(
                             "NL0163",
                             event,
                             "a second document",
@@ -169,6 +184,9 @@ class _Composer:
         start, end = _place(event.start_mark), _place(event.end_mark)
         span = Span(self.source, start, max(end, min(start + 1, len(self.source.text))))
         self.faults.error(code, title, span, text, hint)
+
+    def _stop(self, code: str, event: Event, title: str, text: str, hint: str) -> NoReturn:
+        self._fault(code, event, title, text, hint)
         raise _Stop
 
     def _add(self, event: NodeEvent) -> None:
@@ -179,7 +197,7 @@ class _Composer:
                 node = self._alias(event, start, end)
             case ScalarEvent():
                 if event.value and event.style is None:
-                    end = start + len(self.source.text[start:end].rstrip())
+                    end = start + len(self.text[start:end].rstrip())
                 node = Scalar(self.source, start, end, event.value, event.style)
             case SequenceStartEvent():
                 node = Sequence(self.source, start, end, [], bool(event.flow_style))
@@ -195,7 +213,7 @@ class _Composer:
         if isinstance(node, Sequence | Mapping):
             self.open.append(_Open(node))
             if len(self.open) > MAX_NESTING:
-                self._fault(
+                self._stop(
                     "NL0187",
                     event,
                     f"more than {MAX_NESTING} lists and mappings within one another",
@@ -214,10 +232,10 @@ class _Composer:
                 "delete it; an expression that begins with `!` does not exist",
             )
 
-    def _alias(self, event: AliasEvent, start: int, end: int) -> Alias:
+    def _alias(self, event: AliasEvent, start: int, end: int) -> Node:
         self.aliases += 1
         if self.aliases > MAX_ALIASES:
-            self._fault(
+            self._stop(
                 "NL0192",
                 event,
                 f"more than {MAX_ALIASES} aliases",
@@ -233,9 +251,9 @@ class _Composer:
                 "read as an alias, since it begins with `*`",
                 "put an expression that begins with `*` in quotes; an alias follows its `&name`",
             )
-        assert target is not None
+            return Scalar(self.source, start, end, "x", "*")
         if any(target is opened.node for opened in self.open):
-            self._fault(
+            self._stop(
                 "NL0194",
                 event,
                 f"`*{event.anchor}` stands within what it stands for",
