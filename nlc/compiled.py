@@ -7,7 +7,6 @@ written out, plan, emit, load.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +18,7 @@ from nlc.codegen.torch_module import emit_model
 from nlc.diagnostics import Faults
 from nlc.ir.schedule import Plan, Schedule
 from nlc.ir.system import System
+from nlc.library import shipped_rules
 from nlc.passes.explicit import explicit
 from nlc.passes.plan import plan
 from nlc.runtime.load import load_module
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nlc.runtime.reference import Reference
-    from nlc.syntax import tree
 
 TARGETS = ("auto", "torch")
 
@@ -42,12 +41,12 @@ def compile_system(system: System, target: str = "auto") -> Compiled:
     return Compiled(system, ready, plan(ready))
 
 
-def refuse(system: System, rules: Mapping[str, tree.Rule]) -> None:
-    """Refuse what resolves but cannot run yet; `rules` are those of the library."""
+def refuse(system: System) -> None:
+    """Refuse what resolves but cannot run yet."""
     faults = Faults()
     for code, words, span in getattr(system, "unsupported", ()):
         faults.error(code, words, span, "not supported yet", "leave it out for now")
-    for optimizer in unsupported_rules(system, rules):
+    for optimizer in unsupported_rules(system, shipped_rules()):
         faults.error(
             "NL0806",
             f"the optimizer `{optimizer.rule}` cannot be compiled yet",

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlc.diagnostics import Diagnostic, SpecError
 from nlc.ir.schedule import Plan
 from nlc.ir.system import Level, System
+from nlc.library import library_folder, shipped_rules
 from nlc.semantics.resolve import resolve
 from nlc.semantics.settings import apply_settings
 from nlc.semantics.uses import bring_in, in_main
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from nlc.compiled import Compiled
 
 FORMS = {".nl": "nl", ".yaml": "yaml", ".yml": "yaml"}
-RULES = "rules"
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def _resolve(source: Source, form: str, folder: Path | None, set: Mapping[str, A
     spec = apply_settings(parse_source(source, form), set)
     whole, places = bring_in(spec, _reader(folder), _known(folder), (spec.name or "",))
     try:
-        return resolve(whole, source, _shipped_rules().get)
+        return resolve(whole, source, shipped_rules().get)
     except SpecError as error:
         raise SpecError(in_main(error.diagnostics, source, places)) from None
 
@@ -77,7 +75,7 @@ def check(system: System) -> Report:
 
 
 def compile(system: System, target: str = "auto") -> Compiled:
-    """Compile a system for `torch`, `triton` or `auto`. Raises `SpecError` alone for user errors."""
+    """Compile a system for a target; a wrong spec raises `SpecError` and nothing else."""
     from nlc.compiled import compile_system
 
     return compile_system(system, target)
@@ -86,12 +84,8 @@ def compile(system: System, target: str = "auto") -> Compiled:
 # ---- where specs are found ---------------------------------------------------------------------
 
 
-def _library() -> Path:
-    return Path(str(files("nlc.specs")))
-
-
 def _folders(folder: Path | None) -> list[Path]:
-    return [_library()] if folder is None else [folder, _library()]
+    return [library_folder()] if folder is None else [folder, library_folder()]
 
 
 def _known(folder: Path | None) -> list[str]:
@@ -111,9 +105,3 @@ def _reader(folder: Path | None):  # type: ignore[no-untyped-def]
         return None
 
     return read
-
-
-@cache
-def _shipped_rules() -> dict[str, tree.Rule]:
-    source, form = read_source(_library() / f"{RULES}.nl")
-    return {rule.name: rule for rule in parse_source(source, form).rules}

@@ -121,6 +121,14 @@ def titans_lmm(p: P, x: Tensor, dims: Dims) -> Mixed:
     return out(p, rmsnorm(y)), states
 
 
+def with_sinusoids(x: Tensor, dims: Dims) -> Tensor:
+    """Add sin and cos of the position at falling frequencies (arXiv:1706.03762)."""
+    waves = dims["waves"]
+    rates = 10000.0 ** (-torch.arange(waves, dtype=x.dtype) / waves)
+    angle = torch.arange(x.shape[1], dtype=x.dtype)[:, None] * rates
+    return x + torch.cat([angle.sin(), angle.cos()], -1)
+
+
 # ---- models --------------------------------------------------------------------------------------
 
 
@@ -128,11 +136,12 @@ def stack(
     *layers: tuple[str, Mixer | Callable[[P, Tensor], Tensor]],
     passes: int = 4,
     norm: Norm = rmsnorm,
+    begin: Callable[[Tensor, Dims], Tensor] = lambda x, dims: x,
 ) -> Callable[[P, Tensor, Dims], Mixed]:
     """x = x + layer(norm(x)) for each layer in turn, `passes` times over."""
 
     def model(p: P, tokens: Tensor, dims: Dims) -> Mixed:
-        x, states = p["embed.weight"][tokens], {}
+        x, states = begin(p["embed.weight"][tokens], dims), {}
         for turn in range(passes):
             found: dict[str, Any] = {}
             for name, layer in layers:
@@ -143,13 +152,17 @@ def stack(
                     y, found[name] = layer(own, norm(x), dims)  # type: ignore[call-arg, misc]
                     x = x + y
             states[str(turn)] = found
-        return linear(p, "unembed", norm(x)), {"repeat": states}
+        state: dict[str, Any] = {"repeat": states}
+        if "waves" in dims:
+            # a model that knows positions counts its tokens
+            state["position"] = tokens.shape[1]
+        return linear(p, "unembed", norm(x)), state
 
     return model
 
 
 MODELS: dict[str, Callable[[P, Tensor, Dims], Mixed]] = {
-    "linear_attention": stack(("mixer", linear_attention), ("mlp", mlp)),
+    "linear_attention": stack(("mixer", linear_attention), ("mlp", mlp), begin=with_sinusoids),
     "retnet": stack(("retention", retention), ("ffn", mlp), norm=layernorm),
     "deltanet": stack(("mixer", deltanet), ("ffn", glu)),
     "gated_deltanet": stack(("mixer", gated_deltanet), ("ffn", glu)),

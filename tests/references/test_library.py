@@ -20,7 +20,7 @@ from tests.references.library import MODELS
 
 SPECS = Path(str(files("nlc.specs")))
 # small sizes, all different; the rest is as shipped
-SMALL = {"d": 8, "heads": 2, "d_k": 4, "d_v": 6, "hidden": 10, "window": 3}
+SMALL = {"d": 8, "heads": 2, "d_k": 4, "d_v": 6, "hidden": 10, "window": 3, "waves": 4}
 CHUNK = 3
 
 

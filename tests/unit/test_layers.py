@@ -23,7 +23,7 @@ ALLOWED: dict[str, str] = {
     "specs": "",
     # the tree is data, and a system points at the one it came from
     "syntax.tree": "source",
-    "ir": "source syntax.tree",
+    "ir": "source diagnostics syntax.tree",
     "syntax": "source diagnostics render errors ir syntax.tree grammar specs",
     "semantics": "source diagnostics render errors ir syntax.tree grammar specs syntax",
     "passes": "source diagnostics render errors ir syntax.tree",
@@ -33,6 +33,8 @@ ALLOWED: dict[str, str] = {
     "compiler": "source diagnostics render errors ir syntax.tree grammar specs syntax semantics "
     "passes codegen runtime view",
 }
+ALLOWED["library"] = ALLOWED["semantics"]
+ALLOWED["compiler"] += " library"
 ALLOWED["compiled"] = ALLOWED["compiler"]
 ALLOWED["compiler"] += " compiled"
 ALLOWED["nlc"] = ALLOWED["compiler"] + " compiler"
