@@ -1,0 +1,1 @@
+"""How fast emitted code is, beside plain loops and published references; `python -m bench`."""

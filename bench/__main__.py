@@ -1,237 +1,189 @@
-"""Speed, as ratios measured side by side in one run: `make bench`.
+"""`make bench`: ratios of emitted code to loops, to fla's references and to hand-written steps.
 
-One thread, float32, B = 1, 4 heads of 64, medians of runs that take turns. Forward and backward of
-the bare memory (core) and of the layer with its projections, against a loop over tokens written by
-hand and, where it is installed, flash-linear-attention's chunkwise references; decoding, against a
-step written by hand; and what `nlc compile` takes beyond importing torch.
+Everything that is compared runs in the same process, in turns, with one thread, in float32. Before
+anything is timed its numbers are compared. Prints Markdown tables, as docs/performance.md has them.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import os
+import platform
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from torch import Tensor
 
-import nlc
+from bench import others, specs
+from bench.measure import shown, side_by_side
 
-HEADS, SIZE, WIDTH = 4, 64, 256
-
-SPEC = """
-system bench
-
-dims {{ d = 256, heads = 4, d_k = 64, d_v = 64 }}
-
-level fast every 1 token
-level slow every 1 step, optimizer sgd(lr = 0.1)
-
-block core(q[heads, d_k], k[heads, d_k], v[heads, d_v], beta[heads], a[heads]) -> y[heads, d_v] {{
-  memory M : linear(d_k -> d_v) at fast {{
-    key    k
-    value  v
-    update {{ {update} }}
-  }}
-  y = M(q)
-}}
-
-block layer(x[d]) -> out[d] {{
-  weights W_q, W_k : linear(d -> heads*d_k)
-  weights W_v      : linear(d -> heads*d_v)
-  weights W_b, W_a : linear(d -> heads, bias)
-  weights W_o      : linear(heads*d_v -> d)
-  q, k, v = unit(W_q(x)), unit(W_k(x)), W_v(x)
-  beta, a = sigmoid(W_b(x)), sigmoid(W_a(x) + 4)
-  memory M : linear(d_k -> d_v) at fast {{
-    key    k
-    value  v
-    update {{ {update} }}
-  }}
-  out = W_o(M(q))
-}}
-"""
-UPDATES = {
-    "DeltaNet": "self = self - beta * grad",
-    "Gated DeltaNet": "self = a * self; self = self - beta * grad(at = self)",
-}
-
-
-def token_loop(q, k, v, beta, a):
-    """The rule as a plain loop over tokens: the ten lines one would write first."""
-    state = v.new_zeros(v.shape[0], HEADS, SIZE, SIZE)
-    outputs = []
-    for t in range(q.shape[1]):
-        if a is not None:
-            state = a[:, t, :, None, None] * state
-        error = v[:, t] - torch.einsum("bhvk,bhk->bhv", state, k[:, t])
-        state = state + (beta[:, t, :, None] * error)[..., None] * k[:, t, :, None, :]
-        outputs.append(torch.einsum("bhvk,bhk->bhv", state, q[:, t]))
-    return torch.stack(outputs, 1)
-
-
-def inputs(tokens: int) -> list[torch.Tensor]:
-    """Random q, k, v, beta, a of the core, with gradients."""
-    torch.manual_seed(0)
-    shape = (1, tokens, HEADS, SIZE)
-    q, k = (torch.nn.functional.normalize(torch.randn(shape), dim=-1) for _ in range(2))
-    values = [q, k, torch.randn(shape), torch.rand(shape[:3]), 0.9 + 0.1 * torch.rand(shape[:3])]
-    return [x.requires_grad_() for x in values]
-
-
-def both_ways(function: Callable[..., torch.Tensor], *args: torch.Tensor) -> Callable[[], None]:
-    """Forward and backward as one call."""
-
-    def run() -> None:
-        y = function(*args)
-        y.sum().backward()
-
-    return run
-
-
-def medians(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, taken in turns after one warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if turn:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def references() -> dict[str, Callable[..., torch.Tensor]]:
-    """flash-linear-attention's chunkwise references, where they are installed."""
-    try:
-        from fla.ops.delta_rule.naive import delta_rule_chunkwise
-        from fla.ops.gated_delta_rule.naive import naive_chunk_gated_delta_rule
-    except ImportError:
-        return {}
-
-    def delta(q, k, v, beta, a):
-        rows = (x.transpose(1, 2) for x in (q, k, v))
-        return delta_rule_chunkwise(*rows, beta.transpose(1, 2), chunk_size=32)[0]
-
-    def gated(q, k, v, beta, a):
-        return naive_chunk_gated_delta_rule(q, k, v, a.log(), beta, chunk_size=64)[0]
-
-    return {"DeltaNet": delta, "Gated DeltaNet": gated}
-
-
-def kernels(table: Table, tokens: int, rounds: int) -> None:
-    """Core and layer, forward and backward."""
-    peers = references()
-    for name, update in UPDATES.items():
-        compiled = nlc.compile(nlc.parse(SPEC.format(update=update)))
-        core, layer = compiled.block("core"), compiled.block("layer")
-        q, k, v, beta, a = inputs(tokens)
-        gate = a if "Gated" in name else None
-        runs = {
-            "ours": both_ways(lambda *x, core=core: core(*x)[0], q, k, v, beta, a),
-            "loop": both_ways(lambda *x, g=gate: token_loop(*x[:4], g), q, k, v, beta, a),
-        }
-        if name in peers:
-            runs["fla"] = both_ways(peers[name], q, k, v, beta, a)
-        found = medians(runs, rounds)
-        row(table, f"{name}, core", found)
-        x = torch.randn(1, tokens, WIDTH)
-
-        def plain(x, layer=layer, g=gate):
-            q, k = (torch.nn.functional.normalize(w(x).unflatten(-1, (HEADS, SIZE)), dim=-1)
-                    for w in (layer.W_q, layer.W_k))  # fmt: skip
-            v = layer.W_v(x).unflatten(-1, (HEADS, SIZE))
-            beta, a = layer.W_b(x).sigmoid(), (layer.W_a(x) + 4).sigmoid()
-            y = token_loop(q, k, v, beta, a if g is not None else None)
-            return layer.W_o(y.flatten(-2))
-
-        runs = {
-            "ours": both_ways(lambda x, layer=layer: layer(x)[0], x),
-            "loop": both_ways(plain, x),
-        }
-        row(table, f"{name}, layer", medians(runs, rounds))
-
-
-def row(table: Table, name: str, found: dict[str, float]) -> None:
-    """One line: milliseconds, and the others' time over ours."""
-    ours = found["ours"]
-    fla = f"{found['fla'] / ours:.2f}x" if "fla" in found else ""
-    table.add_row(name, f"{1000 * ours:.1f}", f"{found['loop'] / ours:.1f}x", fla)
-
-
-def decoding(console: Console, rounds: int) -> None:
-    """One token at a time, against a step written by hand, early and late in the sequence."""
-    compiled = nlc.compile(nlc.parse(SPEC.format(update=UPDATES["Gated DeltaNet"])))
-    core = compiled.block("core")
-    streams = [x[:, 0].detach() for x in inputs(1)]
-
-    def by_hand(state, q, k, v, beta, a):
-        state = a[..., None, None] * state
-        error = v - (state @ k[..., None])[..., 0]
-        state = state + (beta[..., None] * error)[..., None] * k[..., None, :]
-        return (state @ q[..., None])[..., 0], state
-
-    def run_ours(count: int, state: object) -> object:
-        for _ in range(count):
-            _, state = core.step(*streams, state)
-        return state
-
-    def run_plain() -> None:
-        state = torch.zeros(1, HEADS, SIZE, SIZE)
-        for _ in range(200):
-            _, state = by_hand(state, *streams)
-
-    with torch.no_grad():
-        late = run_ours(4000, None)
-        found = medians(
-            {
-                "ours": lambda: run_ours(200, None),
-                "late": lambda: run_ours(200, late),
-                "plain": run_plain,
-            },
-            rounds,
-        )
-    console.print(
-        f"decoding a token: {5 * found['ours']:.3f} ms; by hand {5 * found['plain']:.3f} ms: "
-        f"{found['ours'] / found['plain']:.2f}x; at token 4000 "
-        f"{found['late'] / found['ours']:.2f}x of token 0"
-    )
-
-
-def compiling(console: Console) -> None:
-    """What compiling takes beyond importing torch."""
-    code = (
-        "import time, torch; t = time.perf_counter(); import nlc, tempfile, pathlib;"
-        "c = nlc.compile(nlc.load(pathlib.Path(nlc.__file__).parent.parent / 'specs/gated_deltanet.nl'));"
-        "c.write(pathlib.Path(tempfile.mkdtemp()) / 'p'); print(time.perf_counter() - t)"
-    )
-    runs = [
-        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                             check=True).stdout)
-        for _ in range(3)
-    ]  # fmt: skip
-    console.print(f"nlc compile, beyond importing torch: {statistics.median(runs):.2f} s")
+HEADS, SIZE, BATCH = 4, 64, 1
+NAMES = {False: "DeltaNet", True: "Gated DeltaNet"}
+Run = Callable[[], object]
 
 
 def main() -> None:
-    """Run all benchmarks."""
-    parser = argparse.ArgumentParser(prog="bench", description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, default=2048)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--tokens", type=int, default=2048, help="length of a sequence (2048)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each comparison (5)")
+    wanted = parser.parse_args()
     torch.set_num_threads(1)
-    console = Console()
-    table = Table(title=f"forward and backward, T = {options.tokens}, torch {torch.__version__}")
-    for heading in ("", "ours, ms", "token loop", "fla reference"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    kernels(table, options.tokens, options.rounds)
-    console.print(table)
-    decoding(console, options.rounds)
-    compiling(console)
+    torch.manual_seed(0)
+    print(machine(), "\n")
+    training(wanted.tokens, wanted.rounds)
+    decoding(wanted.rounds)
+    compiling(wanted.rounds)
+
+
+def machine() -> str:
+    """Describe the machine and the versions in one line."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    model = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "")
+    python = platform.python_version()
+    where = f"{model or platform.machine()}, {os.cpu_count()} cores, one used"
+    return f"{where}; Python {python}, torch {torch.__version__}, {platform.system()}"
+
+
+# ---- forward and backward ----------------------------------------------------------------------
+
+
+def training(tokens: int, rounds: int) -> None:
+    """Compare forward and backward of cores and layers."""
+    print(f"Forward and backward, B = {BATCH}, {HEADS} heads of {SIZE}, T = {tokens}:\n")
+    print("| | nlc | token loop | fla naive chunkwise | loop / nlc | fla / nlc |")
+    print("|---|---|---|---|---|---|")
+    for gated in (False, True):
+        row(f"{NAMES[gated]}, core", core_runs(gated, tokens), rounds)
+    for gated in (False, True):
+        row(f"{NAMES[gated]}, layer", layer_runs(gated, tokens), rounds)
+    print(flush=True)
+
+
+def row(title: str, runs: dict[str, Run], rounds: int) -> None:
+    """Time the runs and print a row of the table."""
+    took = side_by_side(runs, rounds)
+    ratios = {name: f"{seconds / took['nlc']:.1f}" for name, seconds in took.items()}
+    cells = [shown(took[n]) if n in took else "-" for n in ("nlc", "loop", "fla")]
+    cells += [ratios.get(n, "-") for n in ("loop", "fla")]
+    print(f"| {title} | {' | '.join(cells)} |", flush=True)
+
+
+def core_runs(gated: bool, tokens: int) -> dict[str, Run]:
+    """Make the runs of a bare core, after comparing their outputs."""
+    shape = (BATCH, tokens, HEADS)
+    q, k = (torch.nn.functional.normalize(torch.randn(*shape, SIZE), dim=-1) for _ in range(2))
+    streams = [q, k, torch.randn(*shape, SIZE), torch.rand(shape)]
+    streams += [1 - 0.1 * torch.rand(shape)] if gated else []
+    streams = [x.requires_grad_() for x in streams]
+    block = specs.core(gated, HEADS, SIZE).block("core")
+    cores: dict[str, Callable[..., Tensor]] = {"nlc": lambda *s: block(*s)[0], "loop": others.loop}
+    cores |= with_fla()
+    return checked({n: partial(core, *streams) for n, core in cores.items()}, streams)
+
+
+def layer_runs(gated: bool, tokens: int) -> dict[str, Run]:
+    """Make the runs of a layer with its projections; all use the same parameters."""
+    block = specs.layer(gated, HEADS, SIZE).block("mixer")
+    x = torch.randn(BATCH, tokens, HEADS * SIZE, requires_grad=True)
+    cores = {"loop": others.loop, **with_fla()}
+    runs: dict[str, Callable[[], Tensor]] = {"nlc": lambda: block(x)[0]}
+    runs |= {n: partial(others.layer, block, x, HEADS, core) for n, core in cores.items()}
+    return checked(runs, [x, *block.parameters()])
+
+
+def with_fla() -> dict[str, Callable[..., Tensor]]:
+    """Return fla's reference by name, nothing where it is not installed."""
+    return {"fla": others.chunkwise} if others.fla("delta_rule") else {}
+
+
+def checked(runs: dict[str, Callable[[], Tensor]], inputs: list[Tensor]) -> dict[str, Run]:
+    """Add the backward pass to each run, after comparing outputs and gradients with nlc's."""
+    weight = torch.randn_like(runs["nlc"]())
+
+    def whole(run: Callable[[], Tensor]) -> list[Tensor]:
+        out = run()
+        return [out, *torch.autograd.grad(out, inputs, weight)]
+
+    ours = whole(runs["nlc"])
+    for name, run in runs.items():
+        for mine, other in zip(ours, whole(run), strict=True):
+            error = float((mine - other).detach().norm() / other.detach().norm().clamp_min(1e-6))
+            if error > 1e-3:
+                sys.exit(f"{name} and nlc disagree: relative error {error:.1e}")
+    return {name: partial(whole, run) for name, run in runs.items()}
+
+
+# ---- decoding ----------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def decoding(rounds: int) -> None:
+    """Compare a layer's step at several positions with a hand-written step."""
+    steps, rounds = 50, 4 * rounds
+    places = (16, 1024, 8192)
+    print(f"One token through a layer, median of {rounds} rounds of {steps} steps:\n")
+    print("| | " + " | ".join(f"at {p}" for p in places) + " | by hand | nlc / by hand |")
+    print("|---|" + "---|" * (len(places) + 2))
+    for gated in (False, True):
+        block = specs.layer(gated, HEADS, SIZE).block("mixer")
+        x = torch.randn(BATCH, HEADS * SIZE)
+        runs: dict[str, Run] = {}
+        for place in places:
+            _, state = block(torch.randn(BATCH, place, HEADS * SIZE))
+            runs[f"at {place}"] = partial(advance, block.step, x, state, steps)
+        own = [state["M" if "M" in state else "S"]]
+        own += [state[f"conv_{name}"] for name in ("q", "k", "v")]
+        hand = partial(others.layer_step, block, heads=HEADS)
+        if not torch.allclose(block.step(x, state)[0], hand(x, own)[0], atol=1e-4):
+            sys.exit("the steps disagree")
+        runs["by hand"] = partial(advance, hand, x, own, steps)
+        took = {n: seconds / steps for n, seconds in side_by_side(runs, rounds).items()}
+        ratio = took[f"at {places[-1]}"] / took["by hand"]
+        cells = [shown(seconds) for seconds in took.values()]
+        print(f"| {NAMES[gated]} | {' | '.join(cells)} | {ratio:.2f} |", flush=True)
+    print()
+
+
+@torch.no_grad()
+def advance(step: Callable[..., tuple[Tensor, object]], x: Tensor, state: object, n: int) -> None:
+    """Take n steps from a state."""
+    for _ in range(n):
+        _, state = step(x, state)
+
+
+# ---- compiling ---------------------------------------------------------------------------------
+
+
+def compiling(rounds: int) -> None:
+    """Compare `nlc compile` in a fresh process with importing torch alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        nlc = ["-c", "from nlc.cli import main; main()"]
+        words = ["compile", "gated_deltanet", "--out", f"{folder}/package"]
+        took = side_by_side(
+            {
+                "importing torch": partial(alone, ["-c", "import torch"]),
+                "nlc check": partial(alone, [*nlc, "check", "gated_deltanet"]),
+                "nlc compile": partial(alone, [*nlc, *words]),
+            },
+            rounds,
+        )
+    print("A fresh process:\n")
+    print("| " + " | ".join([*took, "compile beyond torch"]) + " |")
+    print("|" + "---|" * (len(took) + 1))
+    beyond = took["nlc compile"] - took["importing torch"]
+    print("| " + " | ".join(map(shown, [*took.values(), max(beyond, 0)])) + " |")
+
+
+def alone(words: list[str]) -> None:
+    """Run Python with these words."""
+    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":
