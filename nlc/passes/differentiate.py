@@ -136,12 +136,13 @@ def _tail(node: Expr, arg: Expr) -> int:
 def _refuse(node: Expr, row: NoGradient) -> None:
     if OPERATIONS[node.op].kind == "structured" and node.op in ("apply", "grad"):
         raise InternalError(f"`{node.op}` was not written out before differentiation")
+    what = "the read of a softmax memory" if node.op == "attend" else f"`{node.op}`"
     faults = Faults()
     faults.error(
         "NL0840",
-        f"the gradient of this objective passes through `{node.op}`",
+        f"the gradient of this objective passes through {what}",
         node.span,
         f"no gradient here: {row.why}",
-        f"take `{node.op}` out of what depends on the memory, or wrap it in `stop(...)`",
+        f"take {what} out of what depends on the memory, or wrap it in `stop(...)`",
     )
     faults.stop_on_errors()

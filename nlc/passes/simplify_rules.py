@@ -176,9 +176,10 @@ def _merge_constants(make: Make, node: Expr) -> Expr | None:
 
 
 def _zero(node: Expr) -> bool:
-    """Say whether a value is 0 everywhere: 0, 0 * finite leaf, or an unsqueeze of such."""
-    while node.op in ("unsqueeze", "neg"):
-        node = node.args[0]
+    """Say whether a value is 0 everywhere: 0, 0 * x, or an unsqueeze of such."""
+    while node.op in ("unsqueeze", "neg", "mul"):
+        zero = [arg for arg in node.args if number(arg) == 0.0]
+        node = zero[0] if zero else node.args[0]
     return number(node) == 0.0
 
 
