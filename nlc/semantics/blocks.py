@@ -26,9 +26,10 @@ from nlc.semantics.maps import resolve_map
 from nlc.semantics.records import Body, Stream, Unordered
 from nlc.semantics.scopes import BlockScope
 from nlc.semantics.values import Struct
-from nlc.semantics.weights import declare_weights
+from nlc.semantics.weights import declare_task_memory, declare_weights
 from nlc.source import Span
 from nlc.syntax import tree
+from nlc.syntax.print_expression import print_map
 
 if TYPE_CHECKING:
     from nlc.semantics.resolve import Resolver
@@ -82,6 +83,13 @@ class BlockResolver:
             self.context.faults.error(
                 "NL0303", f"`{name}` cannot be assigned", span,
                 "this name has a meaning of its own", "choose another name",
+            )  # fmt: skip
+            return False
+        if name in self.context.blocks:
+            self.context.faults.error(
+                "NL0302", f"`{name}` is declared twice", span, f"again, as {what}",
+                "a block can be called here: choose another name",
+                (self.context.blocks[name].span, "first as a block"),
             )  # fmt: skip
             return False
         if name in self.owners:
@@ -145,6 +153,7 @@ class BlockResolver:
         )  # fmt: skip
 
     def known_level(self, name: str, span: Span) -> str:
+        """Give a level's name back, if there is one."""
         if name not in self.context.levels:
             self.context.unknown("level", name, span, list(self.context.levels), "NL0304")
         return name
@@ -155,6 +164,13 @@ class BlockResolver:
         levels = written.levels
         try:
             map = resolve_map(self.context, written.map)
+            if map.kind in ("conv", "table"):
+                self.context.fail(
+                    "NL0518", f"`{map.kind}` cannot be a memory's map", written.map.span,
+                    "a memory maps keys to values",
+                    "a memory is a `linear`, `mlp`, `glu`, `lora`, `vector`, `matrix` or `scalar`; "
+                    f"write `weights {names[0]} : {print_map(written.map)}`",
+                )  # fmt: skip
             if not levels:
                 self.context.fail(
                     "NL0208", f"`{names[0]}` names no level", written.span, "the memory",
@@ -180,8 +196,7 @@ class BlockResolver:
             level = levels[i if len(levels) > 1 else 0]
             task = isinstance(written.objective, tree.Name) and written.objective.id == "task"
             if task and self.context.levels[level].period.unit == "steps":
-                lead = self.context.shape(written.axes)
-                self.weights[name] = Weight(name, map, level, lead, span)
+                declare_task_memory(self, written, name, level, map, span)
                 continue
             self.bodies[name] = Body(name, written, level, map, is_task=task, span=span)
 

@@ -5,10 +5,8 @@ In: a `Body`. Out: the same, filled, and the memory of the typed system.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from nlc.ir.expr import Expr
 from nlc.ir.shape import show
 from nlc.ir.system import (
     Memory,
@@ -16,11 +14,14 @@ from nlc.ir.system import (
 )  # fmt: skip
 from nlc.semantics.context import Context
 from nlc.semantics.initials import set_initials
-from nlc.semantics.memories import lead_of, resolve_pairs, rule_of, variables
+from nlc.semantics.memories import lead_of, resolve_pairs, variables
 from nlc.semantics.objectives import own_objective
 from nlc.semantics.records import Body
+from nlc.semantics.rule_scopes import RuleScope, rule_scope
+from nlc.semantics.statements import finish, run
 from nlc.semantics.updates import UpdateScope
-from nlc.semantics.values import Value
+from nlc.semantics.weights import need_optimizer
+from nlc.semantics.windows import varying
 from nlc.source import NOWHERE
 from nlc.syntax import tree
 
@@ -63,8 +64,7 @@ def resolve_body(block: BlockResolver, body: Body) -> None:
     resolve_pairs(block, body)
     set_initials(block, body)
     if body.is_task:
-        if written.update is not None and written.name_spans:
-            block.context.unsupported.append(("NL0804", "`objective task`", written.span))
+        _task(block, body)
         return
     if level.period.unit == "steps":
         block.context.unsupported.append(
@@ -79,6 +79,21 @@ def resolve_body(block: BlockResolver, body: Body) -> None:
         )  # fmt: skip
     own_objective(block, body)
     _update(block, body)
+
+
+def _task(block: BlockResolver, body: Body) -> None:
+    """Check `objective task` at a token level; its gradient comes from the model."""
+    written = body.written
+    if written.update is None:
+        need_optimizer(block.context, body.level, written.span)
+        if not written.clauses:
+            # weights, which have said so already
+            return
+    block.context.unsupported.append(("NL0804", "`objective task` at a token level", written.span))
+    if written.update is not None:
+        body.given_grad = True
+        _update(block, body)
+        body.update, body.statements = (), []
 
 
 def _check_clauses(block: BlockResolver, body: Body, kernel: bool) -> None:
@@ -143,52 +158,35 @@ def _update(block: BlockResolver, body: Body) -> None:
         scope = UpdateScope(block, body)
         statements = update
     else:
-        scope, statements = _rule_scope(block, body, update)
+        outer = UpdateScope(block, body)
+        outer.in_window = level.period.count > 1
+        outer.begin()
+        scope, statements = rule_scope(block, body, update, outer)
+        block.resolver.used_rules.add(scope.rules[-1])
     scope.in_window = level.period.count > 1
     if scope.in_window:
         block.context.unsupported.append(
             ("NL0801", f"windows of {level.period.count} tokens", body.written.span)
         )
     scope.begin()
-    scope.run(statements)
+    run(scope, statements)
+    if isinstance(scope, RuleScope):
+        scope.move_all()
     if not body.bad:
-        body.update = scope.finish()
+        body.update = finish(scope)
         if scope.in_window:
             _varies(block, body)
 
 
 def _varies(block: BlockResolver, body: Body) -> None:
     """Refuse a stream that stands bare in the update of a window."""
-    for node in _varying([a.value for a in body.update]):
+    for node in varying([a.value for a in body.update]):
         block.context.fail(
             "NL0603", "a stream varies inside the window", node.span,
             f"`{body.name}` changes every {block.context.levels[body.level].period.count} tokens",
             "weight the objective with it, or reduce it: `mean(e, over = tokens)`, "
             "`sum(e * grad, over = tokens)`, `last(e)`", (body.written.span, "the memory"),
         )  # fmt: skip
-
-
-def _rule_scope(
-    block: BlockResolver, body: Body, update: tree.Expr
-) -> tuple[UpdateScope, tuple[tree.Stmt, ...]]:
-    rule = rule_of(block, body)
-    assert rule is not None
-    if rule.memories:
-        block.context.unsupported.append(
-            ("NL0805", f"rule `{rule.name}` with a memory of its own", update.span)
-        )
-    given = block.resolver.arguments(rule, update)
-    outer = UpdateScope(block, body)
-    outer.in_window = block.context.levels[body.level].period.count > 1
-    outer.begin()
-    values: dict[str, Value] = {}
-    shown: dict[str, tree.Expr] = {}
-    for name, expr in given.items():
-        values[name] = outer.value(expr)
-        shown[name] = expr
-    scope = UpdateScope(block, body, values)
-    scope.shown = shown
-    return scope, rule.equations
 
 
 def finish_memory(context: Context, body: Body) -> Memory:
@@ -214,22 +212,6 @@ def finish_memory(context: Context, body: Body) -> Memory:
         reset=reset,
         through=body.written.through or "full",  # type: ignore[arg-type]
         persistent=body.persistent,
+        written_objective=body.written.objective.span if body.written.objective else None,
         span=body.span or NOWHERE,
     )
-
-
-def _varying(roots: Iterable[Expr]) -> Iterator[Expr]:
-    """Yield streams that stand bare: not in an objective, not reduced over a window's tokens."""
-    seen: set[int] = set()
-    stack = list(roots)
-    while stack:
-        node = stack.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        if node.op in ("stream", "position"):
-            yield node
-        elif node.op == "grad":
-            stack.extend(node.args[1:])
-        elif node.op != "window":
-            stack.extend(node.args)

@@ -63,6 +63,10 @@ class BodyScope(Scope):
         variable = next(v for v in self.body.variables if v.name == var)
         return pack(self.body.map, tuple((p.name, self.leaf(var, p, when)) for p in variable.parts))
 
+    def own_time(self, call: tree.Call) -> bool:
+        """Say whether a call is `prev(self)`, `initial(M)`, ... of the memory itself."""
+        return any(isinstance(a, tree.Name) and self.own(a.id) for a in call.arguments)
+
     def find(self, name: tree.Name) -> Value | None:
         if name.id in ("key", "value"):
             return self._pair(name)
@@ -98,7 +102,7 @@ class BodyScope(Scope):
             case tree.Call(
                 function=tree.Name(id="prev" | "initial" as when), arguments=(tree.Name(id=name),)
             ) if self.own(name):
-                return memory_readable(self.block, self.body, when)
+                return memory_readable(self.block, self.body, when, own=True)
         found = self.block.scope.readable(expr)
         return found if isinstance(found, Readable) else None
 
@@ -119,10 +123,10 @@ class BodyScope(Scope):
                 isinstance(argument, tree.Attribute)
                 and isinstance(argument.base, tree.Name)
                 and self.own(argument.base.id)
-                and self._is_state(argument.name)
+                and self.is_state(argument.name)
             ):
                 return self.all_parts(argument.name, name)
-            if isinstance(argument, tree.Name) and self._is_state(argument.id):
+            if isinstance(argument, tree.Name) and self.is_state(argument.id):
                 return self.all_parts(argument.id, name)
             return self.enter(self.block.scope.value(call))
         if name == "tokens":
@@ -131,7 +135,8 @@ class BodyScope(Scope):
             return self._elsewhere(name, call)
         return None
 
-    def _is_state(self, name: str) -> bool:
+    def is_state(self, name: str) -> bool:
+        """Say whether a name is an extra state of this memory."""
         return any(v.name == name for v in self.body.variables if v.name)
 
     def _elsewhere(self, name: str, call: tree.Call) -> Value:
@@ -165,8 +170,15 @@ class PairScope(BodyScope):
         self.lead = ()
 
     def find(self, name: tree.Name) -> Value | None:
+        if self.own(name.id):
+            return self.all_parts("", "post")
         found: Value | None = self.block.scope.find(name)
         return found
+
+    def readable(self, expr: tree.Expr) -> Readable | None:
+        if isinstance(expr, tree.Name) and self.own(expr.id):
+            return memory_readable(self.block, self.body, "post")
+        return super().readable(expr)
 
     def enter(self, value: Value) -> Value:
         return value
@@ -175,10 +187,24 @@ class PairScope(BodyScope):
 class ObjectiveScope(BodyScope):
     """An objective: plain applications of the memory are what `grad` differentiates."""
 
-    def __init__(self, block: BlockResolver, body: Body, pair: int, env: dict[str, Value]):
+    def __init__(
+        self, block: BlockResolver, body: Body, pair: int, env: dict[str, Value], closed: bool
+    ):
         super().__init__(block, body)
         self.pair = pair
         self.env = env
+        # inside a rule, the names of the block are not seen
+        self.closed = closed
+        # the leading axes of a key are not seen, also where the memory has no copies
+        self.lead = (*self.lead, *body.batch)
+
+    def known_names(self) -> list[str]:
+        if self.closed:
+            return ["self", "key", *self.env]
+        return [*self.env, *super().known_names()]
+
+    def dim(self, name: str) -> int | None:
+        return None if self.closed else super().dim(name)
 
     def find(self, name: tree.Name) -> Value | None:
         if self.own(name.id):
@@ -187,21 +213,27 @@ class ObjectiveScope(BodyScope):
             return self.env[name.id]
         if name.id in ("key", "value") and self.body.pairs:
             return self.body.pairs[self.pair][0 if name.id == "key" else 1]
+        if self.closed and name.id not in ("in", "out", "key", "value"):
+            return None
         return super().find(name)
 
     def _variable(self, part: Part) -> Expr:
         return self.make(
             "variable", memory=self.body.name, part=part.name,
-            shape=(*self.lead, *part.shape), span=self.span,
+            shape=(*(self.body.lead or ()), *part.shape), span=self.span,
         )  # fmt: skip
 
     def readable(self, expr: tree.Expr) -> Readable | None:
         if isinstance(expr, tree.Name) and self.own(expr.id):
             parts = tuple(self._variable(p) for p in self.body.parts)
-            return Readable(self.body.name, self.body.map, self.lead, parts)
+            return Readable(self.body.name, self.body.map, self.body.lead or (), parts)
+        if self.closed and not (isinstance(expr, tree.Call) and self.own_time(expr)):
+            return None
         return super().readable(expr)
 
     def special(self, name: str, call: tree.Call) -> Value | None:
+        if self.closed and name not in ("prev", "initial"):
+            return None
         if name == "recent":
             return self._recent(call)
         return super().special(name, call)

@@ -37,6 +37,8 @@ class Context:
     levels: dict[str, Level] = field(default_factory=dict)
     rules: dict[str, tree.Rule] = field(default_factory=dict)
     blocks: dict[str, tree.Block] = field(default_factory=dict)
+    # levels at fault, for which a stand-in is there
+    broken: set[str] = field(default_factory=set)
     # features that are checked but cannot run yet: (code, what, place)
     unsupported: list[tuple[str, str, Span]] = field(default_factory=list)
 

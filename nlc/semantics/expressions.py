@@ -6,9 +6,11 @@ equations, a memory's objective, its update, a rule, a model); the rest is the s
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from nlc.ir.expr import Expr
 from nlc.ir.shape import Shape, show
-from nlc.semantics.axes import broadcast, broadcast_front, enter, split
+from nlc.semantics.axes import align, broadcast, broadcast_front, enter, split
 from nlc.semantics.context import Context
 from nlc.semantics.functions import call_function
 from nlc.semantics.products import ELEMENTWISE, product
@@ -122,9 +124,18 @@ class Scope:
             return value
         if expr.id == "position":
             return self.make("position", span=expr.span)
-        if expr.id in self.context.dims:
-            return self.context.number(float(self.context.dims[expr.id]), expr.span)
-        self.context.unknown("name", expr.id, expr.span, self.known_names(), "NL0301")
+        size = self.dim(expr.id)
+        if size is not None:
+            return self.context.number(float(size), expr.span)
+        self.unknown("name", expr.id, expr.span)
+
+    def dim(self, name: str) -> int | None:
+        """Return the number that a dim's name stands for, None where dims are not seen."""
+        return self.context.dims.get(name)
+
+    def unknown(self, what: str, name: str, span: Span) -> NoReturn:
+        """Refuse a name that means nothing here."""
+        self.context.unknown(what, name, span, self.known_names(), "NL0301")
 
     def _binary(self, expr: tree.Binary) -> Value:
         if expr.operator == "@":
@@ -303,7 +314,16 @@ class Scope:
                 "apply", x, *what.parts, map=what.map, lead=len(what.lead), memory=what.memory,
                 span=span,
             )  # fmt: skip
+        if what.route is not None:
+            read = self._over_slots(what, what.route, read, span)
         return enter(self.context, read, self.lead)
+
+    def _over_slots(self, what: Readable, route: Expr, read: Expr, span: Span) -> Expr:
+        """Sum a read over the slots, weighted: sum of w_i M_i(x)."""
+        rest = read.shape[len(what.lead) :]
+        weight = align(self.context, route, what.lead, rest, what.lead)
+        weighted = self.make("mul", weight, read, span=span)
+        return self.make("sum", weighted, axes=(-1 - len(rest),), span=span)
 
     def fit(self, what: Readable, x: Expr, span: Span) -> Expr:
         """Bring a stream into the form [*lead, *more, *inputs] of a map."""

@@ -37,9 +37,8 @@ def call_function(scope: Scope, name: str, call: tree.Call) -> Value:
     """Apply a function of the language by its name."""
     function = FUNCTIONS.get(name)
     if function is None:
-        scope.context.unknown(
-            "function", name, call.function.span, [*FUNCTIONS, *scope.known_names()], "NL0301"
-        )
+        known = [*FUNCTIONS, *scope.known_names()]
+        scope.context.unknown("function", name, call.function.span, known, "NL0301")
     least, most, keywords = SIGNATURES[name]
     count = len(call.arguments)
     if not least <= count <= most:

@@ -17,7 +17,8 @@ from nlc.ir.system import (
     Variable,
 )  # fmt: skip
 from nlc.semantics.axes import enter
-from nlc.semantics.context import Bad, Context
+from nlc.semantics.context import Bad, Context, real
+from nlc.semantics.functions import RESERVED
 from nlc.semantics.records import Body
 from nlc.semantics.trees import mentions
 from nlc.semantics.values import Readable, Value, bare, pack
@@ -29,16 +30,30 @@ if TYPE_CHECKING:
 
 
 def lead_of(block: BlockResolver, body: Body) -> Shape:
-    """Find a memory's leading axes: one copy per leading axis of its key."""
+    """Find a memory's leading axes: one copy per leading axis of its key, and per slot."""
     if body.lead is not None:
         return body.lead
+    if body.lead_bad:
+        raise Bad(body.name)
+    try:
+        return _find_lead(block, body)
+    except Bad:
+        body.lead_bad = True
+        raise
+
+
+def _find_lead(block: BlockResolver, body: Body) -> Shape:
+    if body.written.slots is not None and body.slots is None:
+        size = block.context.positive(body.written.slots, "the number of slots")
+        body.slots = replace(block.context.axis(body.written.slots), size=size)
+    slots = () if body.slots is None else (body.slots,)
     declared: Shape | None = None
     if body.written.axes:
         declared = block.context.shape(body.written.axes)
     if body.busy or any(_being_made(block, key) for key in body.written.keys):
         # the key depends on the memory's own read: begin from what is written
         body.guessed = True
-        return declared or ()
+        return (*(declared or ()), *slots)
     body.busy = True
     found = declared
     for key in body.written.keys:
@@ -53,7 +68,7 @@ def lead_of(block: BlockResolver, body: Body) -> Shape:
             )  # fmt: skip
         found = lead
     body.busy = False
-    lead = found or ()
+    lead = (*(found or ()), *slots)
     parts = {axis.name for part in body.map.parts for axis in part.shape}
     for axis in lead:
         if axis.name in parts:
@@ -131,6 +146,12 @@ def variables(block: BlockResolver, body: Body) -> list[Variable]:
     sources += [(s, True) for s in (rule.states if rule else ())]
     seen: dict[str, Span] = {}
     for state, in_rule in sources:
+        if state.name in RESERVED or state.name in ("key", "value"):
+            block.context.faults.error(
+                "NL0303", f"`{state.name}` cannot be assigned", state.span,
+                "this name has a meaning of its own", "choose another name",
+            )  # fmt: skip
+            continue
         if state.name in seen or state.name == body.name:
             block.context.faults.error(
                 "NL0302", f"`{state.name}` is declared twice", state.span, "again",
@@ -153,6 +174,8 @@ def variables(block: BlockResolver, body: Body) -> list[Variable]:
 
 def rule_of(block: BlockResolver, body: Body) -> tree.Rule | None:
     """Find the rule that a memory's update names; None where equations are written."""
+    if body.rule is not None:
+        return body.rule
     update = body.written.update
     if isinstance(update, tuple) or update is None:
         return None
@@ -173,11 +196,65 @@ def state_leaf(block: BlockResolver, body: Body, var: str, part: Part, when: str
     )  # fmt: skip
 
 
-def memory_readable(block: BlockResolver, body: Body, when: str) -> Readable:
-    """A memory as something to apply, at some time."""
+def memory_readable(block: BlockResolver, body: Body, when: str, own: bool = False) -> Readable:
+    """A memory as something to apply, at some time; from outside, its slots are summed."""
     lead = lead_of(block, body)
     parts = tuple(state_leaf(block, body, "", part, when) for part in body.map.parts)
-    return Readable(body.name, body.map, lead, parts, body.name, when)
+    route = None if own else route_of(block, body)
+    return Readable(body.name, body.map, lead, parts, body.name, when, route)
+
+
+def route_of(block: BlockResolver, body: Body) -> Expr | None:
+    """The weights of a memory's slots at this token, [*lead, slots]; None where it has none."""
+    if body.slots is None or body.written.route is None:
+        return None
+    if body.route is None:
+        written = body.written.route
+        lead = lead_of(block, body)
+        scores = pair_value(block, body, written)
+        names = [axis.name for axis in scores.shape]
+        if names.count(body.slots.name) != 1 or set(names) - {axis.name for axis in lead}:
+            block.context.fail(
+                "NL0517", f"the route of `{body.name}` does not go over its slots", written.span,
+                f"this is {show(scores.shape)}",
+                f"one score per slot: its axes are among {show(lead)}, with `{body.slots.name}`",
+                (body.written.span, "the memory"),
+            )  # fmt: skip
+        scores = enter(block.context, scores, lead)
+        select, amount = _selection(block, body.written.select, body.slots)
+        body.route = block.graph.make(
+            "route", scores, select=select, amount=amount, span=written.span
+        )
+    return body.route
+
+
+def _selection(block: BlockResolver, written: tree.Expr | None, slots: Axis) -> tuple[str, float]:
+    """Read `top_k(n)`, `top_p(p)` or `threshold(t)`; all slots where nothing is written."""
+    match written:
+        case None:
+            return "all", 0.0
+        case tree.Call(function=tree.Name(id="top_k"), arguments=(count,), keywords=()):
+            n = block.context.positive(count, "the number of slots")
+            if n > slots.size:
+                block.context.fail(
+                    "NL0517", "more slots are selected than there are", count.span, f"{n} slots",
+                    f"at most {slots.size}, all of them",
+                )  # fmt: skip
+            return "top_k", float(n)
+        case tree.Call(
+            function=tree.Name(id="top_p" | "threshold" as how), arguments=(share,), keywords=()
+        ):
+            amount = real(block.context, share)
+            if not 0 <= amount <= 1:
+                block.context.fail(
+                    "NL0517", f"`{how}` takes a share of the whole weight", share.span,
+                    f"{amount:g}", "the weights of the slots sum to 1: write a number from 0 to 1",
+                )  # fmt: skip
+            return how, amount
+    block.context.fail(
+        "NL0517", "slots are selected in another way", written.span, "no such selection",
+        "write `select top_k(n)`, `select top_p(p)` or `select threshold(t)`",
+    )  # fmt: skip
 
 
 def bare_state(block: BlockResolver, body: Body, var: str, when: str, span: Span) -> Value:
@@ -248,6 +325,13 @@ def state_parts(
     if state.shape is None:
         return tuple((p.name, p.shape) for p in body.parts)
     if in_rule:
+        for entry in state.shape:
+            if mentions(entry, set(context.dims) - {"in", "out"}):
+                context.fail(
+                    "NL0413", f"unknown dim `{entry.span.text}`", entry.span,
+                    "a rule does not see the dims of a spec",
+                    "its sizes are `in` and `out`: `state L[out, out] = 0`",
+                )  # fmt: skip
         return tuple((p.name, _written(context, state, p.shape)) for p in body.parts)
     shape = body.parts[0].shape if body.parts else ()
     return (("", _written(context, state, shape)),)

@@ -295,7 +295,7 @@ class ModelResolver:
             "table", (), (width,), (vocab, width), (part,), text=f"table(vocab -> {width.name})"
         )
         self.weights["embed"] = Weight(
-            "embed", map, self.resolver.step_level(call.span), (), call.span
+            "embed", map, self.resolver.model_level(call.span), (), call.span
         )
         self.width = (width,)
         table = self.graph.make("param", name="embed.weight", shape=part.shape, span=call.span)
@@ -336,7 +336,7 @@ class ModelResolver:
             part = Part("weight", (vocab, width), Initial("uniform", float(width.size)))
             map = Map("linear", (width,), (vocab,), (width, vocab), (part,),
                       text=f"linear({width.name} -> vocab)")  # fmt: skip
-            level = self.resolver.step_level(call.span)
+            level = self.resolver.model_level(call.span)
             self.weights["unembed"] = Weight("unembed", map, level, (), call.span)
             name = "unembed.weight"
         weight = self.graph.make("param", name=name, shape=(vocab, width), span=call.span)

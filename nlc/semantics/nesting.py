@@ -18,16 +18,13 @@ def resolve_levels(context: Context, written: tuple[tree.Level, ...], resolver: 
     places: dict[str, tree.Level] = {}
     for level in written:
         if level.name in places:
-            context.faults.error(
-                "NL0302", f"level `{level.name}` is declared twice", level.span, "again",
-                "each level has a name of its own", (places[level.name].span, "first here"),
-            )  # fmt: skip
             continue
         places[level.name] = level
         try:
             context.levels[level.name] = _level(context, level, resolver)
         except Bad:
             # a stand-in, so that what names the level is not reported too
+            context.broken.add(level.name)
             context.levels[level.name] = Level(
                 level.name, Period(level.period.unit), span=level.span
             )

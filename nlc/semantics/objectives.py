@@ -9,7 +9,7 @@ from nlc.ir.shape import show
 from nlc.semantics.body_scopes import BodyScope, ObjectiveScope
 from nlc.semantics.memories import resolve_pairs, state_leaf, variables
 from nlc.semantics.records import Body
-from nlc.semantics.trees import mentions
+from nlc.semantics.trees import at_place, mentions
 from nlc.semantics.values import Value
 from nlc.syntax import tree
 
@@ -33,27 +33,35 @@ def own_objective(block: BlockResolver, body: Body) -> Expr | None:
         if not body.pairs or not body.written.values:
             body.objective_done = True
             return None
-        written = DEFAULT_OBJECTIVE
+        # the default stands where the key does
+        written = at_place(DEFAULT_OBJECTIVE, body.written.keys[0].span)
     if isinstance(written, tree.Name) and written.id == "task":
         body.objective_done = True
         return None
     scope = BodyScope(block, body)
     env = {v.name: scope.all_parts(v.name, "prev") for v in body.variables if v.name}
-    body.objective = resolve_objective(block, body, written, env)
+    body.objective = resolve_objective(block, body, written, env, closed=False)
     body.objective_done = True
     return body.objective
 
 
 def resolve_objective(
-    block: BlockResolver, body: Body, written: tree.Expr, env: dict[str, Value]
+    block: BlockResolver, body: Body, written: tree.Expr, env: dict[str, Value], closed: bool
 ) -> Expr:
     """Resolve an objective, summed over the pairs where it names `key` or `value`."""
     resolve_pairs(block, body)
     many = len(body.pairs) > 1 and mentions(written, {"key", "value"})
     total: Expr | None = None
     for pair in range(len(body.pairs) if many else 1):
-        scope = ObjectiveScope(block, body, pair, env)
+        scope = ObjectiveScope(block, body, pair, env, closed)
         term = scope.plain(written)
+        if body.batch and term.shape[: len(body.batch)] == body.batch:
+            term = block.graph.make(
+                "sum",
+                term,
+                axes=tuple(range(-len(term.shape), 0))[: len(body.batch)],
+                span=written.span,
+            )
         if scope.body_rank(term):
             seen = show(term.shape[len(body.lead or ()) :])
             block.context.fail(

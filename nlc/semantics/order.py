@@ -131,6 +131,14 @@ def _cycle(
         node = next(n for n in sorted(left[node].needs) if n not in done)
     path = path[path.index(node) :]
     names = [name for kind, name in path if kind == "memory"]
+    if not names:
+        (_, first), *_ = path
+        span = left[path[0]].exprs[0].span
+        context.faults.error(
+            "NL0602", f"`{first}` depends on itself", span, "made here, and needed to make it",
+            "an input's default is made of streams that do not need this input",
+        )  # fmt: skip
+        return
     memory = memories[names[0]]
     # the place that reads it at this token
     reader = path[path.index(("memory", memory.name)) - 1]

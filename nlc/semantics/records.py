@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nlc.ir.expr import Expr
-from nlc.ir.shape import Shape
+from nlc.ir.shape import Axis, Shape
 from nlc.ir.system import (
     Assignment,
     Call,
@@ -48,6 +48,17 @@ class Body:
     uses_grad: bool = False
     assigns_self: bool = False
     bad: bool = False
+    # its leading axes have been tried and are at fault
+    lead_bad: bool = False
+    # the axis of its slots, and their weights at this token
+    slots: Axis | None = None
+    route: Expr | None = None
+    # `grad` is given from outside: in a rule by itself, and with `objective task`
+    given_grad: bool = False
+    # the rule itself, where a rule is checked without a memory
+    rule: tree.Rule | None = None
+    # inside a rule: the leading axes of the key, over which the objective sums
+    batch: Shape = ()
     span: Span | None = None
 
     @property

@@ -6,7 +6,7 @@ Collects all faults of a stage and raises `SpecError`; opens no file itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,17 +16,17 @@ from nlc.ir.shape import show
 from nlc.ir.system import Block, Call, Input, Model, System
 from nlc.semantics.blocks import BlockResolver
 from nlc.semantics.context import Bad, Context
+from nlc.semantics.functions import RESERVED
 from nlc.semantics.level_graph import with_level_graph
 from nlc.semantics.models import ModelResolver
 from nlc.semantics.nesting import check_reset, resolve_levels, sort_levels
 from nlc.semantics.order import order
+from nlc.semantics.rules import check_names, check_rules
+from nlc.semantics.trees import mentions
 from nlc.semantics.warnings import warn
 from nlc.source import Source, Span
 from nlc.syntax import tree
 from nlc.syntax.print_expression import print_expression
-
-# gives the rules of the shipped library by name, or a used spec by name (None: there is none)
-FindRule = Callable[[str], tree.Rule | None]
 
 
 @dataclass
@@ -35,18 +35,22 @@ class Resolver:
 
     context: Context
     spec: tree.Spec
-    library: FindRule
+    # the rules of the shipped library
+    library: Mapping[str, tree.Rule]
     done: dict[str, Block] = field(default_factory=dict)
     busy: list[str] = field(default_factory=list)
     failed: set[str] = field(default_factory=set)
+    # rules that have been resolved with a memory
+    used_rules: set[str] = field(default_factory=set)
 
     # ---- names that blocks ask for ---------------------------------------------------------
 
     def rule(self, name: str, span: Span) -> tree.Rule:
         """Find a rule: of this spec, or of the shipped library."""
-        rule = self.context.rules.get(name) or self.library(name)
+        rule = self.context.rules.get(name) or self.library.get(name)
         if rule is None:
-            self.context.unknown("rule", name, span, list(self.context.rules), "NL0305")
+            known = [*self.context.rules, *self.library]
+            self.context.unknown("rule", name, span, known, "NL0305")
         return rule
 
     def arguments(self, rule: tree.Rule, written: tree.Expr) -> dict[str, tree.Expr]:
@@ -99,6 +103,13 @@ class Resolver:
             f"write `at {levels[0].name}`, one of {', '.join(f'`{lv.name}`' for lv in levels)}",
             *((lv.span, "a level of steps") for lv in levels),
         )  # fmt: skip
+
+    def model_level(self, span: Span) -> str:
+        """The level of a model's own weights: of those of steps, the one that moves most often."""
+        levels = [lv for lv in self.context.levels.values() if lv.period.unit == "steps"]
+        if len(levels) > 1:
+            return min(levels, key=lambda level: level.period.count).name
+        return self.step_level(span)
 
     # ---- blocks ----------------------------------------------------------------------------
 
@@ -225,6 +236,7 @@ class Resolver:
                 blocks.append(self.block(name, context.blocks[name].span))
             except Bad:
                 continue
+        check_rules(self)
         model: Model | None = None
         if self.spec.model is not None and not self.failed:
             model = ModelResolver(context, self.spec.model, self).resolve()
@@ -251,43 +263,74 @@ class Resolver:
                 )  # fmt: skip
                 continue
             places[dim.name] = dim.span
+            if dim.name in ("in", "out", "tokens"):
+                self.context.faults.error(
+                    "NL0303", f"`{dim.name}` cannot be the name of a dim", dim.span,
+                    "after `over =` this name has a meaning of its own", "choose another name",
+                )  # fmt: skip
+            later = [d for d in self.spec.dims if d.name not in places and d is not dim]
+            for other in later:
+                if mentions(dim.value, {other.name}):
+                    self.context.faults.error(
+                        "NL0413", f"unknown dim `{other.name}`", dim.value.span,
+                        "declared further below",
+                        f"a dim is made of dims above it: write `{other.name}` first",
+                        (other.span, f"`{other.name}`"),
+                    )  # fmt: skip
+            if any(mentions(dim.value, {other.name}) for other in later):
+                self.context.dims[dim.name] = 1
+                continue
             try:
                 self.context.dims[dim.name] = self.context.positive(dim.value, f"dim `{dim.name}`")
             except Bad:
                 self.context.dims[dim.name] = 1
 
     def _names(self) -> None:
-        tables: tuple[tuple[str, Any, dict[str, Any]], ...] = (
-            ("rule", self.spec.rules, self.context.rules),
-            ("block", self.spec.blocks, self.context.blocks),
+        """Levels, rules and blocks share one space."""
+        places: dict[str, tuple[str, Span]] = {}
+        tables: tuple[tuple[str, tuple[tree.Level | tree.Rule | tree.Block, ...]], ...] = (
+            ("level", self.spec.levels),
+            ("rule", self.spec.rules),
+            ("block", self.spec.blocks),
         )
-        for what, items, table in tables:
+        for what, items in tables:
             for item in items:
-                if item.name in table:
+                if item.name in RESERVED:
                     self.context.faults.error(
-                        "NL0302", f"{what} `{item.name}` is declared twice", item.span, "again",
-                        f"each {what} has a name of its own", (table[item.name].span, "first here"),
+                        "NL0303", f"`{item.name}` cannot be the name of a {what}", item.span,
+                        "this name has a meaning of its own", "choose another name",
                     )  # fmt: skip
-                else:
-                    table[item.name] = item
+                elif item.name in places:
+                    before, place = places[item.name]
+                    self.context.faults.error(
+                        "NL0302", f"`{item.name}` is declared twice", item.span,
+                        f"again, as a {what}", "levels, rules and blocks share one space of names",
+                        (place, f"first as a {before}"),
+                    )  # fmt: skip
+                    continue
+                places[item.name] = (what, item.span)
+                match item:
+                    case tree.Rule(name=name):
+                        self.context.rules[name] = item
+                        check_names(self.context, item)
+                    case tree.Block(name=name):
+                        self.context.blocks[name] = item
 
     def _task_needs_model(self) -> None:
-        for block in self.spec.blocks:
+        for block in self.done.values():
             for memory in block.memories:
-                if isinstance(memory.objective, tree.Name) and memory.objective.id == "task":
-                    units = {
-                        self.context.levels[name].period.unit
-                        for name in memory.levels if name in self.context.levels
-                    }  # fmt: skip
-                    if "tokens" in units:
-                        self.context.faults.error(
-                            "NL0703", "`objective task` needs a model", memory.span,
-                            "the task's loss is the model's", "write `model { ... }`",
-                        )  # fmt: skip
+                if memory.is_task:
+                    self.context.faults.error(
+                        "NL0710", f"`{memory.name}` learns from the task and there is no model",
+                        memory.span, "the task's loss is the model's", "write `model { ... }`",
+                    )  # fmt: skip
 
 
-def resolve(spec: tree.Spec, source: Source, library: FindRule) -> System:
-    """Resolve a spec whose `use` clauses have been brought in already."""
+def resolve(spec: tree.Spec, source: Source, library: Mapping[str, tree.Rule]) -> System:
+    """Resolve a spec whose `use` clauses have been brought in already.
+
+    `library` holds the shipped rules, by name.
+    """
     found = Resolver(Context(), spec, library)
     try:
         return found.resolve(source)

@@ -98,6 +98,14 @@ class BlockScope(StreamScope):
                 if name in owner.bodies:
                     return memory_readable(owner, owner.bodies[name], when)
                 self._no_memory(when, name, expr.arguments[0].span)
+            case tree.Name(id=name) if name in owner.streams:
+                if owner.streams[name].state == "bad":
+                    raise Bad(name)
+                self.context.fail(
+                    "NL0301", f"`{name}` cannot be applied", expr.span, "this is a stream",
+                    "apply weights `W(x)`, a memory `M(q)`, `prev(M)(q)` or a function",
+                    (owner.streams[name].span, "made here"),
+                )  # fmt: skip
         return None
 
     def _no_memory(self, when: str, name: str, span: Span) -> None:

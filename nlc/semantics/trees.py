@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from nlc.source import Span
 from nlc.syntax import tree
 
 
@@ -35,6 +36,20 @@ def calls(expr: tree.Node) -> set[str]:
         elif isinstance(node, tree.Node):
             stack.extend(vars(node).values())
     return found
+
+
+def at_place(node: Any, span: Span) -> Any:
+    """Give a tree that was not written a place."""
+    if isinstance(node, tuple):
+        return tuple(at_place(item, span) for item in node)
+    if isinstance(node, tree.Node):
+        inner = {
+            key: at_place(value, span)
+            for key, value in vars(node).items()
+            if isinstance(value, tuple | tree.Node)
+        }
+        return replace(node, **inner, span=span)
+    return node
 
 
 def substitute(node: Any, names: dict[str, tree.Expr]) -> Any:

@@ -41,6 +41,8 @@ class Readable:
     parts: tuple[Expr, ...]
     memory: str = ""
     when: str = ""
+    # the weights of its slots, over which a read sums
+    route: Expr | None = None
 
 
 def pack(map: Map, parts: tuple[tuple[str, Expr], ...]) -> Value:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from nlc.ir.shape import show
 from nlc.ir.system import Map, Weight
-from nlc.semantics.context import Bad
+from nlc.semantics.context import Bad, Context
 from nlc.semantics.initials import resolve_initial
 from nlc.semantics.maps import resolve_map
 from nlc.semantics.records import Body, Stream
 from nlc.semantics.values import Readable
+from nlc.source import Span
 from nlc.syntax import tree
 
 if TYPE_CHECKING:
@@ -50,6 +51,33 @@ def declare_weights(block: BlockResolver, written: tree.Weights) -> None:
             block.weights[name] = Weight(name, map, level, lead, span)
 
 
+def declare_task_memory(
+    block: BlockResolver, written: tree.Memory, name: str, level: str, map: Map, span: Span
+) -> None:
+    """Declare a memory with `objective task` at a step level: weights, one copy for all."""
+    places = dict(written.clauses)
+    try:
+        for clause in ("reset", "slots", "route", "select", "through"):
+            if clause in places:
+                block.context.fail(
+                    "NL0514", f"`{clause}` does not belong here", places[clause],
+                    f"at a step level `{name}` is weights, one copy for all sequences",
+                    "place the memory at a level of tokens, or leave the clause out",
+                    (written.span, "the memory"),
+                )  # fmt: skip
+        for clause in ("update", "state"):
+            if clause in places or (clause == "state" and written.states):
+                block.context.unsupported.append(
+                    ("NL0807", f"`{clause}` of a memory at a step level", written.span)
+                )
+        map = _weights_init(block, map, written.init)
+        lead = block.context.shape(written.axes)
+    except Bad:
+        block.streams[name] = Stream(name, span, state="bad")
+        return
+    block.weights[name] = Weight(name, map, level, lead, span)
+
+
 def _weights_init(block: BlockResolver, map: Map, written: tree.Expr | tree.From | None) -> Map:
     if written is None or (isinstance(written, tree.Name) and written.id == "learned"):
         return map
@@ -75,16 +103,22 @@ def _weights_level(block: BlockResolver, written: tree.Weights) -> str:
                 f"`{level}` stores nothing", "place them at a level of steps or tokens",
                 (block.context.levels[level].span, "the level"),
             )  # fmt: skip
-        unit = block.context.levels[level].period.unit
-        if unit == "tokens" and block.context.levels[level].optimizer is None:
-            block.context.fail(
-                "NL0206", f"level `{level}` holds weights and needs an optimizer", written.span,
-                "weights at a token level learn while the sequence is read",
-                f"write `level {level} ..., optimizer sgd(lr = 0.1)`",
-                (block.context.levels[level].span, "the level"),
-            )  # fmt: skip
+        if block.context.levels[level].period.unit == "tokens":
+            need_optimizer(block.context, level, written.span)
         return level
     return block.resolver.step_level(written.span)
+
+
+def need_optimizer(context: Context, name: str, span: Span) -> None:
+    """Refuse what learns from the task at a token level that names no optimizer."""
+    level = context.levels[name]
+    if level.optimizer is None and name not in context.broken:
+        context.fail(
+            "NL0206", f"level `{name}` holds weights and needs an optimizer", span,
+            "at a token level they learn while the sequence is read",
+            f"write `level {name} {level.period}, optimizer sgd(lr = 0.1)`",
+            (level.span, "the level"),
+        )  # fmt: skip
 
 
 def weight_readable(block: BlockResolver, weight: Weight) -> Readable:
