@@ -3,10 +3,13 @@
 With states Z = [M_1 .. M_n] (the memory, then extra states of its shape; each [d_v, d_k], reads
 `M q`), everything over the states *before* the token:
 
-    e_r  = sum_j M_j p_{r,j} + sum_{s<r} c_{r,s} e_s + u_r               (a vector per write, [d_v])
-    M_j' = sum_i M_i D_{i,j} + sum_r e_r b_{r,j}^T                       (D scalar or per key channel)
+    e_r  = sum_j M_j p_{r,j} + sum_{s<r} c_{r,s} e_s + u_r        (a vector per write, [d_v])
+    M_j' = sum_i M_i D_{i,j} + sum_r e_r b_{r,j}^T                (D scalar or per key channel)
 
-p, c, u, b and D read no running state: they are over streams and over states of the chunk's start.
+p, c, u, b and D read no running state of this memory: they are over streams, states of the chunk's
+start, initial states, and reads of other memories. They broadcast to the shapes given here: a
+number may stand for a vector of them. A vector state is one row (u [*lead, 1]); a number is a
+matrix of one entry (u, p, b [*lead, 1]).
 """
 
 from __future__ import annotations
