@@ -171,7 +171,7 @@ class Tiles(NamedTuple):
 
     keys: Tensor  # b [B, N, H, C, d_k]
     writes: Tensor  # e [B, N, H, C, d_v]
-    products: Tensor  # F(t, i) [B, N, H, C, C], 0 above the diagonal
+    products: Tensor  # F(t, i) [B, N, H, C, C] or [C, C], 0 above the diagonal
     since: Tensor  # F(t, 0) [B, N, H, C]
     starts: Tensor  # M_0 of each tile [B, N, H, d_v, d_k]
     tokens: int
@@ -201,8 +201,9 @@ def tiled(x: Tensor, front: tuple[int, ...], d: int, tile: int, fill: float = 0.
     """Cut the sequence into tiles: [B, T, *lead, d] -> [B, N, H, C, d]."""
     tokens = front[1]
     x = x.expand(*front, d).reshape(front[0], tokens, -1, d)
-    x = F.pad(x, (0, 0, 0, 0, 0, -tokens % tile), value=fill)
-    return x.unflatten(1, (-1, tile)).transpose(2, 3)
+    if tokens % tile:
+        x = F.pad(x, (0, 0, 0, 0, 0, -tokens % tile), value=fill)
+    return x.unflatten(1, (-1, tile)).transpose(2, 3).contiguous()
 
 
 def untiled(x: Tensor, tokens: int, lead: tuple[int, ...]) -> Tensor:
@@ -236,8 +237,7 @@ def solve_tiles(
     M = M.reshape(M.shape[0], -1, d_v, d_k)
     b = tiled(b.to(M.dtype), front, d_k, tile)
     if g is None:
-        size = (*b.shape[:3], tile)
-        since, products = b.new_ones(size), b.new_ones(*size, tile).tril()
+        since, products = b.new_ones(*b.shape[:3], tile), b.new_ones(tile, tile).tril()
     else:
         gates = tiled(g.to(M.dtype).unsqueeze(-1), front, 1, tile, fill=1.0).squeeze(-1)
         products, since = gate_products(gates)
@@ -314,7 +314,7 @@ def read_tiles(q: Tensor, path: Tiles, late: bool = True) -> Tensor:
         return untiled(y, tokens, lead).to(q.dtype)
     # several queries of one token: one more axis before the tile's tokens
     rows = rows.unflatten(-1, (-1, q.shape[-1])).transpose(3, 4)
-    scores = products.unsqueeze(3) * (rows @ keys.unsqueeze(3).mT)
+    scores = products.unsqueeze(-3) * (rows @ keys.unsqueeze(3).mT)
     y = scores @ writes.unsqueeze(3)
     y = y + since[:, :, :, None, :, None] * (rows @ starts.unsqueeze(3).mT)
     y = untiled(y.transpose(3, 4), tokens, lead)

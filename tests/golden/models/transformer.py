@@ -108,7 +108,7 @@ class Tiles(NamedTuple):
 
     keys: Tensor  # b [B, N, H, C, d_k]
     writes: Tensor  # e [B, N, H, C, d_v]
-    products: Tensor  # F(t, i) [B, N, H, C, C], 0 above the diagonal
+    products: Tensor  # F(t, i) [B, N, H, C, C] or [C, C], 0 above the diagonal
     since: Tensor  # F(t, 0) [B, N, H, C]
     starts: Tensor  # M_0 of each tile [B, N, H, d_v, d_k]
     tokens: int
