@@ -62,7 +62,7 @@ def _resolve(source: Source, form: str, folder: Path | None, set: Mapping[str, A
     spec = apply_settings(parse_source(source, form), set)
     whole, places = bring_in(spec, _reader(folder), _known(folder), (spec.name or "",))
     try:
-        return resolve(whole, source, shipped_rules().get)
+        return resolve(whole, source, shipped_rules())
     except SpecError as error:
         raise SpecError(in_main(error.diagnostics, source, places)) from None
 

@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from nlc.semantics.blocks import BlockResolver
 
 
+def over_tokens(call: tree.Call) -> tree.Expr | None:
+    """Return what stands after `over =` if it names `tokens`, alone or among others."""
+    over = next((k.value for k in call.keywords if k.name == "over"), None)
+    items = over.items if isinstance(over, tree.Tuple) else (over,)
+    named = any(isinstance(item, tree.Name) and item.id == "tokens" for item in items)
+    return over if named else None
+
+
 class BodyScope(Scope):
     """Inside the braces of a memory: streams come in per copy; `self` is the memory."""
 
@@ -148,8 +156,8 @@ class BodyScope(Scope):
         )  # fmt: skip
 
     def _tokens(self, call: tree.Call) -> Value | None:
-        over = next((k.value for k in call.keywords if k.name == "over"), None)
-        if not (isinstance(over, tree.Name) and over.id == "tokens"):
+        over = over_tokens(call)
+        if over is None:
             return None
         self.context.fail(
             "NL0606", "there are no tokens to go over here", over.span, "in this place",

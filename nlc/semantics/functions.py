@@ -319,6 +319,8 @@ def _slice(scope: Scope, call: tree.Call) -> Value:
 
 def _cross_entropy(scope: Scope, call: tree.Call) -> Value:
     logits, targets = call.arguments
+    scope.need_rank(scope.plain(logits), 1, logits.span)
+    scope.scalar(targets, "a target")
     return scope.make("cross_entropy", scope.plain(logits), scope.plain(targets), span=call.span)
 
 

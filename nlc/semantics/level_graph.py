@@ -48,7 +48,7 @@ def _learning(level: Level, components: dict[str, Component]) -> list[Component]
 
 def _components(system: System) -> Iterator[Component]:
     copies = _copies(system)
-    slow = next((lv for lv in reversed(system.levels) if lv.period.unit == "steps"), None)
+    slow = next((lv for lv in system.levels if lv.period.unit == "steps"), None)
     for block in system.blocks:
         yield from _of_weights(system, block, block.name, copies[block.name])
         for memory in block.memories:
@@ -96,7 +96,7 @@ def _of_memory(
     )
     if slow is None:
         return
-    if memory.learned:
+    if memory.learned and memory.map.kind != "kernel":
         yield Component(
             f"{name}.start", block.name, slow.name, slow.period, "start", words, lead, size, size,
             copies,

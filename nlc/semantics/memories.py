@@ -206,8 +206,10 @@ def memory_readable(block: BlockResolver, body: Body, when: str, own: bool = Fal
 
 def route_of(block: BlockResolver, body: Body) -> Expr | None:
     """The weights of a memory's slots at this token, [*lead, slots]; None where it has none."""
-    if body.slots is None or body.written.route is None:
+    if body.slots is None:
         return None
+    if body.written.route is None:
+        raise Bad(body.name)
     if body.route is None:
         written = body.written.route
         lead = lead_of(block, body)
@@ -289,7 +291,9 @@ def resolve_pairs(block: BlockResolver, body: Body) -> None:
             values[0].span, "the values", "write as many of each", (keys[0].span, "the keys"),
         )  # fmt: skip
     scope = block.pair_scope(body)
-    readable = Readable(body.name, body.map, lead, ())
+    # a key has no slots: it enters each of them alike
+    copies = lead[:-1] if body.slots is not None else lead
+    readable = Readable(body.name, body.map, copies, ())
     pairs: list[tuple[Expr, Expr]] = []
     for i, key in enumerate(keys):
         k = scope.fit(readable, pair_value(block, body, key), key.span)

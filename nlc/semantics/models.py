@@ -40,6 +40,8 @@ class ModelScope(StreamScope):
         return None
 
     def special(self, name: str, call: tree.Call) -> Value | None:
+        if name in self.owner.broken:
+            raise Bad(name)
         if name in self.owner.shared:
             results = self.owner.call_block(name, call, 1)
             value: Value = results[0]
@@ -65,6 +67,10 @@ class ModelResolver:
         self.later: dict[str, Span] = {}
         self.shared: dict[str, str] = {}
         self.shared_calls: dict[str, Span] = {}
+        # shared names at fault
+        self.broken: set[str] = set()
+        # streams that an earlier pass of a repeat has not made yet, as blocks expect them
+        self.expected: dict[str, tuple[Shape, Span]] = {}
         self.weights: dict[str, Weight] = {}
         self.steps: list[Step] = []
         self.counts: list[dict[str, int]] = [{}]
@@ -102,6 +108,13 @@ class ModelResolver:
             )  # fmt: skip
         if not isinstance(logits, Expr):
             return None
+        if [axis.size for axis in logits.shape] != [self.vocab]:
+            self.context.faults.error(
+                "NL0709", "the logits are not one number per token of the vocabulary",
+                self._place("logits"), f"this is {show(logits.shape)}",
+                f"the vocabulary has {self.vocab} tokens: end with `logits = unembed(rmsnorm(x))`",
+            )  # fmt: skip
+            return None
         objective = self._objective(places.get("objective"))
         if objective is None:
             return None
@@ -132,6 +145,19 @@ class ModelResolver:
                         self.later.setdefault(target.path[0], target.span)
                 case tree.Repeat(body=body):
                     self._collect(body)
+
+    def _place(self, name: str) -> Span:
+        """Where a stream is assigned last."""
+        waiting, span = list(self.written.equations), self.written.span
+        while waiting:
+            match waiting.pop(0):
+                case tree.Repeat(body=body):
+                    waiting = [*body, *waiting]
+                case tree.Assign(targets=targets):
+                    span = next((t.span for t in targets if t.path[0] == name), span)
+                case _:
+                    pass
+        return span
 
     def _objective(self, span: Span | None) -> Expr | None:
         self.env["targets"] = self._leaf("targets", (), self.written.span)
@@ -167,6 +193,8 @@ class ModelResolver:
                 if isinstance(statement, tree.Assign):
                     for target in statement.targets:
                         self.env[target.path[0]] = None
+                elif isinstance(statement, tree.Share):
+                    self.broken.add(statement.name)
 
     def _share(self, name: str, block: str, span: Span) -> None:
         if block not in self.context.blocks:
@@ -200,6 +228,15 @@ class ModelResolver:
         self.counts.pop()
         outer.append(Repeat(name, count, tuple(self.steps), statement.span))
         self.steps = outer
+        for stream, (shape, span) in self.expected.items():
+            made = self.env.get(stream)
+            if isinstance(made, Expr) and [a.name for a in made.shape] != [a.name for a in shape]:
+                self.context.fail(
+                    "NL0702", f"`{stream}` does not come back as the block takes it", span,
+                    f"the block takes {show(shape)}", f"the next pass gives {show(made.shape)}",
+                    (self._place(stream), f"made here, {show(made.shape)}"),
+                )  # fmt: skip
+        self.expected.clear()
         for stream, old in before.items():
             new = self.env[stream]
             if isinstance(old, Expr) and isinstance(new, Expr) and new.shape != old.shape:
@@ -380,7 +417,8 @@ class ModelResolver:
         self.steps.append(call)
 
     def fresh(self, name: str, shape: Shape, span: Span) -> Expr:
-        """A stream for a call's result."""
+        """A stream that a later line makes, as a block expects it."""
+        self.expected[name] = (shape, span)
         return self._leaf(name, shape, span)
 
     def shifted(self, value: Expr, n: int, span: Span) -> Expr:

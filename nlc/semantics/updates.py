@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from nlc.ir.expr import Expr
-from nlc.semantics.body_scopes import BodyScope
+from nlc.semantics.body_scopes import BodyScope, over_tokens
 from nlc.semantics.objectives import own_objective, resolve_objective
 from nlc.semantics.records import Body
 from nlc.semantics.statements import fit_state
+from nlc.semantics.trees import mentions
 from nlc.semantics.values import Readable, Struct, Value, each, pack
 from nlc.source import Span
 from nlc.syntax import tree
@@ -130,12 +131,28 @@ class UpdateScope(BodyScope):
             )  # fmt: skip
         objective = None
         if call.arguments:
+            self._check_owner(call.arguments[0])
             env = {k: v for k, v in self.env.items() if k != "self"}
             env = {**(self.arguments or {}), **env}
             objective = resolve_objective(
                 self.block, self.body, call.arguments[0], env, closed=self.in_rule
             )
         return self.gradient(objective, at, call.span)
+
+    def _check_owner(self, written: tree.Expr) -> None:
+        """Refuse a gradient that is for something else than this memory."""
+        if self.in_rule or mentions(written, {"self", self.body.name}):
+            return
+        others = sorted({*self.block.bodies, *self.block.weights} - {self.body.name})
+        for name in others:
+            if mentions(written, {name}):
+                what, place = self.block.owners[name]
+                self.context.fail(
+                    "NL0520", f"a gradient of `{name}`, which this memory does not own",
+                    written.span, f"`{name}` is {what} and a constant here",
+                    f"`grad(e)` is the gradient of e for `{self.body.name}`: apply it in e",
+                    (place, f"`{name}` is declared here"), (self.span, "the memory"),
+                )  # fmt: skip
 
     def gradient(self, objective: Expr | None, at: Value | None, span: Span) -> Value:
         """`grad` of an objective (the memory's own by default), with the memory at a value."""
@@ -182,11 +199,22 @@ class UpdateScope(BodyScope):
     # ---- windows ---------------------------------------------------------------------------
 
     def _tokens(self, call: tree.Call) -> Value | None:
-        over = next((k.value for k in call.keywords if k.name == "over"), None)
-        if not (isinstance(over, tree.Name) and over.id == "tokens"):
+        over = over_tokens(call)
+        if over is None:
             return None
         assert isinstance(call.function, tree.Name)
-        return self._over_tokens(call.function.id, call)
+        value = self._over_tokens(call.function.id, call)
+        if not isinstance(over, tree.Tuple):
+            return value
+        rest = tuple(i for i in over.items if not (isinstance(i, tree.Name) and i.id == "tokens"))
+        axes = (tree.Keyword("over", tree.Tuple(rest, span=over.span), span=over.span),)
+        inner = tree.Call(call.function, call.arguments, axes, span=call.span)
+        op = call.function.id
+
+        def one(values: list[Expr]) -> Expr:
+            return self.reduce(op, values[0], self.over(values[0], inner), call.span)
+
+        return each(self.context, [value], one, call.span)
 
     def _over_tokens(self, how: str, call: tree.Call) -> Value:
         if not self.in_window or how not in ("sum", "mean", "last"):

@@ -1,0 +1,252 @@
+"""A rule where it is used: its arguments, and the memories inside it.
+
+In: a memory, and the rule its update names. Out: the scope in which the rule's equations run. A
+memory inside a rule is checked and cannot run yet; it moves at each call, before the first equation
+that reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from nlc.ir.expr import Expr
+from nlc.ir.shape import Axis, Shape, show
+from nlc.ir.system import Map
+from nlc.semantics.context import Bad
+from nlc.semantics.initials import set_initials
+from nlc.semantics.maps import resolve_map
+from nlc.semantics.memories import rule_of, variables
+from nlc.semantics.objectives import DEFAULT_OBJECTIVE, resolve_objective
+from nlc.semantics.records import Body
+from nlc.semantics.statements import finish, run
+from nlc.semantics.trees import at_place, mentions
+from nlc.semantics.updates import UpdateScope
+from nlc.semantics.values import Readable, Struct, Value
+from nlc.syntax import tree
+
+if TYPE_CHECKING:
+    from nlc.semantics.blocks import BlockResolver
+
+
+def rule_scope(
+    block: BlockResolver, body: Body, update: tree.Expr, outer: UpdateScope
+) -> tuple[UpdateScope, tuple[tree.Stmt, ...]]:
+    """Give the scope of a rule's equations, with its arguments as `outer` sees them."""
+    rule = rule_of(block, body)
+    assert rule is not None
+    if rule.name in outer.rules:
+        block.context.fail(
+            "NL0519", f"rule `{rule.name}` uses itself", update.span, "inside its own body",
+            "a memory of a rule is moved by equations or by another rule",
+            (rule.span, "the rule"),
+        )  # fmt: skip
+    if rule.memories:
+        block.context.unsupported.append(
+            ("NL0805", f"rule `{rule.name}` with a memory of its own", update.span)
+        )
+    given = block.resolver.arguments(rule, update)
+    values: dict[str, Value] = {}
+    shown: dict[str, tree.Expr] = {}
+    defaults = {id(p.default) for p in rule.parameters}
+    for name, expr in given.items():
+        # a default sees the arguments before it, what is given sees the names around it
+        scope = UpdateScope(block, body, dict(values)) if id(expr) in defaults else outer
+        values[name] = scope.value(expr)
+        shown[name] = expr
+    inner = RuleScope(block, body, values, rule, (*outer.rules, rule.name))
+    inner.shown = shown
+    return inner, rule.equations
+
+
+class RuleScope(UpdateScope):
+    """The equations of a rule, which may read the memories inside it."""
+
+    def __init__(
+        self,
+        block: BlockResolver,
+        body: Body,
+        arguments: dict[str, Value],
+        rule: tree.Rule,
+        rules: tuple[str, ...],
+    ):
+        super().__init__(block, body, arguments)
+        self.rules = rules
+        self.waiting = {name: memory for memory in rule.memories for name in memory.names}
+        self.moved: dict[str, Body] = {}
+
+    def known_names(self) -> list[str]:
+        return [*super().known_names(), *self.waiting]
+
+    def find(self, name: tree.Name) -> Value | None:
+        if name.id in self.waiting and name.id not in self.env:
+            return InnerScope(self, self.inner(name.id)).all_parts("", "post")
+        return super().find(name)
+
+    def readable(self, expr: tree.Expr) -> Readable | None:
+        match expr:
+            case tree.Name(id=name) if name in self.waiting:
+                return self._inner_readable(name, "post")
+            case tree.Call(
+                function=tree.Name(id="prev" | "initial" as when), arguments=(tree.Name(id=name),)
+            ) if name in self.waiting:
+                return self._inner_readable(name, when)
+        return super().readable(expr)
+
+    def _inner_readable(self, name: str, when: str) -> Readable:
+        body = self.inner(name)
+        scope = InnerScope(self, body)
+        parts = tuple(scope.leaf("", part, when) for part in body.map.parts)
+        return Readable(name, body.map, (), parts, name, when)
+
+    def inner(self, name: str) -> Body:
+        """Move a memory of the rule, once; give it back."""
+        if name not in self.moved:
+            written = self.waiting[name]
+            map = inner_map(self, written)
+            body = Body(name, written, self.body.level, map, lead=(), span=written.span)
+            self.moved[name] = body
+            try:
+                _move(self, body)
+            except Bad:
+                body.bad = self.body.bad = True
+        if self.moved[name].bad:
+            raise Bad(name)
+        return self.moved[name]
+
+    def move_all(self) -> None:
+        """Move the memories that no equation reads, so that they are checked too."""
+        for name in self.waiting:
+            try:
+                self.inner(name)
+            except Bad:
+                self.body.bad = True
+
+
+class InnerScope(UpdateScope):
+    """The update of a memory inside a rule: its own states, then what the rule sees."""
+
+    def __init__(self, outer: RuleScope, body: Body):
+        around = {name: value for name, value in outer.env.items() if name != "self"}
+        super().__init__(outer.block, body, {**(outer.arguments or {}), **around})
+        self.rules = outer.rules
+
+
+def inner_map(scope: UpdateScope, written: tree.Memory) -> Map:
+    """Resolve the map of a memory inside a rule: `like self`, or a map over `in` and `out`."""
+    if written.map.kind == "like":
+        return scope.body.map
+    shape = scope.body.parts[0].shape if scope.body.parts else ()
+    sizes = {
+        "in": shape[-1].size if shape else 1,
+        "out": shape[-2].size if len(shape) > 1 else 1,
+    }
+    map = resolve_map(scope.context, written.map, sizes)
+    names = {"in": shape[-1:], "out": shape[-2:-1]}
+
+    def named(axes: Shape) -> Shape:
+        found: list[Axis] = []
+        for axis in axes:
+            known = names.get(axis.name)
+            found.append(replace(known[0], role=axis.role) if known else axis)
+        return tuple(found)
+
+    return replace(
+        map,
+        inputs=named(map.inputs),
+        outputs=named(map.outputs),
+        chain=named(map.chain),
+        parts=tuple(replace(part, shape=named(part.shape)) for part in map.parts),
+    )
+
+
+def _move(outer: RuleScope, body: Body) -> None:
+    """Resolve a memory inside a rule: its pairs, objective, states and update."""
+    block, written, context = outer.block, body.written, outer.context
+    for clause, place in written.clauses:
+        if clause in ("reset", "through", "slots", "route", "select"):
+            context.fail(
+                "NL0514", f"`{clause}` does not belong here", place, "inside a rule",
+                "a memory of a rule has `key`, `value`, `objective`, `state`, `update` and `init`",
+                (written.span, "the memory"),
+            )  # fmt: skip
+    if written.levels:
+        context.fail(
+            "NL0208", f"`{body.name}` stands in a rule and names a level", written.span,
+            "it moves at each call of the rule", "leave `at LEVEL` out",
+        )  # fmt: skip
+    variables(block, body)
+    body.pairs = _pairs(outer, body)
+    set_initials(block, body)
+    objective = written.objective
+    if objective is None and body.pairs and written.values:
+        objective = at_place(DEFAULT_OBJECTIVE, written.keys[0].span)
+    if objective is not None:
+        env = {**(outer.arguments or {}), **outer.env}
+        if mentions(objective, {"grad"}):
+            env["grad"] = outer.gradient(None, None, written.span)
+        env = {name: value for name, value in env.items() if name != "self"}
+        body.objective = resolve_objective(block, body, objective, env, closed=True)
+    body.objective_done = True
+    if written.update is None:
+        context.fail(
+            "NL0505", f"`{body.name}` has no update", written.span, "the memory",
+            "write `update { self = self - lr * grad }` or `update sgd(lr = 0.1)`",
+        )  # fmt: skip
+    scope: UpdateScope = InnerScope(outer, body)
+    scope.begin()
+    if isinstance(written.update, tuple):
+        statements = written.update
+    else:
+        scope, statements = rule_scope(block, body, written.update, scope)
+        scope.begin()
+    run(scope, statements)
+    if not body.bad:
+        finish(scope)
+
+
+def _pairs(outer: RuleScope, body: Body) -> tuple[tuple[Expr, Expr], ...]:
+    """Resolve keys and values; the leading axes of the first key are a batch."""
+    written, context = body.written, outer.context
+    if written.values and len(written.values) != len(written.keys):
+        context.fail(
+            "NL0516",
+            f"`{body.name}` has {len(written.keys)} keys and {len(written.values)} values",
+            written.values[0].span, "the values", "write as many of each",
+            (written.span, "the memory"),
+        )  # fmt: skip
+    found: list[tuple[Expr, Expr]] = []
+    inputs = body.map.inputs
+    for i, key in enumerate(written.keys):
+        k = outer.plain(key)
+        tail = k.shape[len(k.shape) - len(inputs) :]
+        if len(tail) != len(inputs) or not all(
+            a.fits(b) for a, b in zip(tail, inputs, strict=True)
+        ):
+            context.fail(
+                "NL0406", f"`{body.name}` does not take this key", key.span,
+                f"this is {show(k.shape)}", f"`{body.name}` takes {show(inputs)} last",
+                (written.map.span, "its map"),
+            )  # fmt: skip
+        body.batch = k.shape[: len(k.shape) - len(inputs)]
+        v = outer.value(written.values[i]) if written.values else k
+        if isinstance(v, Struct):
+            context.fail(
+                "NL0415", "one value is needed here", written.values[i].span,
+                ", ".join(name for name, _ in v.parts), "name a part, `grad.layer1`",
+            )  # fmt: skip
+        names = {axis.name for axis in body.batch}
+        seen = tuple(axis for axis in v.shape if axis.name not in names)
+        outputs = body.map.outputs
+        if (
+            written.values
+            and written.objective is None
+            and not (len(seen) == len(outputs) and all(map(Axis.fits, seen, outputs)))
+        ):
+            context.fail(
+                "NL0406", f"`{body.name}` does not make this value", written.values[i].span,
+                f"this is {show(seen)}", f"`{body.name}` makes {show(outputs)}",
+                (written.map.span, "its map"),
+            )  # fmt: skip
+        found.append((k, v))
+    return tuple(found)
