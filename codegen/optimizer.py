@@ -36,11 +36,11 @@ class StepLevel:
     parameters: tuple[str, ...]
 
 
-def known_rule(optimizer: Optimizer, shipped: Mapping[str, Any]) -> str | None:
-    """Return which of torch's optimizers a rule is, by its definition."""
+def known_rule(definition: Any, shipped: Mapping[str, Any]) -> str | None:
+    """Return which of torch's optimizers a rule is, by its definition alone."""
     for name in CLASSES:
         rule = shipped.get(name)
-        if rule is not None and replace(rule, name="") == replace(optimizer.definition, name=""):
+        if rule is not None and replace(rule, name="") == replace(definition, name=""):
             return name
     return None
 
@@ -52,7 +52,7 @@ def unsupported_rules(system: System, shipped: Mapping[str, Any]) -> list[Optimi
         for level in system.levels
         if level.period.unit == "steps"
         and level.optimizer is not None
-        and known_rule(level.optimizer, shipped) is None
+        and known_rule(level.optimizer.definition, shipped) is None
     ]
 
 
@@ -66,7 +66,7 @@ def step_levels(system: System, shipped: Mapping[str, Any], root: str) -> list[S
     for level in system.levels:
         if level.period.unit != "steps" or level.optimizer is None:
             continue
-        rule = known_rule(level.optimizer, shipped)
+        rule = known_rule(level.optimizer.definition, shipped)
         if rule is None:
             continue
         given = dict(level.optimizer.arguments)

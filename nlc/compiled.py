@@ -7,12 +7,13 @@ written out, plan, emit, load.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from nlc.codegen.optimizer import emit_optimizers, unsupported_rules
+from nlc.codegen.optimizer import CLASSES, emit_optimizers, known_rule, unsupported_rules
 from nlc.codegen.package import write_package
 from nlc.codegen.torch_module import emit_model
 from nlc.diagnostics import Faults
@@ -22,6 +23,7 @@ from nlc.library import shipped_rules
 from nlc.passes.explicit import explicit
 from nlc.passes.plan import plan
 from nlc.runtime.load import load_module
+from nlc.source import Span
 
 if TYPE_CHECKING:
     import torch
@@ -47,14 +49,18 @@ def refuse(system: System) -> None:
     for code, words, span in getattr(system, "unsupported", ()):
         faults.error(code, words, span, "not supported yet", "leave it out for now")
     for optimizer in unsupported_rules(system, shipped_rules()):
-        faults.error(
-            "NL0806",
-            f"the optimizer `{optimizer.rule}` cannot be compiled yet",
-            optimizer.span,
-            "a rule of its own",
-            "at step levels, `sgd` and `adamw` of the library run for now",
-        )
+        _refuse_rule(faults, optimizer.rule, optimizer.span)
     faults.stop_on_errors()
+
+
+def _refuse_rule(faults: Faults, name: str, span: Span) -> None:
+    faults.error(
+        "NL0806",
+        f"the optimizer `{name}` cannot be compiled yet",
+        span,
+        "a rule of its own",
+        "at step levels, `sgd` and `adamw` of the library run for now",
+    )
 
 
 class Compiled:
@@ -64,6 +70,8 @@ class Compiled:
         self.system = system
         self._ready = ready
         self._plan = schedule
+        # the module of each name that was made last, for `reference`
+        self._made: dict[str | None, nn.Module] = {}
 
     @property
     def schedules(self) -> dict[str, Schedule]:
@@ -97,6 +105,7 @@ class Compiled:
         if self.system.model is None:
             raise ValueError("this system has no model; it has blocks: compiled.block(name)")
         made: nn.Module = self.module.Model(**new)
+        self._made[None] = made
         return made
 
     def block(self, name: str, **new: Any) -> nn.Module:
@@ -107,12 +116,18 @@ class Compiled:
         if name not in names:
             raise ValueError(f"there is no block {name!r}; there are {', '.join(names)}")
         made: nn.Module = getattr(self.module, class_name(name))(**new)
+        self._made[name] = made
         return made
 
     def reference(self, name: str | None = None, module: nn.Module | None = None) -> Reference:
-        """Make the interpreter of a block, or of the model, over a module's parameters."""
+        """Make the interpreter of a block, or of the model, over the parameters of a module.
+
+        Without a module they are those of the one that was made last under that name.
+        """
         from nlc.runtime.reference import Reference
 
+        if module is None:
+            module = self._made.get(name)
         if module is None:
             module = self.model() if name is None else self.block(name)
         return Reference(self.system, dict(module.named_parameters()), name)
@@ -144,3 +159,21 @@ class Compiled:
     def write(self, folder: str | Path) -> None:
         """Write the package that stands alone; an older one is replaced when this is whole."""
         write_package(Path(folder), self.files())
+
+    def rule(self, name: str) -> Callable[..., torch.optim.Optimizer]:
+        """Return one rule as an optimizer over a plain list of tensors: `rule(params, lr = 0.1)`.
+
+        Raises `SpecError` where the rule is not one that torch has.
+        """
+        import torch
+
+        rules = {**shipped_rules(), **{rule.name: rule for rule in self.system.rules}}
+        if name not in rules:
+            raise ValueError(f"there is no rule {name!r}; there are {', '.join(sorted(rules))}")
+        known = known_rule(rules[name], shipped_rules())
+        if known is None:
+            faults = Faults()
+            _refuse_rule(faults, name, rules[name].span)
+            faults.stop_on_errors()
+        made: Callable[..., torch.optim.Optimizer] = getattr(torch.optim, CLASSES[known or "sgd"])
+        return made

@@ -25,7 +25,7 @@ block inner(x[d], first[h, n] = own) -> out[d], kept[h, n] {
   out = O(M(mixed))
   kept = first
 }
-block outer(x[d]) -> out[d] {
+block whole(x[d]) -> out[d] {
   a, f = inner(x)
   b, g = inner(a, f)
   out = b + 0
@@ -36,14 +36,14 @@ model {
   repeat 2 {
     y, first = inner(x, first)
     x = x + y
-    repeat 2 { x = x + outer(rmsnorm(x)) }
+    repeat 2 { x = x + whole(rmsnorm(x)) }
   }
   logits = unembed(x, tied)
 }
 """
 
 
-@pytest.mark.parametrize("name", ["inner", "outer"])
+@pytest.mark.parametrize("name", ["inner", "whole"])
 def test_blocks_in_blocks(name: str) -> None:
     agree(nlc.parse(NESTED), name)
 
@@ -99,3 +99,21 @@ block f(x[d]) -> out[d] {
 """
     compiled = nlc.compile(nlc.parse(text))
     assert "torch.optim.SGD" in compiled.optimizers_source
+
+
+def test_a_reference_has_the_parameters_of_the_module_made_last() -> None:
+    compiled = nlc.compile(nlc.parse(NESTED))
+    block = randomised(compiled.block("inner").double())
+    x = torch.randn(1, 4, 6, dtype=torch.float64)
+    close(block(x)[0][0], compiled.reference("inner")(x)[0][0], "out")
+
+
+def test_one_rule_over_plain_tensors() -> None:
+    compiled = nlc.compile(nlc.parse(NESTED))
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = compiled.rule("sgd")([weight], lr=0.5)
+    weight.sum().backward()
+    optimizer.step()
+    assert torch.equal(weight.data, torch.full((2,), 0.5))
+    with pytest.raises(SpecError):
+        compiled.rule("titans")
