@@ -20,6 +20,7 @@ from nlc.semantics.records import Body
 from nlc.semantics.rule_scopes import RuleScope, rule_scope
 from nlc.semantics.statements import finish, run
 from nlc.semantics.updates import UpdateScope
+from nlc.semantics.uses import moved
 from nlc.semantics.weights import need_optimizer
 from nlc.semantics.windows import varying
 from nlc.source import NOWHERE
@@ -27,9 +28,6 @@ from nlc.syntax import tree
 
 if TYPE_CHECKING:
     from nlc.semantics.blocks import BlockResolver
-
-
-THROUGH = ("full", "first_order", "stop")
 
 
 def resolve_body(block: BlockResolver, body: Body) -> None:
@@ -111,11 +109,6 @@ def _check_clauses(block: BlockResolver, body: Body, kernel: bool) -> None:
             if clause in places or getattr(written, clause):
                 refuse(clause, "a softmax memory is recomputed for each query",
                        "it has `key`, `value`, `init learned(n)` and `reset`")  # fmt: skip
-    if written.through is not None and written.through not in THROUGH:
-        block.context.fail(
-            "NL0508", f"`through` is not `{written.through}`",
-            places.get("through", written.span), "unknown", "full, first_order or stop",
-        )  # fmt: skip
     slotted = [c for c in ("slots", "route", "select") if getattr(written, c) is not None]
     if slotted:
         if "slots" not in slotted or "route" not in slotted:
@@ -169,13 +162,27 @@ def _update(block: BlockResolver, body: Body) -> None:
             ("NL0801", f"windows of {level.period.count} tokens", body.written.span)
         )
     scope.begin()
+    before = len(block.context.faults.found)
     run(scope, statements)
     if isinstance(scope, RuleScope):
         scope.move_all()
+        _at_call(block, scope.rules[-1], update, before)
     if not body.bad:
         body.update = finish(scope)
         if scope.in_window:
             _varies(block, body)
+
+
+def _at_call(
+    block: BlockResolver, rule: str, update: tree.Expr | tuple[tree.Stmt, ...], before: int
+) -> None:
+    """Show the faults of a shipped rule where it is used: its text is not the user's."""
+    shipped = block.resolver.library.get(rule)
+    if shipped is None or rule in block.context.rules or isinstance(update, tuple):
+        return
+    found = block.context.faults.found
+    places = {id(shipped.span.source): update.span}
+    found[before:] = [moved(diagnostic, places) for diagnostic in found[before:]]
 
 
 def _varies(block: BlockResolver, body: Body) -> None:

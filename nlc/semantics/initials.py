@@ -120,6 +120,14 @@ def _state_initials(block: BlockResolver, body: Body) -> None:
     rule = rule_of(block, body)
     written = {s.name: s for s in (*body.written.states, *(rule.states if rule else ()))}
     for i, variable in enumerate(body.variables):
+        first, _, rest = variable.name.partition(".")
+        if first in body.inner:
+            inner = body.inner[first]
+            if not rest:
+                set_initials(block, inner)
+            parts = next(v.parts for v in inner.variables if v.name == rest)
+            body.variables[i] = replace(variable, parts=parts)
+            continue
         if not variable.name:
             continue
         state = written[variable.name]

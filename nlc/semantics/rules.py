@@ -116,7 +116,7 @@ def _attempt(
             if parameter.default is not None:
                 before = {p.name: arguments[p.name] for p in rule.parameters[:i]}
                 UpdateScope(block, body, {**before}).plain(parameter.default)
-        scope = RuleScope(block, body, {**arguments}, rule, (rule.name,))
+        scope = RuleScope(block, body, {**arguments}, (rule.name,))
         scope.in_window = True
         scope.begin()
         run(scope, rule.equations)
