@@ -57,10 +57,3 @@ def test_explain_shows_an_entry(capsys: pytest.CaptureFixture[str]) -> None:
     found = entry(codes()[0])
     assert found is not None
     assert all(text in shown for text in (found.title, "Wrong:", "Right:", f"[{found.code}]"))
-
-
-def test_the_page_of_all_codes_is_current() -> None:
-    import runpy
-
-    page = runpy.run_path(str(ROOT / "docs" / "generate.py"))["errors_page"]()
-    assert (ROOT / "docs" / "errors.md").read_text("utf-8") == page, "make docs writes it"
