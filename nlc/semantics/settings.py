@@ -166,8 +166,10 @@ class _Setting:
             value = self.parse("expression")
         if word == "level" and kind == "memories":
             word, value = "levels", (value,)
-        alone = [one for i in items for one in (_apart(i) if item in i.names else (i,))]
-        new = tuple(replace(i, **{word: value}) if item in i.names else i for i in alone)
+        alone: list[Any] = [one for i in items for one in (_apart(i) if item in i.names else (i,))]
+        new: tuple[Any, ...] = tuple(
+            replace(i, **{word: value}) if item in i.names else i for i in alone
+        )
         changed = (
             replace(block, memories=new) if kind == "memories" else replace(block, weights=new)
         )
