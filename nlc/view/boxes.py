@@ -109,8 +109,10 @@ def make_boxes(system: System, edges: list[Edge]) -> dict[str, Box]:
     """Make the boxes: components with the same neighbours and the same map share one."""
     joined: dict[str, set[tuple[str, str, bool]]] = defaultdict(set)
     for edge in edges:
-        joined[edge.source].add((edge.target, edge.kind, True))
-        joined[edge.target].add((edge.source, edge.kind, False))
+        # what makes keys stands apart from what makes values
+        way = edge.reason if edge.kind == "generates" else edge.kind
+        joined[edge.source].add((edge.target, way, True))
+        joined[edge.target].add((edge.source, way, False))
     groups: dict[object, list[Component]] = defaultdict(list)
     for c in system.components:
         if c.kind == "optimizer":
