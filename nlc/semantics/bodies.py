@@ -22,7 +22,7 @@ from nlc.semantics.statements import finish, run
 from nlc.semantics.updates import UpdateScope
 from nlc.semantics.uses import moved
 from nlc.semantics.weights import need_optimizer
-from nlc.semantics.windows import varying
+from nlc.semantics.windows import place_of, varying
 from nlc.source import NOWHERE
 from nlc.syntax import tree
 
@@ -112,7 +112,8 @@ def _check_clauses(block: BlockResolver, body: Body, kernel: bool) -> None:
     slotted = [c for c in ("slots", "route", "select") if getattr(written, c) is not None]
     if slotted:
         if "slots" not in slotted or "route" not in slotted:
-            refuse(slotted[0], f"only {' and '.join(slotted)}",
+            missing = "slots" if "slots" not in slotted else "route"
+            refuse(slotted[0], f"there is no `{missing}`",
                    "write `slots N` and `route e` (and `select top_k(n)`)")  # fmt: skip
         block.context.unsupported.append(("NL0803", "`slots`", places.get("slots", written.span)))
 
@@ -187,10 +188,16 @@ def _at_call(
 
 def _varies(block: BlockResolver, body: Body) -> None:
     """Refuse a stream that stands bare in the update of a window."""
-    for node in varying([a.value for a in body.update]):
+    roots = [a.value for a in body.update]
+    for node in varying(roots):
+        update = next(
+            (p for word, p in body.written.clauses if word == "update"), body.written.span
+        )
+        name = node.attr("name") if node.op == "stream" else node.op
+        period = block.context.levels[body.level].period
         block.context.fail(
-            "NL0603", "a stream varies inside the window", node.span,
-            f"`{body.name}` changes every {block.context.levels[body.level].period.count} tokens",
+            "NL0603", f"`{name}` varies inside the window", place_of(node, roots, update),
+            f"another at every token, and `{body.name}` changes {period}",
             "weight the objective with it, or reduce it: `mean(e, over = tokens)`, "
             "`sum(e * grad, over = tokens)`, `last(e)`", (body.written.span, "the memory"),
         )  # fmt: skip

@@ -18,6 +18,7 @@ from nlc.semantics.records import Body
 from nlc.semantics.trees import calls, mentions
 from nlc.semantics.updates import UpdateScope
 from nlc.semantics.values import Struct
+from nlc.semantics.windows import place_of
 from nlc.source import Span
 from nlc.syntax import tree
 
@@ -53,8 +54,8 @@ def only_parameters(block: BlockResolver, expr: Expr, span: Span) -> None:
     for node in postorder([expr]):
         if node.op in ("stream", "state", "position", "shift", "conv"):
             block.context.fail(
-                "NL0510", "an initial value depends on tokens", node.span, "changes over time",
-                "initial values are made of numbers, dims and weights", (span, "used here"),
+                "NL0510", "an initial value depends on tokens", place_of(node, [expr], span),
+                "changes over time", "initial values are made of numbers, dims and weights",
             )  # fmt: skip
 
 

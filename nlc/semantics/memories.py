@@ -65,7 +65,7 @@ def _find_lead(block: BlockResolver, body: Body) -> Shape:
             block.context.fail(
                 "NL0412", f"the copies of `{body.name}` do not agree", key.span,
                 f"this key gives one copy per {show(lead)}",
-                f"write the leading axes: `memory {body.name}[...]`",
+                f"keys have the axes of the copies in front; `memory {body.name}[...]` says them",
                 (body.written.span, f"here one per {show(found)}"),
             )  # fmt: skip
         found = lead
