@@ -38,7 +38,7 @@ class Fence:
 
 
 def pages() -> list[Path]:
-    """The README and all pages written by hand; errors.md is made from the catalogue."""
+    """The README and all pages written by hand; the specs of errors.md run in tests/errors."""
     written = (p for p in (ROOT / "docs").rglob("*.md") if p.name != "errors.md")
     return [ROOT / "README.md", *sorted(written)]
 

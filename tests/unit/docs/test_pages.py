@@ -11,6 +11,7 @@ import pytest
 
 import nlc
 from nlc.cli import main
+from nlc.render import render_text
 from tests.unit.docs.fences import ROOT, Fence, fences, pages, whole
 
 ALL = [fence for page in pages() for fence in fences(page)]
@@ -97,6 +98,18 @@ def call(
         assert ended.code in (0, 1, None), capsys.readouterr().err
     printed = capsys.readouterr()
     return printed.out + printed.err
+
+
+def test_a_message_of_the_readme_is_what_its_spec_gives() -> None:
+    """The lines of the spec stand in the message itself."""
+    message = next(f.text for f in fences(ROOT / "README.md") if f.text.startswith("error["))
+    lines = ["system hope", "", "dims { d = 8 }", "", "", ""]
+    lines += re.findall(r"^ \d \| (.*)$", message, re.MULTILINE)[::-1]
+    lines += ["block b(x[d]) -> y[d] { y = x }"]
+    with pytest.raises(nlc.SpecError) as caught:
+        nlc.parse("\n".join(lines) + "\n")
+    shown = render_text(caught.value.diagnostics, color=False)
+    assert shown.replace("<text>", "hope.nl") == message
 
 
 def test_links_between_pages_lead_somewhere() -> None:
