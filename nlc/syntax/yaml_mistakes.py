@@ -68,11 +68,10 @@ def masked(text: str, place: int) -> tuple[str, tuple[int, int]] | None:
     end = text.find("\n", place)
     end = len(text) if end < 0 else end
     found = _VALUE.fullmatch(text[begin:end])
-    if found is None or len(found.group(2)) < 3 or found.group(2).startswith("'x "):
+    if found is None or not found.group(2).strip("x"):
         return None
     start = begin + found.start(2)
-    value = "'x" + " " * (end - start - 3) + "'"
-    return text[:start] + value + text[end:], (start, end)
+    return text[:start] + "x" * (end - start) + text[end:], (start, end)
 
 
 def _one(source: Source, place: int) -> Span:

@@ -198,7 +198,8 @@ class _Composer:
             case ScalarEvent():
                 if event.value and event.style is None:
                     end = start + len(self.text[start:end].rstrip())
-                node = Scalar(self.source, start, end, event.value, event.style)
+                text = event.value if event.tag in PLAIN_TAGS else "x"
+                node = Scalar(self.source, start, end, text, event.style)
             case SequenceStartEvent():
                 node = Sequence(self.source, start, end, [], bool(event.flow_style))
             case MappingStartEvent():
