@@ -22,7 +22,6 @@ from yaml.events import (
     ScalarEvent,
     SequenceStartEvent,
 )
-from yaml.reader import ReaderError
 
 from nlc.diagnostics import Faults
 from nlc.source import Source, Span
@@ -123,8 +122,10 @@ def read_nodes(source: Source, faults: Faults) -> tuple[Node | None, list[tuple[
             break
         except yaml.YAMLError as wrong:
             place = report_yaml(wrong, source, faults)
-            again = masked(text, place) if len(faults.found) < MAX_ERRORS else None
-            if again is None or isinstance(wrong, ReaderError):
+            if place is None or len(faults.found) >= MAX_ERRORS:
+                return None, values
+            again = masked(text, place)
+            if again is None:
                 return None, values
             text, value = again
             values.append(value)
