@@ -227,14 +227,9 @@ class Fields:
         )
 
     def lacks(self, field: Field, key: str, hint: str) -> None:
-        """Record that a key which must stand in a mapping does not."""
-        self.faults.error(
-            "NL0158",
-            f"`{field.key.text}` lacks `{key}`",
-            span_of(field.key),
-            f"no `{key}` within",
-            hint,
-        )
+        """Record that a key which must stand in, or with, a field does not."""
+        title = f"`{field.key.text}` lacks `{key}`"
+        self.faults.error("NL0158", title, span_of(field.key), f"there is no `{key}`", hint)
 
     def section(self, field: Field | None, what: str) -> list[Field]:
         """Return the fields of a section, whose own comments go to the first of them."""

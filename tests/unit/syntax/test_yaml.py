@@ -158,7 +158,7 @@ def test_quotes_stand_where_they_are_needed(text: str, expected: str) -> None:
         ("dims:", "NL0156", ":"),
         ("dims: {d: }", "NL0156", ":"),
         ("system: a\nsystem: b", "NL0153", "system"),
-        ("about: x", "NL0167", "about: x"),
+        ("about: x", "NL0158", "about"),
         ("system: [a]", "NL0155", "[a]"),
         ("- a\n- b", "NL0155", "- a"),
         ("? [a]\n: b", "NL0155", "[a]"),
