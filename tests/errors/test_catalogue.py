@@ -12,8 +12,8 @@ from nlc.cli.explain import faults_of, shown_fault
 from nlc.errors import catalogue, codes, entry
 
 ROOT = Path(__file__).resolve().parents[2]
-# what no text of a spec can give: a setting from outside
-OUTSIDE = {"NL0313"}
+# what no text of a spec can give: a setting from outside, a file that cannot be read
+OUTSIDE = {"NL0313", "NL0180", "NL0181", "NL0182", "NL0183", "NL0184", "NL0185"}
 
 
 def recorded() -> set[str]:
