@@ -163,7 +163,7 @@ class UpdateScope(BodyScope):
             self.body.uses_grad = True
             if objective is None:
                 self.context.fail(
-                    "NL0513", f"`{self.body.name}` has no objective to differentiate", span,
+                    "NL0513", f"`{self.body.name}` has no objective to differentiate", self.span if self.in_rule else span,
                     "`grad` stands here",
                     "write `objective e`, or `key` and `value` for the default one",
                     (self.span, "the memory"),
