@@ -40,18 +40,20 @@ def errors_page() -> str:
 
 
 def _section(entry: Entry) -> list[str]:
+    # a spec may hold backquotes, so the fence is longer than any run of them
+    fence = "`" * 4
     return [
         f"### {entry.code}: {entry.title}",
         "",
         entry.cause.strip(),
         "",
-        f"```{entry.form} {entry.code}",
+        f"{fence}{entry.form} wrong",
         entry.wrong.rstrip("\n"),
-        "```",
+        fence,
         "",
-        f"```{entry.form}",
+        f"{fence}{entry.form} right",
         entry.right.rstrip("\n"),
-        "```",
+        fence,
     ]
 
 

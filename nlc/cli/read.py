@@ -173,7 +173,6 @@ class Picture(StrEnum):
 
     text = "text"
     svg = "svg"
-    html = "html"
     dot = "dot"
     mermaid = "mermaid"
     json = "json"
@@ -204,23 +203,21 @@ def graph(
     path = find_spec(spec)
     picture = form or _picture_of(output)
     import nlc
-    from nlc import view
+    from nlc.view import formats, score
 
     with faults_shown(Format.text, str(path)):
         system = nlc.load(path, set=settings(change))
         match picture:
             case Picture.text:
-                text = view.as_text(system)
+                text = formats.as_text(system)
             case Picture.svg:
-                text = view.as_svg(system)
-            case Picture.html:
-                text = view.as_html(system)
+                text = score.as_svg(system)
             case Picture.dot:
-                text = view.as_dot(system)
+                text = formats.as_dot(system)
             case Picture.mermaid:
-                text = view.as_mermaid(system)
+                text = formats.as_mermaid(system)
             case Picture.json:
-                text = json.dumps(view.as_json(system), ensure_ascii=False, indent=2)
+                text = json.dumps(formats.as_json(system), ensure_ascii=False, indent=2)
     if output is None:
         say(text)
     else:

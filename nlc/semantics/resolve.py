@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nlc.diagnostics import SpecError
-from nlc.errors import nearest
 from nlc.ir.expr import Expr
 from nlc.ir.shape import show
 from nlc.ir.system import Block, Call, Input, Model, System
 from nlc.semantics.blocks import BlockResolver
-from nlc.semantics.context import Bad, Context, several
+from nlc.semantics.context import Bad, Context
 from nlc.semantics.functions import RESERVED
 from nlc.semantics.level_graph import with_level_graph
 from nlc.semantics.models import ModelResolver
@@ -62,20 +61,16 @@ class Resolver:
         form = f"`{rule.name}({', '.join(names)})`"
         if len(call.arguments) > len(names):
             self.context.fail(
-                "NL0506", f"`{rule.name}` takes {several(len(names), 'argument')}", written.span,
+                "NL0506", f"`{rule.name}` takes {len(names)} arguments", written.span,
                 f"{len(call.arguments)} given", f"it is written {form}",
             )  # fmt: skip
         for name, value in zip(names, call.arguments, strict=False):
             given[name] = value
         for keyword in call.keywords:
             if keyword.name not in names:
-                close = nearest(keyword.name, names)
-                self.context.fail(
-                    "NL0506", f"`{rule.name}` has no argument `{keyword.name}`", keyword.span,
-                    "nothing has this name",
-                    f"did you mean `{close}`?" if close else f"it is written {form}",
-                    (rule.span, "the rule"),
-                )  # fmt: skip
+                self.context.unknown(
+                    f"argument of `{rule.name}`", keyword.name, keyword.span, names, "NL0506"
+                )
             if keyword.name in given:
                 self.context.fail(
                     "NL0506", f"`{keyword.name}` is given twice", keyword.span, "again",
@@ -187,24 +182,15 @@ class Resolver:
         form = f"`{block.name}({', '.join(names)})`"
         if len(call.arguments) > len(names):
             self.context.fail(
-                "NL0702", f"`{block.name}` takes {several(len(names), 'stream')}", call.span,
+                "NL0702", f"`{block.name}` takes {len(names)} streams", call.span,
                 f"{len(call.arguments)} given", f"it is written {form}", (block.span, "the block"),
             )  # fmt: skip
         written = list(zip(names, call.arguments, strict=False))
         for keyword in call.keywords:
             if keyword.name not in known:
-                close = nearest(keyword.name, names)
-                self.context.fail(
-                    "NL0702", f"`{block.name}` has no input `{keyword.name}`", keyword.span,
-                    "nothing has this name",
-                    f"did you mean `{close}`?" if close else f"it is written {form}",
-                    (block.span, "the block"),
-                )  # fmt: skip
-            if keyword.name in [name for name, _ in written]:
-                self.context.fail(
-                    "NL0702", f"`{block.name}` is given `{keyword.name}` twice", keyword.span,
-                    "again", f"it is written {form}", (block.span, "the block"),
-                )  # fmt: skip
+                self.context.unknown(
+                    f"input of `{block.name}`", keyword.name, keyword.span, names, "NL0702"
+                )
             written.append((keyword.name, keyword.value))
         given: dict[str, Expr] = {}
         for name, argument in written:

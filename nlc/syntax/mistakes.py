@@ -18,8 +18,7 @@ from lark import Token
 from nlc.diagnostics import Faults
 from nlc.errors import nearest
 from nlc.source import Span
-from nlc.syntax.layout import nesting
-from nlc.syntax.limits import MAX_NESTING, MAX_TOKENS
+from nlc.syntax.limits import MAX_NESTING
 from nlc.syntax.passage import Passage
 
 HOLDS = {
@@ -77,7 +76,6 @@ class Stumble:
     brackets: list[Token]  # open before the token
     around: list[Line]  # the heads of the clauses whose braces are open
     previous: Token | None
-    endless: bool  # the line is longer than any may be
     parser: Any  # Lark's interactive parser, at the token
 
     @property
@@ -118,20 +116,12 @@ def token_span(passage: Passage, token: Token) -> Span:
 
 def report(stumble: Stumble, unclosed: int | None, faults: Faults) -> None:
     """Record what is wrong; `unclosed` is the depth of a clause whose `}` seems forgotten."""
-    if nesting(stumble.brackets) >= MAX_NESTING:
+    if len(stumble.brackets) >= MAX_NESTING:
         faults.error(
             "NL0187",
             f"more than {MAX_NESTING} brackets within one another",
             stumble.span,
             "one bracket too many",
-            "give parts of it names of their own, on lines above",
-        )
-    elif stumble.endless:
-        faults.error(
-            "NL0189",
-            "the expression is too deep",
-            stumble.span,
-            f"the statement is more than {MAX_TOKENS} words long here",
             "give parts of it names of their own, on lines above",
         )
     elif not (

@@ -20,7 +20,7 @@ from nlc.syntax import tree as t
 from nlc.syntax.build_clauses import Builder
 from nlc.syntax.grammar import parser
 from nlc.syntax.layout import Layout
-from nlc.syntax.limits import MAX_ERRORS, MAX_NAME, MAX_NESTING, MAX_TOKENS
+from nlc.syntax.limits import MAX_ERRORS, MAX_NAME, MAX_NESTING
 from nlc.syntax.margin import Margin
 from nlc.syntax.mistakes import Line, Stumble, report, token_span
 from nlc.syntax.passage import Passage
@@ -83,7 +83,6 @@ class _Reader:
     lines: list[Line] = field(default_factory=list)  # the line in progress at each depth
     previous: Token | None = None
     comments_after: int = 0  # the end of the token that a comment would stand behind
-    length: int = 0  # of the line in progress, in tokens
     ended: bool = False  # a fault was found at the end of the text
 
     def __post_init__(self) -> None:
@@ -108,7 +107,6 @@ class _Reader:
 
     def _feed_all(self) -> None:
         for token in self.parser.lexer_thread.lex(self.parser.parser_state):
-            self.length += 1
             self._begin_line(token)
             if token.type == "RBRACE" and self.layout.innermost == "LBRACE":
                 self.braces[starts_at(token)] = starts_at(self.layout.open[-1])
@@ -120,17 +118,14 @@ class _Reader:
 
     def _begin_line(self, token: Token) -> None:
         """Note where a line begins, and the parser's state there, to come back to."""
-        last = self.layout.last
-        if token.type in ("_NL", "RBRACE") or last not in ("_NL", "LBRACE", "COMMA"):
-            return
         depth = self.layout.depth
         in_dims = self.layout.innermost == "LBRACE" and self.lines[depth - 1].word == "dims"
-        if last == "COMMA" and not in_dims:
+        starts = self.layout.last in ("_NL", "LBRACE") or (in_dims and self.layout.last == "COMMA")
+        if token.type in ("_NL", "RBRACE") or not starts:
             return
         state = self.parser.parser_state
         place = self.lines[depth - 1].holds if depth else self.place
         del self.lines[depth:]
-        self.length = 0
         start = starts_at(token)
         line = Line(
             start,
@@ -153,7 +148,7 @@ class _Reader:
                 f"longer than {MAX_NAME} characters",
                 "choose a shorter name",
             )
-        if self.layout.nesting > MAX_NESTING or self.length > MAX_TOKENS:
+        if len(self.layout.open) > MAX_NESTING:
             raise _wrong(token)
 
     def _gap(self, token: Token | None) -> None:
@@ -198,7 +193,6 @@ class _Reader:
             brackets,
             self.lines[:depth],
             self.previous,
-            self.length > MAX_TOKENS,
             self.parser,
         )
 

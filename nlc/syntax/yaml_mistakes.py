@@ -16,7 +16,6 @@ from nlc.diagnostics import Faults
 from nlc.source import Source, Span
 
 QUOTE = "put the whole expression in double quotes"
-_ONE_VALUE = ("NL0151", "NL0152", "NL0159")
 _CANNOT_START = re.compile(r"found character '(.+)' that cannot start")
 _BEGINNINGS = {
     "while scanning a block scalar": "begins with `|` or `>`, which YAML reads as a block of text",
@@ -28,11 +27,8 @@ _BEGINNINGS = {
 }
 
 
-def report_yaml(wrong: yaml.YAMLError, source: Source, faults: Faults) -> int | None:
-    """Record the fault that an error of PyYAML stands for.
-
-    Returns its place if it concerns one value alone, without which the rest can be read.
-    """
+def report_yaml(wrong: yaml.YAMLError, source: Source, faults: Faults) -> int:
+    """Record the fault that an error of PyYAML stands for; return its place."""
     if isinstance(wrong, ReaderError):
         place = min(int(wrong.position), max(len(source.text) - 1, 0))
         found = re.search(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd]", source.text)
@@ -44,7 +40,7 @@ def report_yaml(wrong: yaml.YAMLError, source: Source, faults: Faults) -> int | 
             f"the character U+{ord(source.text[place]):04X}",
             "delete it; a spec is plain text",
         )
-        return None
+        return place
     assert isinstance(wrong, MarkedYAMLError)
     problem, context = wrong.problem or "", wrong.context or ""
     mark = wrong.problem_mark or wrong.context_mark
@@ -57,7 +53,7 @@ def report_yaml(wrong: yaml.YAMLError, source: Source, faults: Faults) -> int | 
         begin = wrong.context_mark.index
         others.append((_one(source, begin), _context_words(context)))
     faults.error(code, title, _one(source, place), text, hint, *others)
-    return place if code in _ONE_VALUE else None
+    return place
 
 
 _VALUE = re.compile(r"(\s*(?:- )*(?:[^\s#][^#\n]*?:\s+)?)(\S.*)")
@@ -72,10 +68,11 @@ def masked(text: str, place: int) -> tuple[str, tuple[int, int]] | None:
     end = text.find("\n", place)
     end = len(text) if end < 0 else end
     found = _VALUE.fullmatch(text[begin:end])
-    if found is None or not found.group(2).strip("x"):
+    if found is None or len(found.group(2)) < 3 or found.group(2).startswith("'x "):
         return None
     start = begin + found.start(2)
-    return text[:start] + "x" * (end - start) + text[end:], (start, end)
+    value = "'x" + " " * (end - start - 3) + "'"
+    return text[:start] + value + text[end:], (start, end)
 
 
 def _one(source: Source, place: int) -> Span:

@@ -22,6 +22,7 @@ from yaml.events import (
     ScalarEvent,
     SequenceStartEvent,
 )
+from yaml.reader import ReaderError
 
 from nlc.diagnostics import Faults
 from nlc.source import Source, Span
@@ -122,10 +123,8 @@ def read_nodes(source: Source, faults: Faults) -> tuple[Node | None, list[tuple[
             break
         except yaml.YAMLError as wrong:
             place = report_yaml(wrong, source, faults)
-            if place is None or len(faults.found) >= MAX_ERRORS:
-                return None, values
-            again = masked(text, place)
-            if again is None:
+            again = masked(text, place) if len(faults.found) < MAX_ERRORS else None
+            if again is None or isinstance(wrong, ReaderError):
                 return None, values
             text, value = again
             values.append(value)
@@ -199,8 +198,7 @@ class _Composer:
             case ScalarEvent():
                 if event.value and event.style is None:
                     end = start + len(self.text[start:end].rstrip())
-                text = event.value if event.tag in PLAIN_TAGS else "x"
-                node = Scalar(self.source, start, end, text, event.style)
+                node = Scalar(self.source, start, end, event.value, event.style)
             case SequenceStartEvent():
                 node = Sequence(self.source, start, end, [], bool(event.flow_style))
             case MappingStartEvent():
