@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +24,11 @@ from bench import others, specs
 from bench.measure import shown, side_by_side
 
 HEADS, SIZE, BATCH = 4, 64, 1
+PLACES = (16, 1024, 8192)  # positions at which a token is decoded
 NAMES = {False: "DeltaNet", True: "Gated DeltaNet"}
 Run = Callable[[], object]
+# a step, with the token and the state it is called with
+Step = tuple[Callable[..., tuple[Tensor, object]], object, object]
 
 
 def main() -> None:
@@ -125,34 +129,70 @@ def checked(runs: dict[str, Callable[[], Tensor]], inputs: list[Tensor]) -> dict
 
 @torch.no_grad()
 def decoding(rounds: int) -> None:
-    """Compare a layer's step at several positions with a hand-written step."""
-    steps, rounds = 50, 4 * rounds
-    places = (16, 1024, 8192)
-    print(f"One token through a layer, median of {rounds} rounds of {steps} steps:\n")
-    print("| | " + " | ".join(f"at {p}" for p in places) + " | by hand | nlc / by hand |")
-    print("|---|" + "---|" * (len(places) + 2))
-    for gated in (False, True):
-        block = specs.layer(gated, HEADS, SIZE).block("mixer")
-        x = torch.randn(BATCH, HEADS * SIZE)
-        runs: dict[str, Run] = {}
-        for place in places:
-            _, state = block(torch.randn(BATCH, place, HEADS * SIZE))
-            runs[f"at {place}"] = partial(advance, block.step, x, state, steps)
-        own = [state["M" if "M" in state else "S"]]
-        own += [state[f"conv_{name}"] for name in ("q", "k", "v")]
-        hand = partial(others.layer_step, block, heads=HEADS)
-        if not torch.allclose(block.step(x, state)[0], hand(x, own)[0], atol=1e-4):
-            sys.exit("the steps disagree")
-        runs["by hand"] = partial(advance, hand, x, own, steps)
-        took = {n: seconds / steps for n, seconds in side_by_side(runs, rounds).items()}
-        ratio = took[f"at {places[-1]}"] / took["by hand"]
-        cells = [shown(seconds) for seconds in took.values()]
-        print(f"| {NAMES[gated]} | {' | '.join(cells)} | {ratio:.2f} |", flush=True)
+    """Compare steps at several positions with steps written by hand."""
+    steps, rounds = 20, 20 * rounds
+    print(f"One token, median of {rounds} rounds of {steps} steps:\n")
+    print("| | " + " | ".join(f"at {p}" for p in PLACES) + " | by hand | nlc / by hand |")
+    print("|---|" + "---|" * (len(PLACES) + 2))
+    for title, make in (("core", core_steps), ("layer", layer_steps)):
+        for gated in (False, True):
+            runs = {name: partial(advance, *run, steps) for name, run in make(gated).items()}
+            took = {n: seconds / steps for n, seconds in side_by_side(runs, rounds).items()}
+            ratio = took[f"at {PLACES[-1]}"] / took["by hand"]
+            cells = [shown(seconds) for seconds in took.values()]
+            print(f"| {NAMES[gated]}, {title} | {' | '.join(cells)} | {ratio:.2f} |", flush=True)
     print()
 
 
+def core_steps(gated: bool) -> dict[str, Step]:
+    """Make the steps of a bare core: what is called with a token and a state, and these two."""
+    block = specs.core(gated, HEADS, SIZE).block("core")
+
+    def draw(*front: int) -> list[Tensor]:
+        q, k, v = (torch.randn(*front, HEADS, SIZE) for _ in range(3))
+        k = torch.nn.functional.normalize(k, dim=-1)
+        gates = [torch.rand(*front, HEADS) for _ in range(1 + gated)]
+        return [q, k, v, *gates]
+
+    def ours(x: list[Tensor], state: object) -> tuple[Tensor, object]:
+        found: tuple[Tensor, object] = block.step(*x, state=state)
+        return found
+
+    def hand(x: list[Tensor], state: Any) -> tuple[Tensor, object]:
+        S, y = others.token(state, *x[:4], x[4] if gated else None)
+        return y, S
+
+    x = draw(BATCH)
+    states = {place: block(*draw(BATCH, place))[1] for place in PLACES}
+    agree(ours(x, states[PLACES[0]])[0], hand(x, states[PLACES[0]]["M"])[0])
+    runs: dict[str, Step] = {f"at {place}": (ours, x, state) for place, state in states.items()}
+    return {**runs, "by hand": (hand, x, states[PLACES[0]]["M"])}
+
+
+def layer_steps(gated: bool) -> dict[str, Step]:
+    """Make the steps of a layer with its projections."""
+    block = specs.layer(gated, HEADS, SIZE).block("mixer")
+    x = torch.randn(BATCH, HEADS * SIZE)
+    states = {place: block(torch.randn(BATCH, place, HEADS * SIZE))[1] for place in PLACES}
+    state = states[PLACES[0]]
+    own = [state["M" if "M" in state else "S"]]
+    own += [state[f"conv_{name}"] for name in ("q", "k", "v")]
+    hand = partial(others.layer_step, block, heads=HEADS)
+    agree(block.step(x, state)[0], hand(x, own)[0])
+    runs: dict[str, Step] = {
+        f"at {place}": (block.step, x, state) for place, state in states.items()
+    }
+    return {**runs, "by hand": (hand, x, own)}
+
+
+def agree(ours: Tensor, other: Tensor) -> None:
+    """Stop unless two steps give the same."""
+    if not torch.allclose(ours, other, atol=1e-4):
+        sys.exit("nlc's step and the one by hand disagree")
+
+
 @torch.no_grad()
-def advance(step: Callable[..., tuple[Tensor, object]], x: Tensor, state: object, n: int) -> None:
+def advance(step: Callable[..., tuple[Tensor, object]], x: object, state: object, n: int) -> None:
     """Take n steps from a state."""
     for _ in range(n):
         _, state = step(x, state)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 import torch
 import torch.nn.functional as F
 from nlc.codegen import library
-from nlc.codegen.lowering import SPELLING, Lowering, batch_of, is_wide, rank_of
+from nlc.codegen.lowering import Lowering, batch_of, is_wide, rank_of
 from nlc.codegen.program import note
+from nlc.codegen.spelling import SPELLING
 from torch import fx
 
 from nlc.ir.expr import Expr
@@ -189,21 +190,3 @@ MAPS: dict[str, Callable[[Site, fx.Node], fx.Node]] = {
     "glu": _glu,
     "lora": _lora,
 }
-
-
-def _matvec(low: Lowering, expr: Expr, args: list[object]) -> fx.Node:
-    matrix, x = args
-    assert isinstance(matrix, fx.Node) and isinstance(x, fx.Node)
-    lead = rank_of(matrix) - 2
-    # axes of size 1 that stand in for broadcast ones are left to the plain product
-    plain = sizes(expr.args[0].shape[:-2]) != sizes(expr.args[1].shape[:-1])
-    if batch_of(matrix) < batch_of(x) and rank_of(x) - 1 == lead and not plain:
-        return times(low, matrix, x, lead)
-    if batch_of(matrix) == 0 and lead == 0:
-        return times(low, matrix, x, 0)
-    matrix, x = low.align([matrix, x], (2, 1))
-    matrix, x = same_type(low, matrix, x)
-    return low.mark(low.program.call(library.matvec, matrix, x), expr.shape, matrix, x)
-
-
-SPELLING["matvec"] = _matvec

@@ -172,7 +172,7 @@ class Scope:
 
     def start(self, memory: Memory) -> fx.Node:
         """A call of the memory's `initial`."""
-        from nlc.codegen.torch_block import initial_arguments
+        from nlc.codegen.runner import initial_arguments
 
         words = initial_arguments(self, memory)
         return self.program.module(f"{memory_path(memory)}.initial", self.rows(), self.like, *words)
@@ -184,6 +184,8 @@ class Scope:
         match expr.op:
             case "apply":
                 return self.apply(expr)
+            case "matvec" | "lookup":
+                return self.plain_module(expr)
             case "attend":
                 return self.attend(expr)
             case "shift":
@@ -219,6 +221,29 @@ class Scope:
         return apply_parts(
             self.low, expr, {p.name: v for p, v in zip(form.parts, values, strict=True)}
         )
+
+    def plain_module(self, expr: Expr) -> fx.Node | None:
+        """`W @ x` or a row of a table as a call of the weights' module, where they are one."""
+        part, x = expr.args
+        if part.op != "param":
+            return None
+        name, _, label = str(part.attr("name")).partition(".")
+        weight = next((w for w in self.unit.weights if w.name == name), None)
+        kind = {"matvec": "linear", "lookup": "table"}[expr.op]
+        if weight is None or label != "weight" or not as_module(weight):
+            return None
+        tied = self.unit.tied and name == "unembed"
+        if weight.map.kind != kind or len(weight.map.parts) > 1 or tied:
+            return None
+        value = self.low.tensor(x)
+        if kind == "linear" and batch_of(value) == 0:
+            return None
+        if kind == "linear":
+            value = self.low.narrow(value)
+        elif not value.meta.get("integer"):
+            value = self.low.mark(self.program.method("long", value), value.meta["shape"], value)
+        node = self.program.module(name, value)
+        return note(node, expr.shape, batch_of(value), bool(self.like.meta["wide"]))
 
     def is_wide_query(self, expr: Expr) -> bool:
         """Say whether what a map is applied to is wide."""

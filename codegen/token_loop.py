@@ -19,12 +19,12 @@ from nlc.ir.expr import Expr, postorder
 from nlc.ir.system import Call, Equation, Step
 
 if TYPE_CHECKING:
-    from nlc.codegen.torch_block import Runner
+    from nlc.codegen.runner import Runner
 
 
 def token_loop(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -> None:
     """Build the loop and take its results."""
-    from nlc.codegen.torch_block import Runner as Inner
+    from nlc.codegen.runner import Runner as Inner
 
     outer, owner = runner.scope, runner.owner
     unit, body = owner.unit, Program()

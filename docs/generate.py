@@ -40,20 +40,18 @@ def errors_page() -> str:
 
 
 def _section(entry: Entry) -> list[str]:
-    # a spec may hold backquotes, so the fence is longer than any run of them
-    fence = "`" * 4
     return [
         f"### {entry.code}: {entry.title}",
         "",
         entry.cause.strip(),
         "",
-        f"{fence}{entry.form} wrong",
+        f"```{entry.form} {entry.code}",
         entry.wrong.rstrip("\n"),
-        fence,
+        "```",
         "",
-        f"{fence}{entry.form} right",
+        f"```{entry.form}",
         entry.right.rstrip("\n"),
-        fence,
+        "```",
     ]
 
 

@@ -11,7 +11,7 @@ the spec's own folder and of the shipped library. Analysis loads no torch; `comp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,9 +62,15 @@ def _resolve(source: Source, form: str, folder: Path | None, set: Mapping[str, A
     spec = apply_settings(parse_source(source, form), set)
     whole, places = bring_in(spec, _reader(folder), _known(folder), (spec.name or "",))
     try:
-        return resolve(whole, source, shipped_rules())
+        return replace(resolve(whole, source, shipped_rules()), picture=_picture)
     except SpecError as error:
         raise SpecError(in_main(error.diagnostics, source, places)) from None
+
+
+def _picture(system: System) -> str:
+    from nlc.view import as_svg
+
+    return as_svg(system)
 
 
 def check(system: System) -> Report:

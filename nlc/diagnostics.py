@@ -83,7 +83,9 @@ class Faults:
         hint: str | None,
         others: tuple[tuple[Span, str], ...],
     ) -> None:
-        labels = () if span is None else (Label(span, text, primary=True),)
+        labels: tuple[Label, ...] = ()
+        if span is not None:
+            labels = (Label(span, text, primary=True),)
         labels += tuple(Label(place, words) for place, words in others)
         diagnostic = Diagnostic(code, title, labels, hint, severity)
         if diagnostic not in self.found:

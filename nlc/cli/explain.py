@@ -14,8 +14,9 @@ import typer
 
 from nlc.cli.common import CallError, Format, SetOption, colored, find_spec, say, settings
 from nlc.cli.faults import faults_shown
-from nlc.diagnostics import Diagnostic, SpecError
+from nlc.diagnostics import Diagnostic, Faults, SpecError
 from nlc.errors import Entry, codes, entry, nearest
+from nlc.ir.system import System
 
 CODE = re.compile(r"[Nn][Ll]\d+")
 
@@ -69,13 +70,30 @@ def shown_fault(found: Entry, color: bool) -> str:
 
 
 def faults_of(text: str, form: str) -> list[Diagnostic]:
-    """Return all faults of a text, warnings too."""
+    """Return all faults of a text: errors, warnings, and what cannot be compiled yet."""
     import nlc
 
     try:
-        return list(nlc.check(nlc.parse(text, form=form)).diagnostics)
+        system = nlc.parse(text, form=form)
+        return [*nlc.check(system).diagnostics, *_unsupported(system)]
     except SpecError as error:
         return list(error.diagnostics)
+
+
+def _unsupported(system: System) -> list[Diagnostic]:
+    from nlc.codegen.optimizer import unsupported_rules
+    from nlc.library import shipped_rules
+
+    faults = Faults()
+    for code, words, span in system.unsupported:
+        faults.error(code, words, span, "not supported yet", "leave it out for now")
+    for optimizer in unsupported_rules(system, shipped_rules()):
+        faults.error(
+            "NL0806", f"the optimizer `{optimizer.rule}` cannot be compiled yet", optimizer.span,
+            "a rule of its own",
+            "at step levels, `sgd` and `adamw` of the library run for now",
+        )  # fmt: skip
+    return faults.found
 
 
 def _indented(text: str) -> str:

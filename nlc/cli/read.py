@@ -173,6 +173,7 @@ class Picture(StrEnum):
 
     text = "text"
     svg = "svg"
+    html = "html"
     dot = "dot"
     mermaid = "mermaid"
     json = "json"
@@ -203,21 +204,23 @@ def graph(
     path = find_spec(spec)
     picture = form or _picture_of(output)
     import nlc
-    from nlc.view import formats, score
+    from nlc import view
 
     with faults_shown(Format.text, str(path)):
         system = nlc.load(path, set=settings(change))
         match picture:
             case Picture.text:
-                text = formats.as_text(system)
+                text = view.as_text(system)
             case Picture.svg:
-                text = score.as_svg(system)
+                text = view.as_svg(system)
+            case Picture.html:
+                text = view.as_html(system)
             case Picture.dot:
-                text = formats.as_dot(system)
+                text = view.as_dot(system)
             case Picture.mermaid:
-                text = formats.as_mermaid(system)
+                text = view.as_mermaid(system)
             case Picture.json:
-                text = json.dumps(formats.as_json(system), ensure_ascii=False, indent=2)
+                text = json.dumps(view.as_json(system), ensure_ascii=False, indent=2)
     if output is None:
         say(text)
     else:

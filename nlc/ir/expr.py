@@ -100,8 +100,6 @@ def rewrite(
         value = replace(node, args)
         if value is None:
             same = all(a is b for a, b in zip(args, node.args, strict=True))
-            value = node if same else graph.make(
-                node.op, *args, span=node.span, **dict(node.attrs)
-            )
+            value = node if same else graph.make(node.op, *args, span=node.span, **dict(node.attrs))
         new[id(node)] = value
     return [new[id(root)] for root in roots]

@@ -81,7 +81,7 @@ def networkx_graph(components: Iterable[Component], edges: Iterable[Edge]) -> An
     """Return a networkx.DiGraph; an edge has `kind`, `reason` and, if it is several, `kinds`."""
     from networkx import DiGraph
 
-    graph = DiGraph()
+    graph: Any = DiGraph()
     for c in components:
         graph.add_node(
             c.name,

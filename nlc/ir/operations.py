@@ -228,7 +228,9 @@ def _table() -> dict[str, Operation]:
     add("elementwise", 2, _elementwise, "add sub mul div pow maximum minimum", "elementwise")
     add("elementwise", 2, _elementwise, "lt le gt ge eq ne", "comparison: 1 where it holds, else 0")
     add("elementwise", 3, _elementwise, "where", "where(c, a, b): a where c is not 0, else b")
-    add("reduction", 1, _reduce, "sum mean max min logsumexp norm", "over `axes`; `keep` keeps them")
+    add(
+        "reduction", 1, _reduce, "sum mean max min logsumexp norm", "over `axes`; `keep` keeps them"
+    )
     add("reduction", 1, _same, "softmax", "over `axes`")
     add("reduction", 1, _same, "unit rmsnorm layernorm", "x over its norm / rms / deviation; `eps`")
     add("contraction", 2, _dot, "dot", "sum over the last axis of a * b")

@@ -1,7 +1,7 @@
 """How a system runs: the schedule of each memory and the stages of each block.
 
-    Plan      = per block a BlockPlan
-    BlockPlan = stages, in order; each covers steps of the block for all tokens at hand
+Plan      = per block a BlockPlan
+BlockPlan = stages, in order; each covers steps of the block for all tokens at hand
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from typing import Literal
 from nlc.ir.normal_form import NormalForm
 from nlc.ir.system import Step
 
-Kind = Literal[
-    "tile-solve", "tile-scan", "window", "sequential", "attention", "online", "step"
-]
+Kind = Literal["tile-solve", "tile-scan", "window", "sequential", "attention", "online", "step"]
 
 
 @dataclass(frozen=True)

@@ -211,8 +211,8 @@ class BlockResolver:
             busy = [s for s in self.streams.values() if s.state == "busy"]
             self.context.fail(
                 "NL0602", f"`{name}` depends on itself", span, "read here",
-                "a stream is made from other streams; its own past is `shift` of another stream, "
-                "or a memory read with `prev`",
+                "a stream is made from other streams and their past; what carries its own past is "
+                "a memory, read with `prev`",
                 *((s.span, f"`{s.name}` is made here") for s in busy),
             )  # fmt: skip
         assert stream.statement is not None

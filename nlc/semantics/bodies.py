@@ -20,16 +20,14 @@ from nlc.semantics.records import Body
 from nlc.semantics.rule_scopes import RuleScope, rule_scope
 from nlc.semantics.statements import finish, run
 from nlc.semantics.updates import UpdateScope
+from nlc.semantics.uses import moved
 from nlc.semantics.weights import need_optimizer
-from nlc.semantics.windows import varying
+from nlc.semantics.windows import place_of, varying
 from nlc.source import NOWHERE
 from nlc.syntax import tree
 
 if TYPE_CHECKING:
     from nlc.semantics.blocks import BlockResolver
-
-
-THROUGH = ("full", "first_order", "stop")
 
 
 def resolve_body(block: BlockResolver, body: Body) -> None:
@@ -111,15 +109,11 @@ def _check_clauses(block: BlockResolver, body: Body, kernel: bool) -> None:
             if clause in places or getattr(written, clause):
                 refuse(clause, "a softmax memory is recomputed for each query",
                        "it has `key`, `value`, `init learned(n)` and `reset`")  # fmt: skip
-    if written.through is not None and written.through not in THROUGH:
-        block.context.fail(
-            "NL0508", f"`through` is not `{written.through}`",
-            places.get("through", written.span), "unknown", "full, first_order or stop",
-        )  # fmt: skip
     slotted = [c for c in ("slots", "route", "select") if getattr(written, c) is not None]
     if slotted:
         if "slots" not in slotted or "route" not in slotted:
-            refuse(slotted[0], f"only {' and '.join(slotted)}",
+            missing = "slots" if "slots" not in slotted else "route"
+            refuse(slotted[0], f"there is no `{missing}`",
                    "write `slots N` and `route e` (and `select top_k(n)`)")  # fmt: skip
         block.context.unsupported.append(("NL0803", "`slots`", places.get("slots", written.span)))
 
@@ -169,21 +163,41 @@ def _update(block: BlockResolver, body: Body) -> None:
             ("NL0801", f"windows of {level.period.count} tokens", body.written.span)
         )
     scope.begin()
+    before = len(block.context.faults.found)
     run(scope, statements)
     if isinstance(scope, RuleScope):
         scope.move_all()
+        _at_call(block, scope.rules[-1], update, before)
     if not body.bad:
         body.update = finish(scope)
         if scope.in_window:
             _varies(block, body)
 
 
+def _at_call(
+    block: BlockResolver, rule: str, update: tree.Expr | tuple[tree.Stmt, ...], before: int
+) -> None:
+    """Show the faults of a shipped rule where it is used: its text is not the user's."""
+    shipped = block.resolver.library.get(rule)
+    if shipped is None or rule in block.context.rules or isinstance(update, tuple):
+        return
+    found = block.context.faults.found
+    places = {id(shipped.span.source): update.span}
+    found[before:] = [moved(diagnostic, places) for diagnostic in found[before:]]
+
+
 def _varies(block: BlockResolver, body: Body) -> None:
     """Refuse a stream that stands bare in the update of a window."""
-    for node in varying([a.value for a in body.update]):
+    roots = [a.value for a in body.update]
+    for node in varying(roots):
+        update = next(
+            (p for word, p in body.written.clauses if word == "update"), body.written.span
+        )
+        name = node.attr("name") if node.op == "stream" else node.op
+        period = block.context.levels[body.level].period
         block.context.fail(
-            "NL0603", "a stream varies inside the window", node.span,
-            f"`{body.name}` changes every {block.context.levels[body.level].period.count} tokens",
+            "NL0603", f"`{name}` varies inside the window", place_of(node, roots, update),
+            f"another at every token, and `{body.name}` changes {period}",
             "weight the objective with it, or reduce it: `mean(e, over = tokens)`, "
             "`sum(e * grad, over = tokens)`, `last(e)`", (body.written.span, "the memory"),
         )  # fmt: skip

@@ -14,7 +14,7 @@ from nlc.ir.system import (
 from nlc.semantics.axes import enter
 from nlc.semantics.expressions import Scope
 from nlc.semantics.histories import delayed
-from nlc.semantics.memories import memory_readable, state_leaf
+from nlc.semantics.memories import memory_readable, state_leaf, variables
 from nlc.semantics.records import Body
 from nlc.semantics.values import Readable, Value, each, pack
 from nlc.source import Span
@@ -68,7 +68,7 @@ class BodyScope(Scope):
 
     def all_parts(self, var: str, when: str) -> Value:
         """All parts of a state of this memory."""
-        variable = next(v for v in self.body.variables if v.name == var)
+        variable = next(v for v in variables(self.block, self.body) if v.name == var)
         return pack(self.body.map, tuple((p.name, self.leaf(var, p, when)) for p in variable.parts))
 
     def own_time(self, call: tree.Call) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from nlc.diagnostics import Faults
+from nlc.diagnostics import Faults, Severity
 from nlc.errors import nearest
 from nlc.ir.expr import Expr, Graph
 from nlc.ir.shape import Axis, Shape
@@ -27,12 +27,45 @@ class Bad(Exception):
     """A fault was recorded; what was being resolved has no value."""
 
 
+def head(span: Span) -> Span:
+    """The first line of a clause, up to its `{`: what a label marks of a clause with a body."""
+    first, newline, _ = span.text.partition("\n")
+    if "{" in first:
+        first = first[: first.index("{")].rstrip()
+    elif not newline or not first.rstrip().endswith(":"):
+        return span
+    return Span(span.source, span.start, span.start + len(first)) if first else span
+
+
+def several(count: int, what: str) -> str:
+    """Write a number of things: `1 stream`, `2 streams`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+class ClauseFaults(Faults):
+    """Faults whose labels mark the head of a clause, not all of its body."""
+
+    def _add(
+        self,
+        severity: Severity,
+        code: str,
+        title: str,
+        span: Span | None,
+        text: str,
+        hint: str | None,
+        others: tuple[tuple[Span, str], ...],
+    ) -> None:
+        place = None if span is None else head(span)
+        heads = tuple((head(other), words) for other, words in others)
+        super()._add(severity, code, title, place, text, hint, heads)
+
+
 @dataclass
 class Context:
     """The state of one resolution."""
 
     graph: Graph = field(default_factory=Graph)
-    faults: Faults = field(default_factory=Faults)
+    faults: Faults = field(default_factory=ClauseFaults)
     dims: dict[str, int] = field(default_factory=dict)
     levels: dict[str, Level] = field(default_factory=dict)
     rules: dict[str, tree.Rule] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from nlc.ir.expr import Expr
 from nlc.ir.shape import Axis, show
 from nlc.semantics.axes import broadcast_front, split
-from nlc.semantics.context import real
+from nlc.semantics.context import real, several
 from nlc.semantics.products import operand
 from nlc.semantics.values import Value, each
 from nlc.syntax import tree
@@ -42,9 +42,11 @@ def call_function(scope: Scope, name: str, call: tree.Call) -> Value:
     least, most, keywords = SIGNATURES[name]
     count = len(call.arguments)
     if not least <= count <= most:
-        takes = f"{least}" if least == most else f"{least} to {most}"
+        takes = several(least, "argument")
+        if most > least:
+            takes = f"{least} or more arguments" if most == MANY else f"{least} to {most} arguments"
         scope.context.fail(
-            "NL0309", f"`{name}` takes {takes} argument{'s' if most > 1 else ''}", call.span,
+            "NL0309", f"`{name}` takes {takes}", call.span,
             f"{count} given", USAGE.get(name, f"write `{name}({', '.join('xyz'[:least])})`"),
         )  # fmt: skip
     for keyword in call.keywords:

@@ -18,6 +18,7 @@ from nlc.semantics.records import Body
 from nlc.semantics.trees import calls, mentions
 from nlc.semantics.updates import UpdateScope
 from nlc.semantics.values import Struct
+from nlc.semantics.windows import place_of
 from nlc.source import Span
 from nlc.syntax import tree
 
@@ -53,8 +54,8 @@ def only_parameters(block: BlockResolver, expr: Expr, span: Span) -> None:
     for node in postorder([expr]):
         if node.op in ("stream", "state", "position", "shift", "conv"):
             block.context.fail(
-                "NL0510", "an initial value depends on tokens", node.span, "changes over time",
-                "initial values are made of numbers, dims and weights", (span, "used here"),
+                "NL0510", "an initial value depends on tokens", place_of(node, [expr], span),
+                "changes over time", "initial values are made of numbers, dims and weights",
             )  # fmt: skip
 
 
@@ -120,6 +121,14 @@ def _state_initials(block: BlockResolver, body: Body) -> None:
     rule = rule_of(block, body)
     written = {s.name: s for s in (*body.written.states, *(rule.states if rule else ()))}
     for i, variable in enumerate(body.variables):
+        first, _, rest = variable.name.partition(".")
+        if first in body.inner:
+            inner = body.inner[first]
+            if not rest:
+                set_initials(block, inner)
+            parts = next(v.parts for v in inner.variables if v.name == rest)
+            body.variables[i] = replace(variable, parts=parts)
+            continue
         if not variable.name:
             continue
         state = written[variable.name]

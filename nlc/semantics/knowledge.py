@@ -56,7 +56,7 @@ class Edges:
     system: System
     components: Mapping[str, Component]
     found: dict[tuple[str, str, str], Edge] = field(default_factory=dict)
-    blocks: dict[object, dict[str, Flow]] = field(default_factory=dict)
+    blocks: dict[tuple[str, ...], dict[str, Flow]] = field(default_factory=dict)
 
     def add(
         self, source: str, target: str, kind: EdgeKind, reason: str,
@@ -95,7 +95,7 @@ def find_edges(system: System, components: Mapping[str, Component]) -> list[Edge
         model = Follower(edges, system.model, "", {})
         model.steps(system.model.steps)
         model.flow(system.model.objective)
-    called = {name for name, *_ in edges.blocks}  # type: ignore[misc]
+    called = {key[0] for key in edges.blocks}
     for block in system.blocks:
         if block.name not in called:
             follow_block(edges, block, {})
@@ -104,7 +104,7 @@ def find_edges(system: System, components: Mapping[str, Component]) -> list[Edge
 
 def follow_block(edges: Edges, block: Block, inputs: Mapping[str, Flow]) -> dict[str, Flow]:
     """Follow the streams through an instance of a block; return those of its outputs."""
-    key = (block.name, *sorted((name, flow.direct) for name, flow in inputs.items()))
+    key = (block.name, *(f"{name}: {sorted(inputs[name].direct)}" for name in sorted(inputs)))
     if key not in edges.blocks:
         follower = Follower(edges, block, block.name, dict(inputs))
         for entry in block.inputs:

@@ -13,12 +13,14 @@ from nlc.ir.expr import Expr
 from nlc.ir.shape import Axis, Shape, show
 from nlc.ir.system import (
     Initial,
+    Map,
     Part,
     Variable,
 )  # fmt: skip
 from nlc.semantics.axes import enter
 from nlc.semantics.context import Bad, Context, real
 from nlc.semantics.functions import RESERVED
+from nlc.semantics.maps import resolve_map
 from nlc.semantics.records import Body
 from nlc.semantics.trees import mentions
 from nlc.semantics.values import Readable, Value, bare, pack
@@ -63,7 +65,7 @@ def _find_lead(block: BlockResolver, body: Body) -> Shape:
             block.context.fail(
                 "NL0412", f"the copies of `{body.name}` do not agree", key.span,
                 f"this key gives one copy per {show(lead)}",
-                f"write the leading axes: `memory {body.name}[...]`",
+                f"keys have the axes of the copies in front; `memory {body.name}[...]` says them",
                 (body.written.span, f"here one per {show(found)}"),
             )  # fmt: skip
         found = lead
@@ -168,8 +170,55 @@ def variables(block: BlockResolver, body: Body) -> list[Variable]:
         except Bad:
             continue
         found.append(Variable(state.name, parts, state.span))
+    if rule is not None:
+        found += _inner_variables(block, body, rule)
     body.variables = found
     return found
+
+
+def _inner_variables(block: BlockResolver, body: Body, rule: tree.Rule) -> list[Variable]:
+    """Find the memories inside a memory's rule: for it, they are extra states."""
+    if rule.name in body.rules:
+        return []
+    found: list[Variable] = []
+    for written in rule.memories:
+        try:
+            map = _inner_map(block.context, body, written)
+        except Bad:
+            body.bad = True
+            continue
+        for name in written.names:
+            inner = Body(name, written, body.level, map, lead=(), span=written.span)
+            inner.rules = (*body.rules, rule.name)
+            body.inner[name] = inner
+            for variable in variables(block, inner):
+                full = f"{name}.{variable.name}" if variable.name else name
+                found.append(Variable(full, variable.parts, variable.span))
+    return found
+
+
+def _inner_map(context: Context, body: Body, written: tree.Memory) -> Map:
+    """Resolve the map of a memory inside a rule: `like self`, or a map over `in` and `out`."""
+    if written.map.kind == "like":
+        return body.map
+    shape = body.parts[0].shape if body.parts else ()
+    sides = {"in": shape[-1:] or (Axis("1", 1),), "out": shape[-2:-1] or (Axis("1", 1),)}
+    sizes = {side: axis.size for side, (axis,) in sides.items()}
+    map = resolve_map(context, written.map, sizes)
+
+    def named(axes: Shape) -> Shape:
+        return tuple(
+            replace(sides[axis.name][0], role=axis.role) if axis.name in sides else axis
+            for axis in axes
+        )
+
+    return replace(
+        map,
+        inputs=named(map.inputs),
+        outputs=named(map.outputs),
+        chain=named(map.chain),
+        parts=tuple(replace(part, shape=named(part.shape)) for part in map.parts),
+    )
 
 
 def rule_of(block: BlockResolver, body: Body) -> tree.Rule | None:

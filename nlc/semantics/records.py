@@ -59,6 +59,9 @@ class Body:
     rule: tree.Rule | None = None
     # inside a rule: the leading axes of the key, over which the objective sums
     batch: Shape = ()
+    # the memories of its rule, and the rules around it
+    inner: dict[str, Body] = field(default_factory=dict)
+    rules: tuple[str, ...] = ()
     span: Span | None = None
 
     @property

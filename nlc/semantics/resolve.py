@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nlc.diagnostics import SpecError
+from nlc.errors import nearest
 from nlc.ir.expr import Expr
 from nlc.ir.shape import show
 from nlc.ir.system import Block, Call, Input, Model, System
 from nlc.semantics.blocks import BlockResolver
-from nlc.semantics.context import Bad, Context
+from nlc.semantics.context import Bad, Context, several
 from nlc.semantics.functions import RESERVED
 from nlc.semantics.level_graph import with_level_graph
 from nlc.semantics.models import ModelResolver
@@ -61,16 +62,20 @@ class Resolver:
         form = f"`{rule.name}({', '.join(names)})`"
         if len(call.arguments) > len(names):
             self.context.fail(
-                "NL0506", f"`{rule.name}` takes {len(names)} arguments", written.span,
+                "NL0506", f"`{rule.name}` takes {several(len(names), 'argument')}", written.span,
                 f"{len(call.arguments)} given", f"it is written {form}",
             )  # fmt: skip
         for name, value in zip(names, call.arguments, strict=False):
             given[name] = value
         for keyword in call.keywords:
             if keyword.name not in names:
-                self.context.unknown(
-                    f"argument of `{rule.name}`", keyword.name, keyword.span, names, "NL0506"
-                )
+                close = nearest(keyword.name, names)
+                self.context.fail(
+                    "NL0506", f"`{rule.name}` has no argument `{keyword.name}`", keyword.span,
+                    "nothing has this name",
+                    f"did you mean `{close}`?" if close else f"it is written {form}",
+                    (rule.span, "the rule"),
+                )  # fmt: skip
             if keyword.name in given:
                 self.context.fail(
                     "NL0506", f"`{keyword.name}` is given twice", keyword.span, "again",
@@ -182,15 +187,24 @@ class Resolver:
         form = f"`{block.name}({', '.join(names)})`"
         if len(call.arguments) > len(names):
             self.context.fail(
-                "NL0702", f"`{block.name}` takes {len(names)} streams", call.span,
+                "NL0702", f"`{block.name}` takes {several(len(names), 'stream')}", call.span,
                 f"{len(call.arguments)} given", f"it is written {form}", (block.span, "the block"),
             )  # fmt: skip
         written = list(zip(names, call.arguments, strict=False))
         for keyword in call.keywords:
             if keyword.name not in known:
-                self.context.unknown(
-                    f"input of `{block.name}`", keyword.name, keyword.span, names, "NL0702"
-                )
+                close = nearest(keyword.name, names)
+                self.context.fail(
+                    "NL0702", f"`{block.name}` has no input `{keyword.name}`", keyword.span,
+                    "nothing has this name",
+                    f"did you mean `{close}`?" if close else f"it is written {form}",
+                    (block.span, "the block"),
+                )  # fmt: skip
+            if keyword.name in [name for name, _ in written]:
+                self.context.fail(
+                    "NL0702", f"`{block.name}` is given `{keyword.name}` twice", keyword.span,
+                    "again", f"it is written {form}", (block.span, "the block"),
+                )  # fmt: skip
             written.append((keyword.name, keyword.value))
         given: dict[str, Expr] = {}
         for name, argument in written:

@@ -7,19 +7,16 @@ that reads it.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nlc.ir.expr import Expr
-from nlc.ir.shape import Axis, Shape, show
-from nlc.ir.system import Map
+from nlc.ir.shape import Axis, show
+from nlc.ir.system import Part
 from nlc.semantics.context import Bad
-from nlc.semantics.initials import set_initials
-from nlc.semantics.maps import resolve_map
-from nlc.semantics.memories import rule_of, variables
+from nlc.semantics.memories import rule_of
 from nlc.semantics.objectives import DEFAULT_OBJECTIVE, resolve_objective
 from nlc.semantics.records import Body
-from nlc.semantics.statements import finish, run
+from nlc.semantics.statements import run
 from nlc.semantics.trees import at_place, mentions
 from nlc.semantics.updates import UpdateScope
 from nlc.semantics.values import Readable, Struct, Value
@@ -54,7 +51,7 @@ def rule_scope(
         scope = UpdateScope(block, body, dict(values)) if id(expr) in defaults else outer
         values[name] = scope.value(expr)
         shown[name] = expr
-    inner = RuleScope(block, body, values, rule, (*outer.rules, rule.name))
+    inner = RuleScope(block, body, values, (*outer.rules, rule.name))
     inner.shown = shown
     return inner, rule.equations
 
@@ -67,60 +64,53 @@ class RuleScope(UpdateScope):
         block: BlockResolver,
         body: Body,
         arguments: dict[str, Value],
-        rule: tree.Rule,
         rules: tuple[str, ...],
     ):
         super().__init__(block, body, arguments)
         self.rules = rules
-        self.waiting = {name: memory for memory in rule.memories for name in memory.names}
-        self.moved: dict[str, Body] = {}
+        self.moved: set[str] = set()
 
     def known_names(self) -> list[str]:
-        return [*super().known_names(), *self.waiting]
+        return [*super().known_names(), *self.body.inner]
 
     def find(self, name: tree.Name) -> Value | None:
-        if name.id in self.waiting and name.id not in self.env:
-            return InnerScope(self, self.inner(name.id)).all_parts("", "post")
+        if name.id in self.body.inner:
+            self.move(name.id)
         return super().find(name)
 
     def readable(self, expr: tree.Expr) -> Readable | None:
         match expr:
-            case tree.Name(id=name) if name in self.waiting:
-                return self._inner_readable(name, "post")
+            case tree.Name(id=name) if name in self.body.inner:
+                self.move(name)
+                value = self.env[name]
             case tree.Call(
                 function=tree.Name(id="prev" | "initial" as when), arguments=(tree.Name(id=name),)
-            ) if name in self.waiting:
-                return self._inner_readable(name, when)
-        return super().readable(expr)
+            ) if name in self.body.inner:
+                value = self.all_parts(name, when)
+            case _:
+                return super().readable(expr)
+        return Readable(name, self.body.inner[name].map, (), self.parts_of(value))
 
-    def _inner_readable(self, name: str, when: str) -> Readable:
-        body = self.inner(name)
-        scope = InnerScope(self, body)
-        parts = tuple(scope.leaf("", part, when) for part in body.map.parts)
-        return Readable(name, body.map, (), parts, name, when)
-
-    def inner(self, name: str) -> Body:
-        """Move a memory of the rule, once; give it back."""
+    def move(self, name: str) -> None:
+        """Move a memory of the rule, once, before the first equation that reads it."""
+        inner = self.body.inner[name]
         if name not in self.moved:
-            written = self.waiting[name]
-            map = inner_map(self, written)
-            body = Body(name, written, self.body.level, map, lead=(), span=written.span)
-            self.moved[name] = body
+            self.moved.add(name)
             try:
-                _move(self, body)
+                _move(self, inner)
             except Bad:
-                body.bad = self.body.bad = True
-        if self.moved[name].bad:
+                inner.bad = True
+        if inner.bad:
+            self.body.bad = True
             raise Bad(name)
-        return self.moved[name]
 
     def move_all(self) -> None:
         """Move the memories that no equation reads, so that they are checked too."""
-        for name in self.waiting:
+        for name in self.body.inner:
             try:
-                self.inner(name)
+                self.move(name)
             except Bad:
-                self.body.bad = True
+                continue
 
 
 class InnerScope(UpdateScope):
@@ -129,35 +119,16 @@ class InnerScope(UpdateScope):
     def __init__(self, outer: RuleScope, body: Body):
         around = {name: value for name, value in outer.env.items() if name != "self"}
         super().__init__(outer.block, body, {**(outer.arguments or {}), **around})
+        self.outer = outer
         self.rules = outer.rules
 
+    def leaf(self, var: str, part: Part, when: str) -> Expr:
+        return self.outer.leaf(_full(self.body, var), part, when)
 
-def inner_map(scope: UpdateScope, written: tree.Memory) -> Map:
-    """Resolve the map of a memory inside a rule: `like self`, or a map over `in` and `out`."""
-    if written.map.kind == "like":
-        return scope.body.map
-    shape = scope.body.parts[0].shape if scope.body.parts else ()
-    sizes = {
-        "in": shape[-1].size if shape else 1,
-        "out": shape[-2].size if len(shape) > 1 else 1,
-    }
-    map = resolve_map(scope.context, written.map, sizes)
-    names = {"in": shape[-1:], "out": shape[-2:-1]}
 
-    def named(axes: Shape) -> Shape:
-        found: list[Axis] = []
-        for axis in axes:
-            known = names.get(axis.name)
-            found.append(replace(known[0], role=axis.role) if known else axis)
-        return tuple(found)
-
-    return replace(
-        map,
-        inputs=named(map.inputs),
-        outputs=named(map.outputs),
-        chain=named(map.chain),
-        parts=tuple(replace(part, shape=named(part.shape)) for part in map.parts),
-    )
+def _full(body: Body, var: str) -> str:
+    """The name that a state of an inner memory has outside."""
+    return f"{body.name}.{var}" if var else body.name
 
 
 def _move(outer: RuleScope, body: Body) -> None:
@@ -175,9 +146,7 @@ def _move(outer: RuleScope, body: Body) -> None:
             "NL0208", f"`{body.name}` stands in a rule and names a level", written.span,
             "it moves at each call of the rule", "leave `at LEVEL` out",
         )  # fmt: skip
-    variables(block, body)
     body.pairs = _pairs(outer, body)
-    set_initials(block, body)
     objective = written.objective
     if objective is None and body.pairs and written.values:
         objective = at_place(DEFAULT_OBJECTIVE, written.keys[0].span)
@@ -193,16 +162,20 @@ def _move(outer: RuleScope, body: Body) -> None:
             "NL0505", f"`{body.name}` has no update", written.span, "the memory",
             "write `update { self = self - lr * grad }` or `update sgd(lr = 0.1)`",
         )  # fmt: skip
-    scope: UpdateScope = InnerScope(outer, body)
-    scope.begin()
-    if isinstance(written.update, tuple):
-        statements = written.update
-    else:
-        scope, statements = rule_scope(block, body, written.update, scope)
-        scope.begin()
+    own = InnerScope(outer, body)
+    own.begin()
+    scope: UpdateScope = own
+    statements = written.update
+    if not isinstance(statements, tuple):
+        scope, statements = rule_scope(block, body, statements, own)
+        scope.env, scope.start = dict(own.env), dict(own.start)
     run(scope, statements)
-    if not body.bad:
-        finish(scope)
+    if isinstance(scope, RuleScope):
+        scope.move_all()
+    if body.bad:
+        raise Bad(body.name)
+    for variable in body.variables:
+        outer.env[_full(body, variable.name)] = scope.env[variable.name or "self"]
 
 
 def _pairs(outer: RuleScope, body: Body) -> tuple[tuple[Expr, Expr], ...]:

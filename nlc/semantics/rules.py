@@ -11,12 +11,12 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING
 
-from nlc.diagnostics import Diagnostic, Faults
+from nlc.diagnostics import Diagnostic
 from nlc.ir.expr import Expr
 from nlc.ir.shape import Axis, Shape
 from nlc.ir.system import Initial, Map, Part
 from nlc.semantics.blocks import BlockResolver
-from nlc.semantics.context import Bad, Context
+from nlc.semantics.context import Bad, ClauseFaults, Context
 from nlc.semantics.functions import RESERVED
 from nlc.semantics.initials import set_initials
 from nlc.semantics.memories import variables
@@ -95,7 +95,7 @@ def _faults(resolver: Resolver, rule: tree.Rule, optimizer: Span | None) -> list
 def _attempt(
     resolver: Resolver, rule: tree.Rule, shapes: tuple[Shape, ...], optimizer: Span | None
 ) -> list[Diagnostic]:
-    context = replace(resolver.context, faults=Faults(), unsupported=[])
+    context = replace(resolver.context, faults=ClauseFaults(), unsupported=[])
     block = BlockResolver(context, tree.Block(rule.name, (), ()), resolver)
     weight = Part("weight", (OUT, IN), Initial("constant", 0.0))
     map = Map("linear", (IN,), (OUT,), (IN, OUT), (weight,), text="linear(in -> out)")
@@ -116,7 +116,7 @@ def _attempt(
             if parameter.default is not None:
                 before = {p.name: arguments[p.name] for p in rule.parameters[:i]}
                 UpdateScope(block, body, {**before}).plain(parameter.default)
-        scope = RuleScope(block, body, {**arguments}, rule, (rule.name,))
+        scope = RuleScope(block, body, {**arguments}, (rule.name,))
         scope.in_window = True
         scope.begin()
         run(scope, rule.equations)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from nlc.ir.expr import Expr
-from nlc.semantics.context import Bad, Context
+from nlc.semantics.context import Bad, Context, several
 from nlc.semantics.expressions import Scope
 from nlc.semantics.histories import convolve
 from nlc.semantics.memories import bare_state, memory_readable, variables
@@ -55,7 +55,8 @@ class StreamScope(Scope):
         n = self.context.integer(counts[0]) if counts else 1
         if n < 0:
             self.context.fail(
-                "NL0604", "a shift into the future", counts[0].span, f"{-n} tokens ahead",
+                "NL0604", "a shift into the future", counts[0].span,
+                f"{several(-n, 'token')} ahead",
                 "a token sees itself and the past: n is 0 or more",
             )  # fmt: skip
         value = self.plain(call.arguments[0])
@@ -112,8 +113,9 @@ class BlockScope(StreamScope):
         if name in self.owner.streams or name in self.owner.weights:
             self.context.fail(
                 "NL0310", f"`{when}` is asked of a memory", span, f"`{name}` is none",
-                f"for a stream write `shift({name})`" if when == "prev"
-                else "name a memory of this block",
+                f"for a stream write `shift({name})`"
+                if when == "prev" and name in self.owner.streams
+                else "weights do not change within a sequence; name a memory of this block",
             )  # fmt: skip
         self.context.unknown("memory", name, span, list(self.owner.bodies), "NL0301")
 

@@ -21,9 +21,11 @@ from nlc.syntax.print_expression import print_expression
 PATHS = (
     "dims.NAME, levels.NAME.every, levels.NAME.chunk, levels.NAME.optimizer, "
     "levels.NAME.optimizer.ARGUMENT, model.vocab, model.repeat, "
-    "blocks.NAME.memories.NAME.level (or chunk, update, objective, init, reset, through), "
-    "blocks.NAME.weights.NAME.level"
+    "blocks.NAME.memories.NAME.level (or update, objective, init, reset, through), "
+    "blocks.NAME.weights.NAME.level (or init)"
 )
+
+THROUGH = ("full", "first_order", "stop")
 
 
 def apply_settings(spec: tree.Spec, settings: Mapping[str, Any]) -> tree.Spec:
@@ -52,10 +54,13 @@ class _Setting:
 
     def unknown(self, word: str, known: list[str]) -> None:
         close = nearest(word, known)
-        hint = f"did you mean `{close}`?" if close else f"paths are {PATHS}"
-        self.faults.error(
-            "NL0313", f"`--set {self.path}` changes nothing", None, f"no `{word}`", hint
-        )
+        hint = f"paths are {PATHS}"
+        if close:
+            hint = f"did you mean `{close}`?"
+        elif known:
+            hint = f"known here: {', '.join(f'`{k}`' for k in sorted(known)[:12])}"
+        title = f"`--set {self.path}` changes nothing: there is no `{word}`"
+        self.faults.error("NL0313", title, None, "", hint)
 
     def change(self, spec: tree.Spec) -> tree.Spec | None:
         words = self.path.split(".")
@@ -69,7 +74,7 @@ class _Setting:
                 return self._model(spec, spec.model, word)
             case ["blocks", block, kind, name, word] if kind in ("memories", "weights"):
                 return self._block(spec, block, kind, name, word)
-        self.unknown(words[0], ["dims", "levels", "blocks", "model"])
+        self.unknown(words[0], ["dims", "levels", "blocks", "model"] if len(words) > 1 else [])
         return None
 
     def _named(self, items: Any, name: str, key: str, make: Any) -> Any:
@@ -151,6 +156,9 @@ class _Setting:
         value: Any
         if word in ("level", "through"):
             value = print_expression(self.parse("expression"))
+            if word == "through" and value not in THROUGH:
+                self.unknown(value, list(THROUGH))
+                return None
         elif word == "reset":
             self.source = Source(self.source.name, self.source.text.removeprefix("every "))
             value = self._period()
@@ -158,9 +166,24 @@ class _Setting:
             value = self.parse("expression")
         if word == "level" and kind == "memories":
             word, value = "levels", (value,)
-        new = tuple(replace(i, **{word: value}) if item in i.names else i for i in items)
+        alone: list[Any] = [one for i in items for one in (_apart(i) if item in i.names else (i,))]
+        new: tuple[Any, ...] = tuple(
+            replace(i, **{word: value}) if item in i.names else i for i in alone
+        )
         changed = (
             replace(block, memories=new) if kind == "memories" else replace(block, weights=new)
         )
         blocks = tuple(changed if b is block else b for b in spec.blocks)
         return replace(spec, blocks=blocks)
+
+
+def _apart(item: tree.Weights | tree.Memory) -> tuple[tree.Weights | tree.Memory, ...]:
+    """Write a clause of several names as one clause for each."""
+    spans = item.name_spans or (item.span,) * len(item.names)
+    found: list[tree.Weights | tree.Memory] = []
+    for i, (name, span) in enumerate(zip(item.names, spans, strict=True)):
+        one = replace(item, names=(name,), name_spans=(span,))
+        if isinstance(one, tree.Memory) and len(one.levels) == len(item.names):
+            one = replace(one, levels=one.levels[i : i + 1], level_spans=one.level_spans[i : i + 1])
+        found.append(one)
+    return tuple(found)

@@ -83,13 +83,14 @@ class UpdateScope(BodyScope):
 
     def readable(self, expr: tree.Expr) -> Readable | None:
         if isinstance(expr, tree.Name) and self.own(expr.id):
-            parts = self._parts_of(self.env["self"])
+            parts = self.parts_of(self.env["self"])
             return Readable(self.body.name, self.body.map, self.lead, parts, self.body.name)
         if self.in_rule and not (isinstance(expr, tree.Call) and self.own_time(expr)):
             return None
         return super().readable(expr)
 
-    def _parts_of(self, value: Value) -> tuple[Expr, ...]:
+    def parts_of(self, value: Value) -> tuple[Expr, ...]:
+        """The expressions of a value, in the order of its parts."""
         if isinstance(value, Struct):
             return tuple(expr for _, expr in value.parts)
         return (value,)
@@ -163,13 +164,13 @@ class UpdateScope(BodyScope):
             self.body.uses_grad = True
             if objective is None:
                 self.context.fail(
-                    "NL0513", f"`{self.body.name}` has no objective to differentiate", self.span if self.in_rule else span,
+                    "NL0513", f"`{self.body.name}` has no objective to differentiate", span,
                     "`grad` stands here",
                     "write `objective e`, or `key` and `value` for the default one",
                     (self.span, "the memory"),
                 )  # fmt: skip
         value = at if at is not None else self.start["self"]
-        points = self._parts_of(value)
+        points = self.parts_of(value)
         names = tuple(part.name for part in self.body.parts)
         found: list[tuple[str, Expr]] = []
         for name in names:

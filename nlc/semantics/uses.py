@@ -6,9 +6,9 @@ the dims and levels that those need where the spec has none of the name. Reads n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from pathlib import PurePath
 
 from nlc.diagnostics import Diagnostic, Faults, Label, SpecError
 from nlc.errors import nearest
@@ -89,26 +89,32 @@ def on_line(diagnostic: Diagnostic, span: Span) -> Diagnostic:
     """Put a used spec's fault on the `use` line; the text names the file and line."""
     labels: list[Label] = []
     for i, label in enumerate(diagnostic.labels):
-        where = label.span
         text = label.text
-        if where.source is not span.source:
-            line, _ = where.source.position(where.start)
-            text = f"{where.source.name}:{line}: {text}"
+        if label.span.source is not span.source:
+            text = f"{_line_of(label.span)}: {text}"
         labels.append(Label(span, text, primary=i == 0))
     return replace(diagnostic, labels=tuple(labels) or (Label(span, "in this spec", True),))
 
 
-def in_main(diagnostics: Any, source: Source, places: dict[int, Span]) -> tuple[Diagnostic, ...]:
+def moved(diagnostic: Diagnostic, places: Mapping[int, Span]) -> Diagnostic:
+    """Move labels out of sources, by their identity, to a place; the text names file and line."""
+    labels: list[Label] = []
+    for label in diagnostic.labels:
+        place = places.get(id(label.span.source))
+        if place is not None:
+            text = f"{_line_of(label.span)}: {label.text}"
+            label = Label(place, text, label.primary)
+        labels.append(label)
+    return replace(diagnostic, labels=tuple(labels))
+
+
+def _line_of(span: Span) -> str:
+    return f"{PurePath(span.source.name).name}:{span.line}"
+
+
+def in_main(
+    diagnostics: Iterable[Diagnostic], source: Source, places: dict[int, Span]
+) -> tuple[Diagnostic, ...]:
     """Move labels that stand in used specs to the `use` lines of the main one."""
-    moved: list[Diagnostic] = []
-    for diagnostic in diagnostics:
-        labels: list[Label] = []
-        for label in diagnostic.labels:
-            place = places.get(id(label.span.source))
-            if label.span.source is not source and place is not None:
-                line, _ = label.span.source.position(label.span.start)
-                name = label.span.source.name
-                label = Label(place, f"{name}:{line}: {label.text}", label.primary)
-            labels.append(label)
-        moved.append(replace(diagnostic, labels=tuple(labels)))
-    return tuple(moved)
+    elsewhere = {key: span for key, span in places.items() if key != id(source)}
+    return tuple(moved(diagnostic, elsewhere) for diagnostic in diagnostics)

@@ -56,7 +56,8 @@ def _memory(faults: Faults, block: Block, memory: Memory, reached: set[tuple[str
     elif memory.learned and ("memory", memory.name) not in reached:
         faults.warning(
             "NL0905", f"no objective reaches `{memory.name}`", memory.span,
-            "its learned start has no part in what the block gives", "use it, or write `init zeros`",
+            "its learned start has no part in what the block gives",
+            "use it, or write `init zeros`",
         )  # fmt: skip
     if memory.map.kind == "kernel" or memory.is_task or not memory.update:
         return

@@ -37,6 +37,7 @@ class ExpressionBuilder:
         self.passage = passage
         self.faults = faults
         self._depths: dict[int, int] = {}
+        self._deep_lines: set[int] = set()
         self._kept: list[t.Expr] = []  # keeps the ids in _depths alive
 
     def build(self, root: Tree[Token]) -> Any:
@@ -106,6 +107,17 @@ class ExpressionBuilder:
         """Return the node, or a stand-in where the tree of it would be too deep."""
         depth = 1 + max((self._depths.get(id(part), 1) for part in parts), default=0)
         if depth > MAX_DEPTH:
+            self._too_deep(node)
+            node, depth = t.Number("0", span=node.span), 1
+        self._depths[id(node)] = depth
+        self._kept.append(node)
+        return node
+
+    def _too_deep(self, node: t.Expr) -> None:
+        """Record that an expression is too deep, once for each line."""
+        begin = self.passage.source.text.rfind("\n", 0, node.span.start)
+        if begin not in self._deep_lines:
+            self._deep_lines.add(begin)
             self.faults.error(
                 "NL0189",
                 "the expression is too deep",
@@ -113,10 +125,6 @@ class ExpressionBuilder:
                 f"more than {MAX_DEPTH} operations within one another",
                 "give parts of it names of their own, on lines above",
             )
-            node, depth = t.Number("0", span=node.span), 1
-        self._depths[id(node)] = depth
-        self._kept.append(node)
-        return node
 
     def on_attribute(self, meta: Meta, children: Children) -> tuple[str, Span, str]:
         return "attribute", self.at(meta), canonical(children[0])

@@ -23,6 +23,12 @@ CONTINUING = frozenset(
 CLOSING = {"RPAR": "LPAR", "RSQB": "LSQB", "RBRACE": "LBRACE"}
 
 
+def nesting(brackets: list[Token]) -> int:
+    """Return how deep braces or other brackets are nested, whichever is more."""
+    braces = sum(bracket.type == "LBRACE" for bracket in brackets)
+    return max(braces, len(brackets) - braces)
+
+
 @dataclass
 class Layout:
     """The brackets open now, outermost first, and the kind of the last token."""
@@ -34,6 +40,11 @@ class Layout:
     def depth(self) -> int:
         """How many `{` are open."""
         return sum(token.type == "LBRACE" for token in self.open)
+
+    @property
+    def nesting(self) -> int:
+        """How deep the braces are nested, or the other brackets, whichever is more."""
+        return nesting(self.open)
 
     @property
     def innermost(self) -> str:

@@ -9,114 +9,21 @@ from __future__ import annotations
 
 import pkgutil
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from lark import Token
-
 from nlc.diagnostics import Faults
 from nlc.errors import nearest
-from nlc.source import Span
-from nlc.syntax.limits import MAX_NESTING
-from nlc.syntax.passage import Passage
-
-HOLDS = {
-    "dims": "dims",
-    "rule": "rule",
-    "block": "block",
-    "memory": "memory",
-    "model": "model",
-    "update": "update",
-    "every": "update",
-    "when": "update",
-}
-PARTNERS = {"RPAR": "LPAR", "RSQB": "LSQB", "RBRACE": "LBRACE"}
-CLOSERS = {"(": ")", "[": "]", "{": "}", "<": ">", "||": "||"}
-
-
-@dataclass
-class Line:
-    """A line in progress: where it begins, in which kind of clause, the parser's state there."""
-
-    start: int
-    word: str
-    place: str
-    states: list[Any] = field(repr=False)
-    values: list[Any] = field(repr=False)
-    begin: int  # of the line of text it stands on
-    inner_column: int | None = None  # of the first line within its braces
-
-    @property
-    def column(self) -> int:
-        """How far it is indented."""
-        return self.start - self.begin
-
-    @property
-    def holds(self) -> str:
-        """The kind of clause that its braces make."""
-        if self.word == "repeat":
-            return "model" if self.place == "model" else "update"
-        return HOLDS.get(self.word, "spec")
-
-    def first_in_text(self, text: str) -> bool:
-        """Say whether nothing stands before it on its line of text."""
-        return not text[self.begin : self.start].strip()
-
-
-@dataclass
-class Stumble:
-    """The place where the parser could not go on."""
-
-    passage: Passage
-    line: Line
-    offset: int
-    text: str  # of the token
-    kind: str  # of the token; empty for a character that begins none
-    brackets: list[Token]  # open before the token
-    around: list[Line]  # the heads of the clauses whose braces are open
-    previous: Token | None
-    parser: Any  # Lark's interactive parser, at the token
-
-    @property
-    def ends(self) -> bool:
-        """Say whether the line or the text ends here."""
-        return self.kind in ("_NL", "$END")
-
-    @property
-    def before(self) -> str:
-        """The line up to the token."""
-        return self.passage.text[self.line.start : self.offset]
-
-    @property
-    def after(self) -> str:
-        """The text from the token on."""
-        return self.passage.text[self.offset : self.offset + 200]
-
-    @property
-    def span(self) -> Span:
-        """The token; where the line ends, the token before."""
-        if self.ends and self.previous is not None:
-            return token_span(self.passage, self.previous)
-        end = min(self.offset + max(len(self.text), 1), len(self.passage.text))
-        return self.passage.span(self.offset, end)
-
-    @property
-    def begins_line(self) -> bool:
-        """Say whether the token is the first on its line of text."""
-        begin = self.passage.text.rfind("\n", 0, self.offset) + 1
-        return not self.passage.text[begin : self.offset].strip()
-
-
-def token_span(passage: Passage, token: Token) -> Span:
-    """Return the span of a token."""
-    assert token.start_pos is not None and token.end_pos is not None
-    return passage.span(token.start_pos, token.end_pos)
+from nlc.syntax.brackets import report_brace, report_bracket
+from nlc.syntax.layout import nesting
+from nlc.syntax.limits import MAX_NESTING, MAX_TOKENS
+from nlc.syntax.stumble import Stumble
 
 
 def report(stumble: Stumble, unclosed: int | None, faults: Faults) -> None:
     """Record what is wrong; `unclosed` is the depth of a clause whose `}` seems forgotten."""
-    if len(stumble.brackets) >= MAX_NESTING:
+    if nesting(stumble.brackets) >= MAX_NESTING:
         faults.error(
             "NL0187",
             f"more than {MAX_NESTING} brackets within one another",
@@ -124,87 +31,18 @@ def report(stumble: Stumble, unclosed: int | None, faults: Faults) -> None:
             "one bracket too many",
             "give parts of it names of their own, on lines above",
         )
-    elif not (
-        _brackets(stumble, faults) or _braces(stumble, unclosed, faults) or _known(stumble, faults)
-    ):
+    elif stumble.endless:
+        faults.error(
+            "NL0189",
+            "the expression is too deep",
+            stumble.span,
+            f"the statement is more than {MAX_TOKENS} words long here",
+            "give parts of it names of their own, on lines above",
+        )
+    elif report_bracket(stumble, faults) or report_brace(stumble, unclosed, faults):
+        pass
+    elif not _known(stumble, faults):
         _expected(stumble, faults)
-
-
-# ---- brackets ----------------------------------------------------------------------------------
-
-
-def _brackets(stumble: Stumble, faults: Faults) -> bool:
-    """Record a bracket that is closed by another, never opened or never closed."""
-    inner = [b for b in stumble.brackets if b.type != "LBRACE"]
-    own = [b for b in inner if (b.start_pos or 0) >= stumble.line.start]
-    if stumble.kind in PARTNERS:
-        partner = PARTNERS[stumble.kind]
-        if stumble.brackets and stumble.brackets[-1].type == partner:
-            return False
-        if not own:
-            faults.error(
-                "NL0106",
-                f"`{stumble.text}` closes nothing",
-                stumble.span,
-                "no bracket is open here",
-                f"delete it, or write the `{_opener(stumble.text)}` that it shall close",
-            )
-            return True
-        _never_closed(stumble, own[-1], faults)
-        return True
-    in_head = stumble.line.word in ("block", "rule") and stumble.kind in ("ARROW", "LBRACE")
-    if own and (stumble.kind == "$END" or in_head or _next_statement(stumble)):
-        _never_closed(stumble, own[-1], faults)
-        return True
-    return False
-
-
-def _opener(closer: str) -> str:
-    return {")": "(", "]": "[", "}": "{"}[closer]
-
-
-def _next_statement(stumble: Stumble) -> bool:
-    """Say whether the token seems to begin a line of its own, in spite of an open bracket."""
-    text = stumble.passage.text
-    begin = text.rfind("\n", 0, stumble.offset) + 1
-    column = stumble.offset - begin
-    return stumble.begins_line and begin > stumble.line.start and column <= stumble.line.column
-
-
-def _never_closed(stumble: Stumble, bracket: Token, faults: Faults) -> None:
-    closer = CLOSERS[str(bracket)]
-    where = "the text ends" if stumble.kind == "$END" else f"`{stumble.text}` comes"
-    faults.error(
-        "NL0104",
-        f"`{bracket}` is not closed",
-        token_span(stumble.passage, bracket),
-        "opened here",
-        f"write `{closer}` where it ends",
-        (stumble.span, f"{where} before a `{closer}`"),
-    )
-
-
-def _braces(stumble: Stumble, unclosed: int | None, faults: Faults) -> bool:
-    """Record a brace that is never closed."""
-    braces = [b for b in stumble.brackets if b.type == "LBRACE"]
-    if unclosed is None and not (stumble.kind == "$END" and braces):
-        return False
-    depth = len(braces) - 1 if unclosed is None else unclosed
-    word = stumble.around[depth].word
-    other = "the text ends here" if unclosed is None else "this line seems to follow it"
-    place = stumble.span
-    if unclosed is not None:
-        start = stumble.line.start
-        place = stumble.passage.span(start, start + len(stumble.line.word))
-    faults.error(
-        "NL0105",
-        f"the `{{` of `{word}` is not closed",
-        token_span(stumble.passage, braces[depth]),
-        "opened here",
-        f"write `}}` where `{word}` ends",
-        (place, other),
-    )
-    return True
 
 
 # ---- the table of common mistakes --------------------------------------------------------------

@@ -20,11 +20,12 @@ from nlc.syntax import tree as t
 from nlc.syntax.build_clauses import Builder
 from nlc.syntax.grammar import parser
 from nlc.syntax.layout import Layout
-from nlc.syntax.limits import MAX_ERRORS, MAX_NAME, MAX_NESTING
+from nlc.syntax.limits import MAX_ERRORS, MAX_NAME, MAX_NESTING, MAX_TOKENS
 from nlc.syntax.margin import Margin
-from nlc.syntax.mistakes import Line, Stumble, report, token_span
+from nlc.syntax.mistakes import report
 from nlc.syntax.passage import Passage
 from nlc.syntax.recover import end_of_line, unclosed_before
+from nlc.syntax.stumble import Line, Stumble, token_span
 
 # what neither form can hold, not even in a comment
 CONTROL = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -83,6 +84,7 @@ class _Reader:
     lines: list[Line] = field(default_factory=list)  # the line in progress at each depth
     previous: Token | None = None
     comments_after: int = 0  # the end of the token that a comment would stand behind
+    length: int = 0  # of the line in progress, in tokens
     ended: bool = False  # a fault was found at the end of the text
 
     def __post_init__(self) -> None:
@@ -107,6 +109,7 @@ class _Reader:
 
     def _feed_all(self) -> None:
         for token in self.parser.lexer_thread.lex(self.parser.parser_state):
+            self.length += 1
             self._begin_line(token)
             if token.type == "RBRACE" and self.layout.innermost == "LBRACE":
                 self.braces[starts_at(token)] = starts_at(self.layout.open[-1])
@@ -118,14 +121,17 @@ class _Reader:
 
     def _begin_line(self, token: Token) -> None:
         """Note where a line begins, and the parser's state there, to come back to."""
+        last = self.layout.last
+        if token.type in ("_NL", "RBRACE") or last not in ("_NL", "LBRACE", "COMMA"):
+            return
         depth = self.layout.depth
         in_dims = self.layout.innermost == "LBRACE" and self.lines[depth - 1].word == "dims"
-        starts = self.layout.last in ("_NL", "LBRACE") or (in_dims and self.layout.last == "COMMA")
-        if token.type in ("_NL", "RBRACE") or not starts:
+        if last == "COMMA" and not in_dims:
             return
         state = self.parser.parser_state
         place = self.lines[depth - 1].holds if depth else self.place
         del self.lines[depth:]
+        self.length = 0
         start = starts_at(token)
         line = Line(
             start,
@@ -148,7 +154,7 @@ class _Reader:
                 f"longer than {MAX_NAME} characters",
                 "choose a shorter name",
             )
-        if len(self.layout.open) > MAX_NESTING:
+        if self.layout.nesting > MAX_NESTING or self.length > MAX_TOKENS:
             raise _wrong(token)
 
     def _gap(self, token: Token | None) -> None:
@@ -193,6 +199,7 @@ class _Reader:
             brackets,
             self.lines[:depth],
             self.previous,
+            self.length > MAX_TOKENS,
             self.parser,
         )
 

@@ -61,13 +61,7 @@ class _Specs(Blocks):
         if system:
             comments = self.margin.statement(system.start, system.end)
         if about and not system:
-            self.faults.error(
-                "NL0167",
-                "`about` without `system`",
-                about.span,
-                "about what?",
-                "name the system: `system: NAME`",
-            )
+            self.lacks(about, "system", "name the system: `system: NAME`")
         dims, dims_comments = self._dims(fields.get("dims"))
         model = fields.get("model")
         spec = t.Spec(

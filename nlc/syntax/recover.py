@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from nlc.syntax.mistakes import Stumble
+from nlc.syntax.stumble import Stumble
 
 _PIECES = re.compile(r'"(?:\\.|[^"\\\n])*"|#[^\n]*|[()\[\]{}\n;]')
 _LINE_START = re.compile(r"[ \t]*(\S?)")

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from nlc.syntax import tree as t
-from nlc.syntax.build_clauses import THROUGH, Head, Names
+from nlc.syntax.build_clauses import Head
+from nlc.syntax.build_statements import THROUGH, Names
 from nlc.syntax.yaml_equations import Equations, with_rest
 from nlc.syntax.yaml_fields import Field
 from nlc.syntax.yaml_nodes import Scalar, Sequence, span_of

@@ -12,7 +12,7 @@ from typing import Any
 from nlc.errors import nearest
 from nlc.source import Span
 from nlc.syntax import tree as t
-from nlc.syntax.build_clauses import THROUGH
+from nlc.syntax.build_statements import THROUGH
 from nlc.syntax.yaml_fields import Field, Fields, is_missing
 from nlc.syntax.yaml_nodes import Mapping, Node, Scalar, Sequence, span_of
 

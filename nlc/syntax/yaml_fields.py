@@ -14,6 +14,7 @@ from nlc.diagnostics import Faults
 from nlc.errors import nearest
 from nlc.source import Source, Span
 from nlc.syntax import tree as t
+from nlc.syntax.limits import MAX_ERRORS
 from nlc.syntax.parse_text import parse_passage
 from nlc.syntax.yaml_margin import YamlMargin
 from nlc.syntax.yaml_nodes import Alias, Mapping, Node, Scalar, Sequence, passage_of, span_of
@@ -86,6 +87,8 @@ class Fields:
 
     def parse(self, node: Node, start: str, place: str) -> Any:
         """Parse a text by the grammar of the text form; None after a fault."""
+        if len(self.faults.found) >= MAX_ERRORS:
+            return None
         followed = self.followed(node)
         if not isinstance(followed, Scalar) or is_missing(followed):
             hint = "write an expression, in quotes where YAML needs them"
@@ -224,14 +227,9 @@ class Fields:
         )
 
     def lacks(self, field: Field, key: str, hint: str) -> None:
-        """Record that a key which must stand in a mapping does not."""
-        self.faults.error(
-            "NL0158",
-            f"`{field.key.text}` lacks `{key}`",
-            span_of(field.key),
-            f"no `{key}` within",
-            hint,
-        )
+        """Record that a key which must stand in, or with, a field does not."""
+        title = f"`{field.key.text}` lacks `{key}`"
+        self.faults.error("NL0158", title, span_of(field.key), f"there is no `{key}`", hint)
 
     def section(self, field: Field | None, what: str) -> list[Field]:
         """Return the fields of a section, whose own comments go to the first of them."""

@@ -7,6 +7,7 @@ above and behind them, and the comments that close a list: those indented deeper
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -29,13 +30,15 @@ class Closing:
 class YamlMargin(Margin):
     """A margin that also holds closing comments."""
 
-    closings: list[Closing] = field(default_factory=list)
+    closings: list[Closing] = field(default_factory=list)  # in order of their anchors
 
     def closing(self, start: int, end: int, column: int) -> tuple[str, ...]:
         """Claim the comments that close what stands at [start, end], `column` deep."""
-        mine = [c for c in self.closings if start <= c.anchor <= end and c.column >= column]
-        self.closings = [c for c in self.closings if c not in mine]
-        return strip_blank([c.text for c in mine], False, True)
+        low = bisect_left(self.closings, start, key=lambda c: c.anchor)
+        high = bisect_right(self.closings, end, key=lambda c: c.anchor)
+        within = self.closings[low:high]
+        self.closings[low:high] = [c for c in within if c.column < column]
+        return strip_blank([c.text for c in within if c.column >= column], False, True)
 
     def rest(self) -> tuple[str, ...]:
         """Claim all that is left."""

@@ -16,6 +16,7 @@ from nlc.diagnostics import Faults
 from nlc.source import Source, Span
 
 QUOTE = "put the whole expression in double quotes"
+_ONE_VALUE = ("NL0151", "NL0152", "NL0159")
 _CANNOT_START = re.compile(r"found character '(.+)' that cannot start")
 _BEGINNINGS = {
     "while scanning a block scalar": "begins with `|` or `>`, which YAML reads as a block of text",
@@ -27,8 +28,11 @@ _BEGINNINGS = {
 }
 
 
-def report_yaml(wrong: yaml.YAMLError, source: Source, faults: Faults) -> int:
-    """Record the fault that an error of PyYAML stands for; return its place."""
+def report_yaml(wrong: yaml.YAMLError, source: Source, faults: Faults) -> int | None:
+    """Record the fault that an error of PyYAML stands for.
+
+    Returns its place if it concerns one value alone, without which the rest can be read.
+    """
     if isinstance(wrong, ReaderError):
         place = min(int(wrong.position), max(len(source.text) - 1, 0))
         found = re.search(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd]", source.text)
@@ -40,7 +44,7 @@ def report_yaml(wrong: yaml.YAMLError, source: Source, faults: Faults) -> int:
             f"the character U+{ord(source.text[place]):04X}",
             "delete it; a spec is plain text",
         )
-        return place
+        return None
     assert isinstance(wrong, MarkedYAMLError)
     problem, context = wrong.problem or "", wrong.context or ""
     mark = wrong.problem_mark or wrong.context_mark
@@ -53,7 +57,7 @@ def report_yaml(wrong: yaml.YAMLError, source: Source, faults: Faults) -> int:
         begin = wrong.context_mark.index
         others.append((_one(source, begin), _context_words(context)))
     faults.error(code, title, _one(source, place), text, hint, *others)
-    return place
+    return place if code in _ONE_VALUE else None
 
 
 _VALUE = re.compile(r"(\s*(?:- )*(?:[^\s#][^#\n]*?:\s+)?)(\S.*)")
@@ -68,11 +72,10 @@ def masked(text: str, place: int) -> tuple[str, tuple[int, int]] | None:
     end = text.find("\n", place)
     end = len(text) if end < 0 else end
     found = _VALUE.fullmatch(text[begin:end])
-    if found is None or len(found.group(2)) < 3 or found.group(2).startswith("'x "):
+    if found is None or not found.group(2).strip("x"):
         return None
     start = begin + found.start(2)
-    value = "'x" + " " * (end - start - 3) + "'"
-    return text[:start] + value + text[end:], (start, end)
+    return text[:start] + "x" * (end - start) + text[end:], (start, end)
 
 
 def _one(source: Source, place: int) -> Span:

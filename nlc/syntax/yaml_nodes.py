@@ -22,7 +22,6 @@ from yaml.events import (
     ScalarEvent,
     SequenceStartEvent,
 )
-from yaml.reader import ReaderError
 
 from nlc.diagnostics import Faults
 from nlc.source import Source, Span
@@ -123,8 +122,10 @@ def read_nodes(source: Source, faults: Faults) -> tuple[Node | None, list[tuple[
             break
         except yaml.YAMLError as wrong:
             place = report_yaml(wrong, source, faults)
-            again = masked(text, place) if len(faults.found) < MAX_ERRORS else None
-            if again is None or isinstance(wrong, ReaderError):
+            if place is None or len(faults.found) >= MAX_ERRORS:
+                return None, values
+            again = masked(text, place)
+            if again is None:
                 return None, values
             text, value = again
             values.append(value)
@@ -198,7 +199,8 @@ class _Composer:
             case ScalarEvent():
                 if event.value and event.style is None:
                     end = start + len(self.text[start:end].rstrip())
-                node = Scalar(self.source, start, end, event.value, event.style)
+                text = event.value if event.tag in PLAIN_TAGS else "x"
+                node = Scalar(self.source, start, end, text, event.style)
             case SequenceStartEvent():
                 node = Sequence(self.source, start, end, [], bool(event.flow_style))
             case MappingStartEvent():

@@ -561,7 +561,7 @@ class Model(nn.Module):
         value = positions(position, tokens.shape[1], self.embed.weight).unsqueeze(2)
         angle = value * torch.pow(10000.0, -index(64, self.embed.weight) / 64.0)
         # x[d] = embed(tokens)   (spec.nl:46)
-        x = F.embedding(tokens, self.embed.weight)
+        x = self.embed(tokens)
         # x = x + concat(sin(angle), cos(angle))   (spec.nl:47)
         x = x + concat(torch.sin(angle), torch.cos(angle))
         x_1 = x.to(self.embed.weight.dtype)
@@ -569,7 +569,7 @@ class Model(nn.Module):
         for i, layer in enumerate(self.repeat):
             x_1, repeat_states[str(i)] = layer(x_1, state["repeat"][str(i)])
         # logits = unembed(rmsnorm(x))   (spec.nl:52)
-        logits = F.linear(rmsnorm(x_1), self.unembed.weight)
+        logits = self.unembed(rmsnorm(x_1))
         state = {"position": position + tokens.shape[1], "repeat": repeat_states}
         return logits, state
 
@@ -584,7 +584,7 @@ class Model(nn.Module):
         value = positions(position, 1, self.embed.weight).squeeze(1).unsqueeze(1)
         angle = value * torch.pow(10000.0, -index(64, self.embed.weight) / 64.0)
         # x[d] = embed(tokens)   (spec.nl:46)
-        x = F.embedding(tokens, self.embed.weight)
+        x = self.embed(tokens)
         # x = x + concat(sin(angle), cos(angle))   (spec.nl:47)
         x = x + concat(torch.sin(angle), torch.cos(angle))
         x_1 = x.to(self.embed.weight.dtype)
@@ -592,7 +592,7 @@ class Model(nn.Module):
         for i, layer in enumerate(self.repeat):
             x_1, repeat_states[str(i)] = layer.step(x_1, state["repeat"][str(i)])
         # logits = unembed(rmsnorm(x))   (spec.nl:52)
-        logits = F.linear(rmsnorm(x_1), self.unembed.weight)
+        logits = self.unembed(rmsnorm(x_1))
         state = {"position": position + 1, "repeat": repeat_states}
         return logits, state
 

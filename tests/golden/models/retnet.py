@@ -534,12 +534,12 @@ class Model(nn.Module):
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
         # x[d] = embed(tokens)   (spec.nl:44)
-        x = F.embedding(tokens, self.embed.weight)
+        x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer(x, state["repeat"][str(i)])
         # logits = unembed(layernorm(x))   (spec.nl:49)
-        logits = F.linear(layernorm(x), self.unembed.weight)
+        logits = self.unembed(layernorm(x))
         state = {"repeat": repeat_states}
         return logits, state
 
@@ -550,12 +550,12 @@ class Model(nn.Module):
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
         # x[d] = embed(tokens)   (spec.nl:44)
-        x = F.embedding(tokens, self.embed.weight)
+        x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer.step(x, state["repeat"][str(i)])
         # logits = unembed(layernorm(x))   (spec.nl:49)
-        logits = F.linear(layernorm(x), self.unembed.weight)
+        logits = self.unembed(layernorm(x))
         state = {"repeat": repeat_states}
         return logits, state
 

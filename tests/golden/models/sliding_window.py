@@ -488,12 +488,12 @@ class Model(nn.Module):
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
         # x[d] = embed(tokens)   (spec.nl:32)
-        x = F.embedding(tokens, self.embed.weight)
+        x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer(x, state["repeat"][str(i)])
         # logits = unembed(rmsnorm(x))   (spec.nl:37)
-        logits = F.linear(rmsnorm(x), self.unembed.weight)
+        logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state
 
@@ -504,12 +504,12 @@ class Model(nn.Module):
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
         # x[d] = embed(tokens)   (spec.nl:32)
-        x = F.embedding(tokens, self.embed.weight)
+        x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer.step(x, state["repeat"][str(i)])
         # logits = unembed(rmsnorm(x))   (spec.nl:37)
-        logits = F.linear(rmsnorm(x), self.unembed.weight)
+        logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state
 

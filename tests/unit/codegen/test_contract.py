@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import nlc
+from nlc import parse as resolve
 from nlc.compiled import Compiled, compile_system
 from nlc.runtime.initial import initial_parameters
-from tests.references.specs import resolve
 from tests.unit.codegen.agree import flat, randomised
 from tests.unit.codegen.test_emitted import SYSTEMS
 

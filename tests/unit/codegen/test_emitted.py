@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from nlc import parse as resolve
 from tests.references import features_chunk, features_memory, features_update
 from tests.references.features import FEATURES
 from tests.references.probes import PROBES
-from tests.references.specs import resolve
 from tests.unit.codegen.agree import agree
 
 SYSTEMS = {name: text for name, (text, _) in FEATURES.items()} | dict(PROBES)

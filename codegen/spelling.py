@@ -1,0 +1,370 @@
+"""How each operation is written with torch: one row of `SPELLING` per operation.
+
+In: a `Lowering`, an expression and the values of its arguments. Out: the value's node, or a number
+where all arguments are numbers.
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+import operator
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from nlc.codegen import library
+from nlc.codegen.lowering import Lowering, batch_of, is_wide, rank_of
+from nlc.codegen.program import Operand, note
+from torch import fx
+
+from nlc.ir.expr import Expr
+from nlc.ir.shape import sizes
+
+COMPARISONS = {
+    "lt": operator.lt, "le": operator.le, "gt": operator.gt,
+    "ge": operator.ge, "eq": operator.eq, "ne": operator.ne,
+}  # fmt: skip
+
+
+Row = Callable[[Lowering, Expr, list[Operand]], Operand]
+
+
+def _unary(function: Callable[..., object], fold: Callable[[float], float]) -> Row:
+    def row(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+        (x,) = args
+        if not isinstance(x, fx.Node):
+            return fold(x)
+        return low.make(expr, function, low.as_number(x))
+
+    return row
+
+
+def _binary(function: Callable[..., object]) -> Row:
+    def row(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+        if not any(isinstance(a, fx.Node) for a in args):
+            return function(*args)
+        return low.make(expr, function, *low.align(args))
+
+    return row
+
+
+def _clamp(method: str, function: Callable[..., object], fold: Callable[..., float]) -> Row:
+    def row(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+        numbers = [a for a in args if not isinstance(a, fx.Node)]
+        if len(numbers) == 2:
+            return fold(*numbers)
+        if numbers:
+            x = next(a for a in args if isinstance(a, fx.Node))
+            return low.method(expr, method, low.as_number(x), numbers[0])
+        return low.make(expr, function, *low.align(args))
+
+    return row
+
+
+def _comparison(function: Callable[..., object]) -> Row:
+    def row(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+        if not any(isinstance(a, fx.Node) for a in args):
+            return float(function(*args))  # type: ignore[arg-type]
+        node = low.make(expr, function, *low.align(args))
+        node.meta["bool"] = True
+        return node
+
+    return row
+
+
+def _pow(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    base, exponent = args
+    if not isinstance(base, fx.Node) and not isinstance(exponent, fx.Node):
+        return float(base**exponent)
+    if exponent == 2.0:
+        return low.method(expr, "square", low.as_number(base))
+    if exponent == 1.0:
+        return base
+    if exponent == -1.0:
+        return low.make(expr, operator.truediv, 1.0, low.as_number(base))
+    if exponent == 0.5:
+        return low.make(expr, torch.sqrt, low.as_number(base))
+    return low.make(expr, torch.pow, *low.align(args))
+
+
+def _where(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    condition, yes, no = args
+    if not isinstance(condition, fx.Node):
+        return yes if condition else no
+    if not condition.meta.get("bool"):
+        zero = low.program.call(operator.ne, condition, 0.0)
+        condition = note(zero, condition.meta["shape"], batch_of(condition))
+    aligned = low.align([condition, yes, no], bools=True)
+    if not any(isinstance(a, fx.Node) for a in (yes, no)):
+        aligned[1] = low.program.call(library.number, yes, low.like)
+        note(aligned[1], (), 0, is_wide(low.like))
+    node = low.make(expr, torch.where, *aligned)
+    return note(node, expr.shape, batch_of(node), is_wide(yes) or is_wide(no))
+
+
+def _axes(expr: Expr) -> int | tuple[int, ...]:
+    axes = tuple(expr.attr("axes")) if expr.has("axes") else (-1,)
+    axes = tuple(a if a < 0 else a - len(expr.args[0].shape) for a in axes)
+    return axes[0] if len(axes) == 1 else axes
+
+
+def _reduction(method: str) -> Row:
+    def row(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+        x = low.as_number(args[0]) if isinstance(args[0], fx.Node) else low.tensor(expr.args[0])
+        axes = _axes(expr)
+        if axes == ():
+            return low.make(expr, torch.abs, x) if method == "norm" else x
+        words = {"keepdim": True} if expr.has("keep") and expr.attr("keep") else {}
+        if method == "norm":
+            return low.make(expr, torch.linalg.vector_norm, x, dim=axes, **words)
+        if method == "logsumexp":
+            return low.make(expr, torch.logsumexp, x, axes, **words)
+        return low.method(expr, method, x, axes, **words)
+
+    return row
+
+
+def _softmax(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    axes = _axes(expr)
+    if axes == ():
+        return low.make(expr, torch.ones_like, args[0])
+    if isinstance(axes, int):
+        return low.make(expr, torch.softmax, args[0], axes)
+    return low.make(expr, library.softmax, args[0], axes)
+
+
+def _normalise(function: Callable[..., object], usual: float) -> Row:
+    def row(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+        axes, words = _axes(expr), {}
+        if axes not in (-1, ()):
+            words["dim"] = axes
+        if expr.has("eps") and expr.attr("eps") != usual:
+            words["eps"] = expr.attr("eps")
+        if axes == ():
+            # one number is an axis of its own
+            alone = low.unsqueeze(args[0], batch_of(args[0]) + rank_of(args[0]))
+            node = low.program.call(function, alone, **words)
+            return low.method(expr, "squeeze", low.mark(node, alone.meta["shape"], alone), -1)
+        return low.make(expr, function, low.as_number(args[0]), **words)
+
+    return row
+
+
+def _dot(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    a, b = low.align(args)
+    product = low.mark(low.program.call(operator.mul, a, b), expr.args[0].shape, a, b)
+    return low.method(expr, "sum", product, -1)
+
+
+def _contraction(function: Callable[..., object], keep: tuple[int, int]) -> Row:
+    def row(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+        return low.make(expr, function, *_same_type(low, low.align(args, keep)))
+
+    return row
+
+
+def _matvec(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    from nlc.codegen.apply import same_type, times
+
+    matrix, x = args
+    assert isinstance(matrix, fx.Node) and isinstance(x, fx.Node)
+    lead = rank_of(matrix) - 2
+    # axes of size 1 that stand in for broadcast ones are left to the plain product
+    plain = sizes(expr.args[0].shape[:-2]) != sizes(expr.args[1].shape[:-1])
+    if batch_of(matrix) < batch_of(x) and rank_of(x) - 1 == lead and not plain:
+        return times(low, matrix, x, lead)
+    if batch_of(matrix) == 0 and lead == 0:
+        return times(low, matrix, x, 0)
+    matrix, x = low.align([matrix, x], (2, 1))
+    matrix, x = same_type(low, matrix, x)
+    return low.mark(low.program.call(library.matvec, matrix, x), expr.shape, matrix, x)
+
+
+def _same_type(low: Lowering, args: list[Operand]) -> list[Operand]:
+    # a product of matrices wants one type: a wide one makes the other wide
+    return [low.widen(a) for a in args] if any(map(is_wide, args)) else args
+
+
+def _reshape(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    (x,) = args
+    last, axes = int(expr.attr("last")), expr.attr("axes")
+    if last > 1:
+        x = low.mark(
+            low.program.method("flatten", x, -last),
+            (*x.meta["shape"][: rank_of(x) - last], *axes[:1]),
+            x,
+        )
+    if last == 0:
+        x = low.unsqueeze(x, batch_of(x) + rank_of(x))
+    if len(axes) == 0:
+        return low.method(expr, "squeeze", x, -1)
+    if len(axes) == 1:
+        return note(x, expr.shape, batch_of(x), is_wide(x)) if last == 1 else x
+    return low.method(expr, "unflatten", x, -1, sizes(axes))
+
+
+def _unsqueeze(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    (x,) = args
+    if not isinstance(x, fx.Node):
+        x = low.tensor(expr.args[0])
+    for place in sorted(a % len(expr.shape) for a in expr.attr("axes")):
+        x = low.unsqueeze(x, batch_of(x) + place)
+    return x
+
+
+def _permute(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    (x,) = args
+    front = batch_of(x)
+    order = (*range(front), *(front + i for i in expr.attr("order")))
+    return low.method(expr, "permute", x, order)
+
+
+def _concat(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    tensors = [
+        low.tensor(a) if not isinstance(v, fx.Node) else v
+        for a, v in zip(expr.args, args, strict=True)
+    ]
+    aligned = low.align(list(tensors), keep=1)
+    return low.make(expr, library.concat, *aligned)
+
+
+def _slice(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    index = (Ellipsis, slice(int(expr.attr("start")), int(expr.attr("stop"))))
+    return low.make(expr, operator.getitem, args[0], index)
+
+
+def _solve(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    vector = bool(expr.attr("vector"))
+    matrix, right = (low.widen(a) for a in low.align(args, (2, 1 if vector else 2)))
+    if not vector:
+        return low.make(expr, torch.linalg.solve, matrix, right)
+    return low.make(expr, library.solve_vector, matrix, right)
+
+
+def _newton_schulz(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    given = expr.attr("coefficients")
+    triples = given if isinstance(given[0], tuple) else (given,)
+    triples = triples[:1] if len(set(triples)) == 1 else triples
+    steps, eps = int(expr.attr("steps")), float(expr.attr("eps"))
+    return low.make(expr, library.newton_schulz, args[0], steps, triples, eps)
+
+
+def _plain(function: Callable[..., object], is_now_wide: bool = False) -> Row:
+    def row(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+        node = low.make(expr, function, *(low.widen(a) if is_now_wide else a for a in args))
+        return node
+
+    return row
+
+
+def _rotate(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    x, angle = low.align(args)
+    node = low.make(expr, library.rotate, x, angle)
+    return note(node, expr.shape, batch_of(node), is_wide(x))
+
+
+def _lookup(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    table, index = args
+    if not index.meta.get("integer"):
+        index = low.mark(low.program.method("long", index), index.meta["shape"], index)
+    return low.make(expr, F.embedding, index, table)
+
+
+def _cross_entropy(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    node = low.make(expr, library.cross_entropy, *args)
+    return note(node, expr.shape, batch_of(node), wide=True)
+
+
+def _stop(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    (x,) = args
+    return low.method(expr, "detach", x) if isinstance(x, fx.Node) else x
+
+
+def _index(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    node = low.program.call(library.index, expr.attr("axis").size, low.like)
+    return note(node, expr.shape, 0, wide=True)
+
+
+def _identity(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    node = low.program.call(library.identity, expr.attr("axis").size, low.like)
+    return note(node, expr.shape, 0, wide=True)
+
+
+def _transpose(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    return low.mark(low.program.call(builtins.getattr, args[0], "mT"), expr.shape, args[0])
+
+
+def _impossible(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    raise AssertionError(f"{expr.op} must not reach the emitter here")
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+SPELLING: dict[str, Row] = {
+    "neg": _unary(operator.neg, lambda x: -x),
+    "exp": _unary(torch.exp, math.exp),
+    "log": _unary(torch.log, math.log),
+    "sqrt": _unary(torch.sqrt, math.sqrt),
+    "abs": _unary(torch.abs, abs),
+    "sign": _unary(torch.sign, lambda x: float((x > 0) - (x < 0))),
+    "sin": _unary(torch.sin, math.sin),
+    "cos": _unary(torch.cos, math.cos),
+    "tanh": _unary(torch.tanh, math.tanh),
+    "sigmoid": _unary(torch.sigmoid, _sigmoid),
+    "silu": _unary(F.silu, lambda x: x * _sigmoid(x)),
+    "gelu": _unary(F.gelu, lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2),
+    "relu": _unary(F.relu, lambda x: max(x, 0.0)),
+    "softplus": _unary(library.softplus, lambda x: math.log1p(math.exp(-abs(x))) + max(x, 0.0)),
+    "erf": _unary(torch.erf, math.erf),
+    "add": _binary(operator.add),
+    "sub": _binary(operator.sub),
+    "mul": _binary(operator.mul),
+    "div": _binary(operator.truediv),
+    "pow": _pow,
+    "maximum": _clamp("clamp_min", torch.maximum, max),
+    "minimum": _clamp("clamp_max", torch.minimum, min),
+    **{name: _comparison(function) for name, function in COMPARISONS.items()},
+    "where": _where,
+    "sum": _reduction("sum"),
+    "mean": _reduction("mean"),
+    "max": _reduction("amax"),
+    "min": _reduction("amin"),
+    "logsumexp": _reduction("logsumexp"),
+    "norm": _reduction("norm"),
+    "softmax": _softmax,
+    "unit": _normalise(library.unit, 1e-12),
+    "rmsnorm": _normalise(library.rmsnorm, 1e-6),
+    "layernorm": _normalise(library.layernorm, 1e-5),
+    "dot": _dot,
+    "matvec": _matvec,
+    "matmul": _contraction(operator.matmul, (2, 2)),
+    "outer": _contraction(library.outer, (1, 1)),
+    "transpose": _transpose,
+    "diag": _plain(torch.diag_embed),
+    "reshape": _reshape,
+    "unsqueeze": _unsqueeze,
+    "permute": _permute,
+    "concat": _concat,
+    "slice": _slice,
+    "solve": _solve,
+    "newton_schulz": _newton_schulz,
+    "eig_values": _plain(library.eig_values, is_now_wide=True),
+    "eig_vectors": _plain(library.eig_vectors, is_now_wide=True),
+    "rotate": _rotate,
+    "lookup": _lookup,
+    "cross_entropy": _cross_entropy,
+    "stop": _stop,
+    "index": _index,
+    "identity": _identity,
+    # leaves and structured operations that `Lowering` or its owner takes over
+    **dict.fromkeys(
+        ["const", "position", "due", "stream", "param", "state", "variable", "let", "grad"],
+        _impossible,
+    ),
+    **dict.fromkeys(["attend", "shift", "conv"], _impossible),
+    # refused before they get here
+    **dict.fromkeys(["window", "route"], _impossible),
+}
