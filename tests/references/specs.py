@@ -35,4 +35,4 @@ def resolve(text: str) -> System:
     from nlc.syntax.parse_text import parse_text
 
     source = Source("<text>", text)
-    return resolve_spec(parse_text(source), source, lambda name: None)
+    return resolve_spec(parse_text(source), source, {})

@@ -462,7 +462,7 @@ class Ffn(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # out = F(x)   (spec.nl:38)
+        # out = F(x)   (spec.nl:39)
         out = self.F(x)
         state = {}
         return out, state
@@ -504,13 +504,13 @@ class ModelRepeat(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:45)
+        # mixer(rmsnorm(x))   (spec.nl:46)
         mixer_out, mixer = self.mixer(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:45)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:46)
         x = x + mixer_out
-        # ffn(rmsnorm(x))   (spec.nl:46)
+        # ffn(rmsnorm(x))   (spec.nl:47)
         ffn_out, ffn = self.ffn(rmsnorm(x), state["ffn"])
-        # x = x + ffn(rmsnorm(x))   (spec.nl:46)
+        # x = x + ffn(rmsnorm(x))   (spec.nl:47)
         x = x + ffn_out
         state = {"mixer": mixer, "ffn": ffn}
         return x, state
@@ -519,13 +519,13 @@ class ModelRepeat(nn.Module):
         """Run one token: x [B, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:45)
+        # mixer(rmsnorm(x))   (spec.nl:46)
         mixer_out, mixer = self.mixer.step(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:45)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:46)
         x = x + mixer_out
-        # ffn(rmsnorm(x))   (spec.nl:46)
+        # ffn(rmsnorm(x))   (spec.nl:47)
         ffn_out, ffn = self.ffn.step(rmsnorm(x), state["ffn"])
-        # x = x + ffn(rmsnorm(x))   (spec.nl:46)
+        # x = x + ffn(rmsnorm(x))   (spec.nl:47)
         x = x + ffn_out
         state = {"mixer": mixer, "ffn": ffn}
         return x, state
@@ -563,12 +563,12 @@ class Model(nn.Module):
         """Run a whole sequence: tokens [B, T]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:43)
+        # x[d] = embed(tokens)   (spec.nl:44)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:48)
+        # logits = unembed(rmsnorm(x))   (spec.nl:49)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state
@@ -579,12 +579,12 @@ class Model(nn.Module):
         """Run one token: tokens [B]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:43)
+        # x[d] = embed(tokens)   (spec.nl:44)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer.step(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:48)
+        # logits = unembed(rmsnorm(x))   (spec.nl:49)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state

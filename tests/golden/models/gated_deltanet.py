@@ -486,7 +486,7 @@ class Ffn(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # out = F(x)   (spec.nl:45)
+        # out = F(x)   (spec.nl:46)
         out = self.F(x)
         state = {}
         return out, state
@@ -528,13 +528,13 @@ class ModelRepeat(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:52)
+        # mixer(rmsnorm(x))   (spec.nl:53)
         mixer_out, mixer = self.mixer(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:52)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:53)
         x = x + mixer_out
-        # ffn(rmsnorm(x))   (spec.nl:53)
+        # ffn(rmsnorm(x))   (spec.nl:54)
         ffn_out, ffn = self.ffn(rmsnorm(x), state["ffn"])
-        # x = x + ffn(rmsnorm(x))   (spec.nl:53)
+        # x = x + ffn(rmsnorm(x))   (spec.nl:54)
         x = x + ffn_out
         state = {"mixer": mixer, "ffn": ffn}
         return x, state
@@ -543,13 +543,13 @@ class ModelRepeat(nn.Module):
         """Run one token: x [B, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:52)
+        # mixer(rmsnorm(x))   (spec.nl:53)
         mixer_out, mixer = self.mixer.step(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:52)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:53)
         x = x + mixer_out
-        # ffn(rmsnorm(x))   (spec.nl:53)
+        # ffn(rmsnorm(x))   (spec.nl:54)
         ffn_out, ffn = self.ffn.step(rmsnorm(x), state["ffn"])
-        # x = x + ffn(rmsnorm(x))   (spec.nl:53)
+        # x = x + ffn(rmsnorm(x))   (spec.nl:54)
         x = x + ffn_out
         state = {"mixer": mixer, "ffn": ffn}
         return x, state
@@ -587,12 +587,12 @@ class Model(nn.Module):
         """Run a whole sequence: tokens [B, T]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:50)
+        # x[d] = embed(tokens)   (spec.nl:51)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:55)
+        # logits = unembed(rmsnorm(x))   (spec.nl:56)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state
@@ -603,12 +603,12 @@ class Model(nn.Module):
         """Run one token: tokens [B]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:50)
+        # x[d] = embed(tokens)   (spec.nl:51)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer.step(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:55)
+        # logits = unembed(rmsnorm(x))   (spec.nl:56)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state

@@ -469,7 +469,7 @@ class Ffn(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # out = F(x)   (spec.nl:19)
+        # out = F(x)   (spec.nl:20)
         out = self.F(x)
         state = {}
         return out, state
@@ -791,21 +791,21 @@ class ModelRepeat(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:26)
+        # mixer(rmsnorm(x))   (spec.nl:27)
         mixer_out, mixer = self.mixer(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:26)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:27)
         x = x + mixer_out
-        # ffn(rmsnorm(x))   (spec.nl:27)
+        # ffn(rmsnorm(x))   (spec.nl:28)
         ffn_out, ffn = self.ffn(rmsnorm(x), state["ffn"])
-        # x = x + ffn(rmsnorm(x))   (spec.nl:27)
+        # x = x + ffn(rmsnorm(x))   (spec.nl:28)
         x = x + ffn_out
-        # attention(rmsnorm(x))   (spec.nl:28)
+        # attention(rmsnorm(x))   (spec.nl:29)
         attention_out, attention = self.attention(rmsnorm(x), state["attention"])
-        # x = x + attention(rmsnorm(x))   (spec.nl:28)
+        # x = x + attention(rmsnorm(x))   (spec.nl:29)
         x = x + attention_out
-        # ffn(rmsnorm(x))   (spec.nl:29)
+        # ffn(rmsnorm(x))   (spec.nl:30)
         ffn_1_out, ffn_1 = self.ffn_1(rmsnorm(x), state["ffn_1"])
-        # x = x + ffn(rmsnorm(x))   (spec.nl:29)
+        # x = x + ffn(rmsnorm(x))   (spec.nl:30)
         x = x + ffn_1_out
         state = {"mixer": mixer, "ffn": ffn, "attention": attention, "ffn_1": ffn_1}
         return x, state
@@ -814,21 +814,21 @@ class ModelRepeat(nn.Module):
         """Run one token: x [B, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:26)
+        # mixer(rmsnorm(x))   (spec.nl:27)
         mixer_out, mixer = self.mixer.step(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:26)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:27)
         x = x + mixer_out
-        # ffn(rmsnorm(x))   (spec.nl:27)
+        # ffn(rmsnorm(x))   (spec.nl:28)
         ffn_out, ffn = self.ffn.step(rmsnorm(x), state["ffn"])
-        # x = x + ffn(rmsnorm(x))   (spec.nl:27)
+        # x = x + ffn(rmsnorm(x))   (spec.nl:28)
         x = x + ffn_out
-        # attention(rmsnorm(x))   (spec.nl:28)
+        # attention(rmsnorm(x))   (spec.nl:29)
         attention_out, attention = self.attention.step(rmsnorm(x), state["attention"])
-        # x = x + attention(rmsnorm(x))   (spec.nl:28)
+        # x = x + attention(rmsnorm(x))   (spec.nl:29)
         x = x + attention_out
-        # ffn(rmsnorm(x))   (spec.nl:29)
+        # ffn(rmsnorm(x))   (spec.nl:30)
         ffn_1_out, ffn_1 = self.ffn_1.step(rmsnorm(x), state["ffn_1"])
-        # x = x + ffn(rmsnorm(x))   (spec.nl:29)
+        # x = x + ffn(rmsnorm(x))   (spec.nl:30)
         x = x + ffn_1_out
         state = {"mixer": mixer, "ffn": ffn, "attention": attention, "ffn_1": ffn_1}
         return x, state
@@ -866,12 +866,12 @@ class Model(nn.Module):
         """Run a whole sequence: tokens [B, T]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:24)
+        # x[d] = embed(tokens)   (spec.nl:25)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:31)
+        # logits = unembed(rmsnorm(x))   (spec.nl:32)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state
@@ -882,12 +882,12 @@ class Model(nn.Module):
         """Run one token: tokens [B]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:24)
+        # x[d] = embed(tokens)   (spec.nl:25)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer.step(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:31)
+        # logits = unembed(rmsnorm(x))   (spec.nl:32)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state

@@ -454,7 +454,7 @@ class Mlp(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # out = F(x)   (spec.nl:40)
+        # out = F(x)   (spec.nl:41)
         out = self.F(x)
         state = {}
         return out, state
@@ -496,13 +496,13 @@ class ModelRepeat(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:49)
+        # mixer(rmsnorm(x))   (spec.nl:50)
         mixer_out, mixer = self.mixer(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:49)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:50)
         x = x + mixer_out
-        # mlp(rmsnorm(x))   (spec.nl:50)
+        # mlp(rmsnorm(x))   (spec.nl:51)
         mlp_out, mlp = self.mlp(rmsnorm(x), state["mlp"])
-        # x = x + mlp(rmsnorm(x))   (spec.nl:50)
+        # x = x + mlp(rmsnorm(x))   (spec.nl:51)
         x = x + mlp_out
         state = {"mixer": mixer, "mlp": mlp}
         return x, state
@@ -511,13 +511,13 @@ class ModelRepeat(nn.Module):
         """Run one token: x [B, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:49)
+        # mixer(rmsnorm(x))   (spec.nl:50)
         mixer_out, mixer = self.mixer.step(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:49)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:50)
         x = x + mixer_out
-        # mlp(rmsnorm(x))   (spec.nl:50)
+        # mlp(rmsnorm(x))   (spec.nl:51)
         mlp_out, mlp = self.mlp.step(rmsnorm(x), state["mlp"])
-        # x = x + mlp(rmsnorm(x))   (spec.nl:50)
+        # x = x + mlp(rmsnorm(x))   (spec.nl:51)
         x = x + mlp_out
         state = {"mixer": mixer, "mlp": mlp}
         return x, state
@@ -557,18 +557,18 @@ class Model(nn.Module):
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
         position = state["position"]
-        # angle = position * 10000^(-index(waves) / waves)   (spec.nl:45)
+        # angle = position * 10000^(-index(waves) / waves)   (spec.nl:46)
         value = positions(position, tokens.shape[1], self.embed.weight).unsqueeze(2)
         angle = value * torch.pow(10000.0, -index(64, self.embed.weight) / 64.0)
-        # x[d] = embed(tokens)   (spec.nl:46)
+        # x[d] = embed(tokens)   (spec.nl:47)
         x = self.embed(tokens)
-        # x = x + concat(sin(angle), cos(angle))   (spec.nl:47)
+        # x = x + concat(sin(angle), cos(angle))   (spec.nl:48)
         x = x + concat(torch.sin(angle), torch.cos(angle))
         x_1 = x.to(self.embed.weight.dtype)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x_1, repeat_states[str(i)] = layer(x_1, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:52)
+        # logits = unembed(rmsnorm(x))   (spec.nl:53)
         logits = self.unembed(rmsnorm(x_1))
         state = {"position": position + tokens.shape[1], "repeat": repeat_states}
         return logits, state
@@ -580,18 +580,18 @@ class Model(nn.Module):
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
         position = state["position"]
-        # angle = position * 10000^(-index(waves) / waves)   (spec.nl:45)
+        # angle = position * 10000^(-index(waves) / waves)   (spec.nl:46)
         value = positions(position, 1, self.embed.weight).squeeze(1).unsqueeze(1)
         angle = value * torch.pow(10000.0, -index(64, self.embed.weight) / 64.0)
-        # x[d] = embed(tokens)   (spec.nl:46)
+        # x[d] = embed(tokens)   (spec.nl:47)
         x = self.embed(tokens)
-        # x = x + concat(sin(angle), cos(angle))   (spec.nl:47)
+        # x = x + concat(sin(angle), cos(angle))   (spec.nl:48)
         x = x + concat(torch.sin(angle), torch.cos(angle))
         x_1 = x.to(self.embed.weight.dtype)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x_1, repeat_states[str(i)] = layer.step(x_1, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:52)
+        # logits = unembed(rmsnorm(x))   (spec.nl:53)
         logits = self.unembed(rmsnorm(x_1))
         state = {"position": position + 1, "repeat": repeat_states}
         return logits, state

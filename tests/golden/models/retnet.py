@@ -432,7 +432,7 @@ class Ffn(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # out = F(x)   (spec.nl:39)
+        # out = F(x)   (spec.nl:40)
         out = self.F(x)
         state = {}
         return out, state
@@ -474,13 +474,13 @@ class ModelRepeat(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # retention(layernorm(x))   (spec.nl:46)
+        # retention(layernorm(x))   (spec.nl:47)
         retention_out, retention = self.retention(layernorm(x), state["retention"])
-        # x = x + retention(layernorm(x))   (spec.nl:46)
+        # x = x + retention(layernorm(x))   (spec.nl:47)
         x = x + retention_out
-        # ffn(layernorm(x))   (spec.nl:47)
+        # ffn(layernorm(x))   (spec.nl:48)
         ffn_out, ffn = self.ffn(layernorm(x), state["ffn"])
-        # x = x + ffn(layernorm(x))   (spec.nl:47)
+        # x = x + ffn(layernorm(x))   (spec.nl:48)
         x = x + ffn_out
         state = {"retention": retention, "ffn": ffn}
         return x, state
@@ -489,13 +489,13 @@ class ModelRepeat(nn.Module):
         """Run one token: x [B, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # retention(layernorm(x))   (spec.nl:46)
+        # retention(layernorm(x))   (spec.nl:47)
         retention_out, retention = self.retention.step(layernorm(x), state["retention"])
-        # x = x + retention(layernorm(x))   (spec.nl:46)
+        # x = x + retention(layernorm(x))   (spec.nl:47)
         x = x + retention_out
-        # ffn(layernorm(x))   (spec.nl:47)
+        # ffn(layernorm(x))   (spec.nl:48)
         ffn_out, ffn = self.ffn.step(layernorm(x), state["ffn"])
-        # x = x + ffn(layernorm(x))   (spec.nl:47)
+        # x = x + ffn(layernorm(x))   (spec.nl:48)
         x = x + ffn_out
         state = {"retention": retention, "ffn": ffn}
         return x, state
@@ -533,12 +533,12 @@ class Model(nn.Module):
         """Run a whole sequence: tokens [B, T]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:44)
+        # x[d] = embed(tokens)   (spec.nl:45)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer(x, state["repeat"][str(i)])
-        # logits = unembed(layernorm(x))   (spec.nl:49)
+        # logits = unembed(layernorm(x))   (spec.nl:50)
         logits = self.unembed(layernorm(x))
         state = {"repeat": repeat_states}
         return logits, state
@@ -549,12 +549,12 @@ class Model(nn.Module):
         """Run one token: tokens [B]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:44)
+        # x[d] = embed(tokens)   (spec.nl:45)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer.step(x, state["repeat"][str(i)])
-        # logits = unembed(layernorm(x))   (spec.nl:49)
+        # logits = unembed(layernorm(x))   (spec.nl:50)
         logits = self.unembed(layernorm(x))
         state = {"repeat": repeat_states}
         return logits, state

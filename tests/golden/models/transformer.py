@@ -386,7 +386,7 @@ class Ffn(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # out = F(x)   (spec.nl:28)
+        # out = F(x)   (spec.nl:29)
         out = self.F(x)
         state = {}
         return out, state
@@ -428,13 +428,13 @@ class ModelRepeat(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # attention(rmsnorm(x))   (spec.nl:35)
+        # attention(rmsnorm(x))   (spec.nl:36)
         attention_out, attention = self.attention(rmsnorm(x), state["attention"])
-        # x = x + attention(rmsnorm(x))   (spec.nl:35)
+        # x = x + attention(rmsnorm(x))   (spec.nl:36)
         x = x + attention_out
-        # ffn(rmsnorm(x))   (spec.nl:36)
+        # ffn(rmsnorm(x))   (spec.nl:37)
         ffn_out, ffn = self.ffn(rmsnorm(x), state["ffn"])
-        # x = x + ffn(rmsnorm(x))   (spec.nl:36)
+        # x = x + ffn(rmsnorm(x))   (spec.nl:37)
         x = x + ffn_out
         state = {"attention": attention, "ffn": ffn}
         return x, state
@@ -443,13 +443,13 @@ class ModelRepeat(nn.Module):
         """Run one token: x [B, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # attention(rmsnorm(x))   (spec.nl:35)
+        # attention(rmsnorm(x))   (spec.nl:36)
         attention_out, attention = self.attention.step(rmsnorm(x), state["attention"])
-        # x = x + attention(rmsnorm(x))   (spec.nl:35)
+        # x = x + attention(rmsnorm(x))   (spec.nl:36)
         x = x + attention_out
-        # ffn(rmsnorm(x))   (spec.nl:36)
+        # ffn(rmsnorm(x))   (spec.nl:37)
         ffn_out, ffn = self.ffn.step(rmsnorm(x), state["ffn"])
-        # x = x + ffn(rmsnorm(x))   (spec.nl:36)
+        # x = x + ffn(rmsnorm(x))   (spec.nl:37)
         x = x + ffn_out
         state = {"attention": attention, "ffn": ffn}
         return x, state
@@ -487,12 +487,12 @@ class Model(nn.Module):
         """Run a whole sequence: tokens [B, T]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:33)
+        # x[d] = embed(tokens)   (spec.nl:34)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:38)
+        # logits = unembed(rmsnorm(x))   (spec.nl:39)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state
@@ -503,12 +503,12 @@ class Model(nn.Module):
         """Run one token: tokens [B]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:33)
+        # x[d] = embed(tokens)   (spec.nl:34)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer.step(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:38)
+        # logits = unembed(rmsnorm(x))   (spec.nl:39)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state
