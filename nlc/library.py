@@ -9,6 +9,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+from nlc.source import Source
 from nlc.syntax import tree
 from nlc.syntax.read import parse_source, read_source
 
@@ -23,5 +24,8 @@ def library_folder() -> Path:
 @cache
 def shipped_rules() -> dict[str, tree.Rule]:
     """The rules of the library, by name."""
-    source, form = read_source(library_folder() / f"{RULES}.nl")
+    file = library_folder() / f"{RULES}.nl"
+    source, form = read_source(file)
+    # where nlc is installed is no part of what a message says
+    source = Source(f"<library>/{file.name}", source.text)
     return {rule.name: rule for rule in parse_source(source, form).rules}
