@@ -202,11 +202,15 @@ class UnitWriter:
             elif own.initial.kind == "expr":
                 program = Program()
                 target = note(program.attribute(own.name), own.shape, 0)
-                scope = Scope(self.unit, program, 0, target)
+                # in double precision: what is drawn is as exact as the parameter's type allows
+                exact = note(program.method("double", target), own.shape, 0, wide=True)
+                scope = Scope(self.unit, program, 0, exact)
                 value = scope.low.tensor(own.initial.expr)
                 program.finish((value,))
                 printer = Printer(program, out, Names(reserved()), self.used)
                 printer.run()
+                # inside `no_grad`, and on a line of its own where the call is split
+                printer.settle(value, out.room - 9)
                 self.copied(out, own.name, printer.operand(value))
             else:
                 draw_tensors(out, [own], self.used)

@@ -3,7 +3,7 @@
 In: a system as it was resolved. Out: the same system whose updates hold no `grad`, and no `apply`
 of the memory that moves; the statements' `let`s are those of the new expressions. Applications of
 weights and of other memories, and reads at the chunk's start, stay as they are: they are needed
-once per token and known before the update.
+once per token and known before the update. Initial values of weights are in their simple form too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nlc.ir.expr import Expr, Graph
-from nlc.ir.system import Assignment, Memory, Statement, System
+from nlc.ir.system import Assignment, Memory, Part, Statement, System, Weight
 from nlc.passes.differentiate import differentiate
 from nlc.passes.lower import lower
 from nlc.passes.simplify import simplify
@@ -22,11 +22,25 @@ def explicit(system: System) -> System:
     blocks = tuple(
         replace(
             block,
+            weights=tuple(_simple_start(system.graph_of, weight) for weight in block.weights),
             memories=tuple(explicit_memory(system.graph_of, memory) for memory in block.memories),
         )
         for block in system.blocks
     )
     return replace(system, blocks=blocks)
+
+
+def _simple_start(graph: Graph, weight: Weight) -> Weight:
+    """Simplify the initial values of some weights."""
+
+    def simple(part: Part) -> Part:
+        if part.initial.expr is None:
+            return part
+        (value,) = simplify(graph, [part.initial.expr])
+        return replace(part, initial=replace(part.initial, expr=value))
+
+    parts = tuple(simple(part) for part in weight.map.parts)
+    return replace(weight, map=replace(weight.map, parts=parts))
 
 
 def explicit_memory(graph: Graph, memory: Memory) -> Memory:

@@ -557,7 +557,7 @@ class Mixer(nn.Module):
         self.conv_k.reset_parameters()
         self.conv_v.reset_parameters()
         with torch.no_grad():
-            self.A.copy_(torch.log(1.0 + index(4, self.A)))
+            self.A.copy_(torch.log(1.0 + index(4, self.A.double())))
         nn.init.constant_(self.b, -4.0)
         nn.init.ones_(self.gain)
 

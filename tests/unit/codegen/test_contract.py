@@ -145,6 +145,26 @@ def test_a_written_package_runs_alone(tmp_path: Path) -> None:
     assert (folder / "notes.txt").read_text() == "mine"
 
 
+def test_computed_initial_values_are_exact_in_the_type_of_the_parameter() -> None:
+    text = """system starts
+dims { d = 24, heads = 4, d_k = 6 }
+level slow every 1 step
+block b(x[d]) -> out[d] {
+  weights mu : vector(d) init 1 - (index(d) / d)^0.45
+  weights w0 : vector(heads, d_k) init -5.5 +
+  6 * (split(index(d), heads, d_k) / (d - 1))^1.81 +
+  2.5 * (2 * index(d_k) / (d_k - 1) - 1) * abs(2 * index(d_k) / (d_k - 1) - 1)
+  weights W : linear(d -> d) init outer(mu, mu) / 3
+  out = W(x) * mu + flat(w0)
+}
+"""
+    compiled = compile_system(resolve(text))
+    wanted = initial_parameters(compiled.system, "b")
+    for path, value in compiled.block("b").named_parameters():
+        assert torch.equal(value.detach(), wanted[path]), path
+    assert max(map(len, compiled.source.splitlines())) <= 100
+
+
 def test_levels_of_steps_train_at_their_own_period() -> None:
     text = """
 system two
