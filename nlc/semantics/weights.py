@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nlc.ir.expr import Expr
 from nlc.ir.shape import show
-from nlc.ir.system import Map, Weight
+from nlc.ir.system import Initial, Map, Part, Weight
+from nlc.semantics.axes import align, embeddings
 from nlc.semantics.context import Bad, Context
 from nlc.semantics.initials import resolve_initial
 from nlc.semantics.maps import resolve_map
@@ -82,16 +84,23 @@ def _weights_init(block: BlockResolver, map: Map, written: tree.Expr | tree.From
     if written is None or (isinstance(written, tree.Name) and written.id == "learned"):
         return map
     initial = resolve_initial(block, written)
-    if initial.expr is not None:
-        have = [axis.size for axis in initial.expr.shape]
-        for part in map.parts:
-            want = [axis.size for axis in part.shape]
-            if len(map.parts) > 1 or have not in (want, []):
-                block.context.fail(
-                    "NL0510", "the initial value does not fit the weights", written.span,
-                    f"this is {show(initial.expr.shape)}", f"they are {show(part.shape)}",
-                )  # fmt: skip
-    return replace(map, parts=tuple(replace(p, initial=initial) for p in map.parts))
+    if initial.expr is None:
+        return replace(map, parts=tuple(replace(p, initial=initial) for p in map.parts))
+    return replace(
+        map, parts=tuple(replace(p, initial=_fit(block, map, p, initial.expr)) for p in map.parts)
+    )
+
+
+def _fit(block: BlockResolver, map: Map, part: Part, expr: Expr) -> Initial:
+    """Bring an initial value to a part's axes; those that it has not are alike."""
+    same = [axis.size for axis in expr.shape] in ([axis.size for axis in part.shape], [])
+    if len(map.parts) > 1 or not (same or len(embeddings(expr.shape, part.shape)) == 1):
+        block.context.fail(
+            "NL0510", "the initial value does not fit the weights", expr.span,
+            f"this is {show(expr.shape)}", f"they are {show(part.shape)}",
+        )  # fmt: skip
+    aligned = expr if same else align(block.context, expr, (), part.shape, ())
+    return Initial("expr", expr=aligned)
 
 
 def _weights_level(block: BlockResolver, written: tree.Weights) -> str:
