@@ -6,58 +6,17 @@ states are nested by instance and hold every memory (convolutions and counters a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tests.references import cores, titans
-from tests.references.layers import (
-    conv,
-    heads,
-    layernorm,
-    linear,
-    rmsnorm,
-    rope,
-    silu,
-    unit,
-    within,
-)
+from tests.references import cores, library_affine, titans
+from tests.references.layers import layernorm, linear, rmsnorm, rope, silu, unit, within
+from tests.references.mixers import Dims, Mixed, Mixer, P, glu, mlp, out, short, split, state
 
-P = dict[str, Tensor]
-Dims = Mapping[str, int]
-Mixed = tuple[Tensor, dict[str, Any]]
-Mixer = Callable[[P, Tensor, Dims], Mixed]
 Norm = Callable[[Tensor], Tensor]
-
-
-def state(x: Tensor, dims: Dims) -> Tensor:
-    """An empty matrix for each row and head."""
-    return torch.zeros(x.shape[0], dims["heads"], dims["d_v"], dims["d_k"], dtype=x.dtype)
-
-
-def split(p: P, name: str, x: Tensor, dims: Dims) -> Tensor:
-    """W x, [B, T, heads, ...]."""
-    return heads(linear(p, name, x), dims["heads"])
-
-
-def short(p: P, of: str, x: Tensor, dims: Dims) -> Tensor:
-    """silu of the short convolution of a projection, by heads."""
-    return heads(silu(conv(p, f"conv_{of}", linear(p, f"W_{of}", x))), dims["heads"])
-
-
-def out(p: P, y: Tensor) -> Tensor:
-    return linear(p, "W_o", y.flatten(-2))
-
-
-def glu(p: P, x: Tensor) -> Tensor:
-    gate, up, down = p["F.gate"], p["F.up"], p["F.down"]
-    return (silu(x @ gate.mT) * (x @ up.mT)) @ down.mT
-
-
-def mlp(p: P, x: Tensor) -> Tensor:
-    return titans.gelu(x @ p["F.layer1.weight"].mT) @ p["F.layer2.weight"].mT
 
 
 # ---- mixers --------------------------------------------------------------------------------------
@@ -136,6 +95,7 @@ def stack(
     *layers: tuple[str, Mixer | Callable[[P, Tensor], Tensor]],
     passes: int = 4,
     norm: Norm = rmsnorm,
+    unembed: str = "unembed",
     begin: Callable[[Tensor, Dims], Tensor] = lambda x, dims: x,
 ) -> Callable[[P, Tensor, Dims], Mixed]:
     """x = x + layer(norm(x)) for each layer in turn, `passes` times over."""
@@ -156,7 +116,7 @@ def stack(
         if "waves" in dims:
             # a model that knows positions counts its tokens
             state["position"] = tokens.shape[1]
-        return linear(p, "unembed", norm(x)), state
+        return linear(p, unembed, norm(x)), state
 
     return model
 
@@ -172,4 +132,12 @@ MODELS: dict[str, Callable[[P, Tensor, Dims], Mixed]] = {
         ("mixer", gated_deltanet), ("ffn", glu), ("attention", attention), ("ffn_1", glu), passes=2
     ),
     "titans_lmm": stack(("mixer", titans_lmm)),
+    "gla": stack(("mixer", library_affine.gla), ("ffn", glu)),
+    "mamba2": stack(("mixer", library_affine.mamba2), unembed="embed"),
+    "kda": stack(("mixer", library_affine.kda), ("ffn", glu)),
+    "gdn2": stack(("mixer", library_affine.gdn2), ("ffn", glu)),
+    "comba": stack(("mixer", library_affine.comba), ("ffn", glu)),
+    "gated_deltaproduct": stack(("mixer", library_affine.gated_deltaproduct), ("ffn", glu)),
+    "longhorn": stack(("mixer", library_affine.longhorn), unembed="embed"),
+    "gated_oja": stack(("mixer", library_affine.gated_oja), ("ffn", glu)),
 }

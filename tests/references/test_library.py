@@ -17,10 +17,11 @@ from nlc.runtime.reference import Reference
 from tests.references.compare import close, draw_parameters, gradients, leaves, project, same_state
 from tests.references.layers import cross_entropy
 from tests.references.library import MODELS
+from tests.unit.codegen.agree import agree
 
 SPECS = Path(str(files("nlc.specs")))
 # small sizes, all different; the rest is as shipped
-SMALL = {"d": 8, "heads": 2, "d_k": 4, "d_v": 6, "hidden": 10, "window": 3, "waves": 4}
+SMALL = {"d": 8, "heads": 2, "d_k": 4, "d_v": 6, "hidden": 10, "window": 3, "waves": 4, "rank": 3}
 CHUNK = 3
 
 
@@ -86,6 +87,31 @@ def test_emitted_modules_draw_the_same_initial_values(name: str) -> None:
     assert set(drawn) == set(wanted)
     for path, value in wanted.items():
         assert torch.equal(drawn[path].detach(), value), path
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_emitted_blocks_agree_with_the_interpreter_at_any_cut(name: str) -> None:
+    system = small(name)
+    for block in system.blocks:
+        if block.memories:
+            agree(system, block.name, tokens=7)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_parameter_learns_in_a_step_of_training(name: str) -> None:
+    compiled = nlc.compile(small(name))
+    torch.manual_seed(5)
+    model = compiled.model()
+    optimizer = compiled.optimizer(model)
+    before = {path: value.detach().clone() for path, value in model.named_parameters()}
+    logits, _ = model(draw_tokens(7))
+    loss = model.loss(logits, draw_tokens(7, 4))
+    loss.backward()
+    optimizer.step()
+    assert bool(loss.isfinite())
+    for path, value in model.named_parameters():
+        assert value.grad is not None and bool(value.grad.abs().sum() > 0), path
+        assert bool(value.isfinite().all()) and not torch.equal(value, before[path]), path
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
