@@ -1,13 +1,20 @@
-"""Write the generated pages of docs/: `docs/errors.md`, from the catalogue of codes.
+"""Write what is generated in docs/: the page of codes, and the pictures of the systems' pages.
 
-`python docs/generate.py` writes; a test compares what it would write with what is there.
+`errors.md` comes from the catalogue; `systems/pictures/NAME.svg` is the level score of the shipped
+spec NAME, for each that a page shows. `python docs/generate.py` writes; a test compares what it
+would write with what is there.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import nlc
 from nlc.errors import Entry, catalogue
+from nlc.view import as_svg
+
+DOCS = Path(__file__).parent
 
 RANGES = {
     "NL01": "Syntax and files",
@@ -55,7 +62,23 @@ def _section(entry: Entry) -> list[str]:
     ]
 
 
+def pictures() -> dict[Path, str]:
+    """Return the level score of every shipped spec that a page of a system shows."""
+    found: dict[Path, str] = {}
+    for page in sorted((DOCS / "systems").glob("*.md")):
+        for name in re.findall(r"\(pictures/(\w+)\.svg\)", page.read_text("utf-8")):
+            system = nlc.load(DOCS.parent / "specs" / f"{name}.nl")
+            found[DOCS / "systems" / "pictures" / f"{name}.svg"] = as_svg(system)
+    return found
+
+
+def generated() -> dict[Path, str]:
+    """Return everything that is generated, by its file."""
+    return {DOCS / "errors.md": errors_page(), **pictures()}
+
+
 if __name__ == "__main__":
-    page = Path(__file__).parent / "errors.md"
-    page.write_text(errors_page(), encoding="utf-8", newline="\n")
-    print(f"wrote {page}")
+    for path, text in generated().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")
+        print(f"wrote {path}")

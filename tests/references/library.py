@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.references import cores, library_affine, titans
+from tests.references import cores, library_affine, rwkv7, titans
 from tests.references.layers import layernorm, linear, rmsnorm, rope, silu, unit, within
 from tests.references.mixers import Dims, Mixed, Mixer, P, glu, mlp, out, short, split, state
 
@@ -140,4 +140,5 @@ MODELS: dict[str, Callable[[P, Tensor, Dims], Mixed]] = {
     "gated_deltaproduct": stack(("mixer", library_affine.gated_deltaproduct), ("ffn", glu)),
     "longhorn": stack(("mixer", library_affine.longhorn), unembed="embed"),
     "gated_oja": stack(("mixer", library_affine.gated_oja), ("ffn", glu)),
+    "rwkv7": rwkv7.model,
 }

@@ -141,3 +141,24 @@ def test_gated_delta_rule_is_flas(length: int, form: str) -> None:
 
     update = "M = a * M; M = M - beta * grad(at = M)"
     compare(core(L2, update, ", beta[heads], a[heads]"), streams(length), theirs)
+
+
+@pytest.mark.parametrize("form", ["dplr_recurrence", "dplr_chunkwise"])
+@pytest.mark.parametrize("length", [32, 64])
+def test_rwkv7_is_flas_diagonal_plus_low_rank(length: int, form: str) -> None:
+    """Removal key and write key are one here, as in fla's own tests; w has a number per channel."""
+
+    def theirs(
+        q: Tensor, k: Tensor, v: Tensor, w: Tensor, a: Tensor, S: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        recurrence = getattr(naive("generalized_delta_rule/dplr"), form)
+        given = swap(q * K**0.5, k, v, -k, k * a, w.log())
+        out, last = recurrence(*given, initial_state=S)
+        return out.transpose(1, 2), last
+
+    q, k, v, *_ = streams(length)
+    w = (0.6 + 0.4 * draw(B, length, H, K, seed=8).sigmoid()).requires_grad_()
+    a = draw(B, length, H, K, seed=9).sigmoid().requires_grad_()
+    update = "M = M @ (diag(w) - outer(k, a * k)) + outer(v, k)"
+    block = core(L2, update, ", w[heads, d_k], a[heads, d_k]")
+    compare(block, [q, k, v, w, a], theirs)

@@ -17,19 +17,22 @@ from nlc.runtime.reference import Reference
 from tests.references.compare import close, draw_parameters, gradients, leaves, project, same_state
 from tests.references.layers import cross_entropy
 from tests.references.library import MODELS
-from tests.unit.codegen.agree import agree
+from tests.unit.codegen.agree import agree, randomised
 
 SPECS = Path(str(files("nlc.specs")))
 # small sizes, all different; the rest is as shipped
-SMALL = {"d": 8, "heads": 2, "d_k": 4, "d_v": 6, "hidden": 10, "window": 3, "waves": 4, "rank": 3}
+SMALL = {"d": 8, "heads": 2, "d_k": 4, "d_v": 6, "hidden": 10, "window": 3, "waves": 4}
+SMALL |= {"rank": 3, "gate": 5}
 CHUNK = 3
+# what has no effect: the first layer of RWKV-7 has its own value where others have the first one's
+IDLE = {"rwkv7": ("repeat.0.time_mix.v0", "repeat.0.time_mix.v1", "repeat.0.time_mix.v2")}
 
 
 @cache
 def small(name: str) -> System:
     path = SPECS / f"{name}.nl"
     shipped = nlc.load(path)
-    changes: dict[str, int] = {f"dims.{d}": SMALL[d] for d, _ in shipped.dims}
+    changes: dict[str, int] = {f"dims.{d}": SMALL[d] for d, _ in shipped.dims if d in SMALL}
     changes |= {f"levels.{v.name}.chunk": CHUNK for v in shipped.levels if v.chunk > 1}
     return nlc.load(path, set=changes)
 
@@ -90,18 +93,17 @@ def test_emitted_modules_draw_the_same_initial_values(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_emitted_blocks_agree_with_the_interpreter_at_any_cut(name: str) -> None:
+def test_every_emitted_block_agrees_with_the_interpreter_at_any_cut(name: str) -> None:
     system = small(name)
     for block in system.blocks:
-        if block.memories:
-            agree(system, block.name, tokens=7)
+        agree(system, block.name, tokens=7)
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_parameter_learns_in_a_step_of_training(name: str) -> None:
+    """Away from the initial values: maps that begin at zero hide what lies behind them."""
     compiled = nlc.compile(small(name))
-    torch.manual_seed(5)
-    model = compiled.model()
+    model = randomised(compiled.model())
     optimizer = compiled.optimizer(model)
     before = {path: value.detach().clone() for path, value in model.named_parameters()}
     logits, _ = model(draw_tokens(7))
@@ -110,8 +112,10 @@ def test_every_parameter_learns_in_a_step_of_training(name: str) -> None:
     optimizer.step()
     assert bool(loss.isfinite())
     for path, value in model.named_parameters():
-        assert value.grad is not None and bool(value.grad.abs().sum() > 0), path
-        assert bool(value.isfinite().all()) and not torch.equal(value, before[path]), path
+        assert value.grad is not None and bool(value.isfinite().all()), path
+        idle = path.startswith(IDLE.get(name, ()))
+        assert bool(value.grad.abs().sum() > 0) is not idle, path
+        assert idle or not torch.equal(value, before[path]), path
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
