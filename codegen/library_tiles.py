@@ -1,38 +1,45 @@
 """Affine memories over many tokens at once; the functions a module uses are copied into it.
 
-A state M [d_v, d_k] that moves by M_t = g_t M_{t-1} + e_t b_t^T, with writes
-e_t = M_{t-1} p_t + u_t, is solved in tiles of C tokens. With F(t, i) = g_{i+1} ... g_t in a tile:
+States M_1 .. M_n [d_v, d_k] move token by token, with gates D, numbers or one for each channel:
 
-    A[t, i] = F(t-1, i) <b_i, p_t>  for i < t,    E = (I - A)^-1 (U + F(t-1, 0) p_t M_0^T)
-    M_C = F(C, 0) M_0 + sum_i F(C, i) e_i b_i^T
-    y_t = F(t, 0) M_0 q_t + sum_{i<=t} F(t, i) <b_i, q_t> e_i
+    e_r = sum_j M_j p_rj + u_r,    M_j <- sum_l M_l D_lj + sum_r e_r b_rj^T
 
-Products of gates run forward and nothing is divided, so a gate of 0 is exact.
+They are solved in tiles of C tokens. With F(t, i) = D_{i+1} ... D_t in a tile, for one state:
 
-In: p, b [B, T, *lead, d_k], u [B, T, *lead, d_v], g [B, T, *lead], M [B, *lead, d_v, d_k]. Out:
-`Tiles`, from which any token's state can be read, and the state after the last token.
+    A[t, i] = <F(t-1, i) b_i, p_t>  for i < t,    E = (I - A)^-1 (U + F(t-1, 0) p_t M_0^T)
+    M_C = F(C, 0) M_0 + sum_i e_i (F(C, i) b_i)^T
+    y_t = M_0 F(t, 0) q_t + sum_{i<=t} <F(t, i) b_i, q_t> e_i
+
+In: p, b [B, T, *lead, d_k], u [B, T, *lead, d_v], numbers [B, T, *lead], M [B, *lead, d_v, d_k]. Out:
+`Tiles`, from which any token's states can be read, and the states after the last token. How the
+gates enter stands in `library_gates`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
+class Write(NamedTuple):
+    """One outer product for each token: e b^T with e = sum M_j p + u + sum c e_s."""
+
+    p: list[tuple[Tensor, int]]  # what state j is read with
+    u: Tensor | None
+    b: list[tuple[Tensor, tuple[int, ...]]]  # along which it goes, and into which states
+    c: list[tuple[Tensor, int]] = []  # how much of the same token's write s it sees
+
+
 class Tiles(NamedTuple):
-    """A memory's course over a sequence; N tiles of C tokens, H copies.
+    """A memory's course over a sequence; N tiles of C tokens, H copies, n states."""
 
-    Token t of a tile has M_t = since[t] M_0 + sum_{i<=t} products[t, i] writes[i] keys[i]^T.
-    """
-
-    keys: Tensor  # b [B, N, H, C, d_k]
-    writes: Tensor  # e [B, N, H, C, d_v]
-    products: Tensor  # F(t, i) [B, N, H, C, C] or [C, C], 0 above the diagonal
-    since: Tensor  # F(t, 0) [B, N, H, C]
-    starts: Tensor  # M_0 of each tile [B, N, H, d_v, d_k]
+    gates: Any  # products of gates from token to token
+    writes: list[Tensor]  # e of each write [B, N, H, C, d_v]
+    keys: list[list[tuple[Tensor, tuple[int, ...]]]]  # b of each write [B, N, H, C, d_k]
+    starts: Tensor  # the states before each tile, side by side [B, N, H, d_v, n * d_k]
     tokens: int
     lead: tuple[int, ...]
     origin: Tensor | None = None  # the state before the chunk, as it is
@@ -71,113 +78,195 @@ def untiled(x: Tensor, tokens: int, lead: tuple[int, ...]) -> Tensor:
     return x.reshape(*x.shape[:2], *lead, *x.shape[3:])
 
 
-def gate_products(gates: Tensor) -> tuple[Tensor, Tensor]:
-    """F(t, i) and F(t, 0) of gates [..., C]; F(t, i) is 0 for i > t."""
-    size = gates.shape[-1]
-    below = torch.ones(size, size, dtype=torch.bool, device=gates.device).tril(-1)
-    products = torch.where(below, gates.unsqueeze(-1), 1.0).cumprod(-2).tril()
-    return products, gates.cumprod(-1)
-
-
-def before(products: Tensor, since: Tensor) -> tuple[Tensor, Tensor]:
-    """F(t-1, i) and F(t-1, 0): as the token before saw the tile."""
-    return F.pad(products, (0, 0, 1, -1)), F.pad(since, (1, -1), value=1.0)
-
-
 def solve_tiles(
-    p: Tensor | None, u: Tensor | None, b: Tensor, g: Tensor | None, M: Tensor, tile: int
-) -> tuple[Tiles, Tensor]:
-    """Solve M_t = g M_{t-1} + (M_{t-1} p + u) b^T; p, u None: 0, g None: 1."""
-    lead, (d_v, d_k) = tuple(M.shape[1:-2]), M.shape[-2:]
-    p, u, b = (x if x is None or x.ndim else x.unsqueeze(0) for x in (p, u, b))
-    fronts = [x.shape[:-1] for x in (p, u, b) if x is not None]
-    fronts += [g.shape] if g is not None else []
+    writes: list[Write], kind: type, gates: list[list[Tensor | None]], states: list[Tensor], tile: int
+) -> tuple[Any, ...]:
+    """Solve the writes of all tokens; `gates[l][j]` is D_lj, None 0. The course, and the states."""
+    M, (d_v, d_k), lead = states[0], states[0].shape[-2:], tuple(states[0].shape[1:-2])
+    fronts = [x.shape[:-1] for w in writes for x in (*(x for x, _ in w.p), *(x for x, _ in w.b))]
+    fronts += [w.u.shape[:-1] for w in writes if w.u is not None]
+    fronts += [x.shape for w in writes for x, _ in w.c]
+    fronts += [g.shape[: g.ndim - kind.axes] for row in gates for g in row if isinstance(g, Tensor)]
     front = tuple(torch.broadcast_shapes(*fronts, (M.shape[0], 1, *lead)))
-    M = M.reshape(M.shape[0], -1, d_v, d_k)
-    b = tiled(b.to(M.dtype), front, d_k, tile)
-    if g is None:
-        since, products = b.new_ones(*b.shape[:3], tile), b.new_ones(tile, tile).tril()
+    M = torch.cat([Z.reshape(Z.shape[0], -1, d_v, d_k) for Z in states], -1)
+    D = kind(gates, front, tile, M)
+
+    def cut(x: Tensor, d: int) -> Tensor:
+        return tiled(x.to(M.dtype), front, d, tile)
+
+    keys = [[(D.keys(cut(b, d_k)), into) for b, into in w.b] for w in writes]
+    E = [M.new_zeros(()) if w.u is None else cut(w.u, d_v) for w in writes]
+    open_writes = [r for r, w in enumerate(writes) if w.p or w.c]
+    known = [r for r in range(len(writes)) if r not in open_writes]
+    # what the known writes leave in the states at the end of each tile
+    add = sum(E[s].mT @ D.left(keys[s]) for s in known) if known else None
+    if not open_writes:
+        starts, M = scan_known(add, D.whole(), M)
     else:
-        gates = tiled(g.to(M.dtype).unsqueeze(-1), front, 1, tile, fill=1.0).squeeze(-1)
-        products, since = gate_products(gates)
-    to_end = products[..., -1, :, None] * b  # F(C, i) b_i
-    decay = since[..., -1, None, None]
-    X = b.new_zeros(*b.shape[:-1], d_v) if u is None else tiled(u.to(M.dtype), front, d_v, tile)
-    if p is None:
-        writes, starts, M = scan_known(X, to_end, decay, M)
-    else:
-        # E = X + Y M_0^T: what of the writes is known, and what hangs on the tile's first state
-        p = tiled(p.to(M.dtype), front, d_k, tile)
-        products_before, since_before = before(products, since)
-        inverse = UnitLowerInverse.apply(products_before * (p @ b.mT))
-        Y = inverse @ (since_before.unsqueeze(-1) * p)
-        writes, starts, M = TileScan.apply(inverse @ X, Y, to_end, decay, M)
-    path = Tiles(b, writes, products, since, starts, front[1], lead)
-    return path, M.reshape(M.shape[0], *lead, d_v, d_k)
+        reads = {r: [(cut(p, d_k), j) for p, j in writes[r].p] for r in open_writes}
+        seen = {r: dict((s, cut(c.unsqueeze(-1), 1)) for c, s in writes[r].c) for r in open_writes}
+        A = [[reach(D, reads[r], keys[s], seen[r].get(s)) for s in open_writes] for r in open_writes]
+        X = []
+        for r in open_writes:
+            x = E[r].expand(*keys[r][0][0].shape[:-1], d_v)
+            for s in known:
+                x = x + reach(D, reads[r], keys[s], seen[r].get(s)) @ E[s]
+            X.append(x)
+        # E = X + Y M_0^T: what of the writes is known, and what hangs on the tile's first states
+        inverse = UnitLowerInverse.apply(woven_square(A))
+        Y = inverse @ woven([D.asked(reads[r], late=False) for r in open_writes])
+        left = woven([D.left(keys[r]) for r in open_writes])
+        solved, starts, M = TileScan.apply(inverse @ woven(X), Y, left, D.whole(), add, M)
+        for place, r in enumerate(open_writes):
+            E[r] = solved[..., place :: len(open_writes), :]
+    path = Tiles(D, E, keys, starts, front[1], lead)
+    return path, *(Z.reshape(Z.shape[0], *lead, d_v, d_k) for Z in M.split(d_k, -1))
+
+
+def reach(
+    D: Any, reads: list[tuple[Tensor, int]], keys: list[tuple[Tensor, tuple[int, ...]]], c: Any
+) -> Tensor:
+    """A[t, i]: how much the reads of token t take of a write of token i < t, or i = t by c."""
+    found = [D.reach(into, j, p, b, late=False) for p, j in reads for b, into in keys]
+    found += [] if c is None else [torch.diag_embed(c.squeeze(-1))]
+    found = [x for x in found if x is not None]
+    b = keys[0][0]
+    return sum(found[1:], found[0]) if found else b.new_zeros(*b.shape[:-1], b.shape[-2])
+
+
+def woven(rows: list[Tensor]) -> Tensor:
+    """Put the writes of a token one after another: R of [.., C, d] -> [.., C * R, d]."""
+    return rows[0] if len(rows) == 1 else torch.stack(rows, -2).flatten(-3, -2)
+
+
+def woven_square(blocks: list[list[Tensor]]) -> Tensor:
+    """As `woven`, for both axes: R x R of [.., C, C] -> [.., C * R, C * R]."""
+    if len(blocks) == 1:
+        return blocks[0][0]
+    shape = torch.broadcast_shapes(*(b.shape for row in blocks for b in row))
+    rows = [torch.stack([b.expand(shape) for b in row], -1).flatten(-2) for row in blocks]
+    return torch.stack(rows, -2).flatten(-3, -2)
+
+
+def carried(M: Tensor, w: Tensor) -> Tensor:
+    """Carry states over a tile: M_j <- sum_l M_l w_lj; M [.., d_v, n * d_k], w [.., n, n, 1 or d_k]."""
+    n = w.shape[-2]
+    if n == 1:
+        return w.squeeze(-3) * M
+    Z = M.unflatten(-1, (n, 1, -1))
+    return (w.unsqueeze(-4) * Z).sum(-3).flatten(-2)
 
 
 class TileScan(torch.autograd.Function):
-    """From tile to tile: E = X + Y M^T, then M <- w M + E^T b.
+    """From tile to tile: E = X + Y M^T, then M <- carried(M, w) + E^T b + add.
 
-    X [B, N, H, C, d_v], Y, b [B, N, H, C, d_k], w [B, N, H, 1, 1], M [B, H, d_v, d_k]. Gives the
-    writes E, the state before each tile and the last one. Its gradient runs from the last tile to
-    the first with two products a tile, and takes all others at once.
+    X [B, N, H, C, d_v], Y, b [B, N, H, C, d_k], w [B, N, H, n, n, 1 or d_k], M [B, H, d_v, d_k], with
+    d_k of all n states. Gives the writes E, the states before each tile and the last ones. Its
+    gradient runs from the last tile to the first with two products a tile, and takes all others at
+    once.
     """
 
     @staticmethod
-    def forward(ctx, X, Y, b, w, M):
+    def forward(ctx, X, Y, b, w, add, M):
         writes, starts = [], []
-        for x, y, key, decay in zip(
-            X.unbind(1), Y.unbind(1), b.unbind(1), w.unbind(1), strict=True
-        ):
+        more = [None] * X.shape[1] if add is None else add.unbind(1)
+        tiles = zip(X.unbind(1), Y.unbind(1), b.unbind(1), w.unbind(1), more, strict=True)
+        for x, y, key, decay, known in tiles:
             starts.append(M)
             writes.append(x + y @ M.mT)
-            M = decay * M + writes[-1].mT @ key
+            M = carried(M, decay) + writes[-1].mT @ key
+            M = M if known is None else M + known
         E, S = torch.stack(writes, 1), torch.stack(starts, 1)
         ctx.save_for_backward(Y, b, w, E, S)
+        ctx.adds = add is not None
         return E, S, M
 
     @staticmethod
     def backward(ctx, dE, dS, dM):
         Y, b, w, E, S = ctx.saved_tensors
-        writes, after = [], []
+        back, writes, after = w.transpose(-3, -2), [], []
         for i in reversed(range(E.shape[1])):
             after.append(dM)
             writes.append(dE[:, i] + b[:, i] @ dM.mT)
-            dM = dS[:, i] + w[:, i] * dM + writes[-1].mT @ Y[:, i]
+            dM = dS[:, i] + carried(dM, back[:, i]) + writes[-1].mT @ Y[:, i]
         dX, A = torch.stack(writes[::-1], 1), torch.stack(after[::-1], 1)
-        return dX, dX @ S, E @ A, (A * S).sum((-1, -2), keepdim=True), dM
+        n = w.shape[-2]
+        before, later = S.unflatten(-1, (n, -1)), A.unflatten(-1, (n, -1))
+        if w.shape[-1] == 1:
+            dw = torch.einsum("...vik,...vjk->...ij", before, later).unsqueeze(-1)
+        else:
+            dw = torch.einsum("...vik,...vjk->...ijk", before, later)
+        return dX, dX @ S, E @ A, dw, A if ctx.adds else None, dM
 
 
-def scan_known(X: Tensor, b: Tensor, w: Tensor, M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def scan_known(add: Tensor, w: Tensor, M: Tensor) -> tuple[Tensor, Tensor]:
     """As `TileScan`, with writes that do not hang on the state."""
     starts = []
-    for add, decay in zip((X.mT @ b).unbind(1), w.unbind(1), strict=True):
+    for known, decay in zip(add.unbind(1), w.unbind(1), strict=True):
         starts.append(M)
-        M = decay * M + add
-    return X, torch.stack(starts, 1), M
+        M = carried(M, decay) + known
+    return torch.stack(starts, 1), M
 
 
-def read_tiles(q: Tensor, path: Tiles, late: bool = True) -> Tensor:
+# ---- reading a course --------------------------------------------------------------------------
+
+
+def queries(q: Tensor, path: Tiles) -> Tensor:
+    """Cut queries into tiles: [B, T, *lead, *more, d] -> [B, N, H, C * more, d]."""
+    front = (path.starts.shape[0], path.tokens, *path.lead)
+    more = q.shape[2 + len(path.lead) : -1]
+    rows = q.to(path.starts.dtype).expand(*front, *more, q.shape[-1]).reshape(*front, -1)
+    rows = tiled(rows, front, rows.shape[-1], path.gates.tile)
+    return rows.unflatten(-1, (-1, q.shape[-1])).flatten(-3, -2) if more else rows
+
+
+def answers(y: Tensor, q: Tensor, path: Tiles) -> Tensor:
+    """Undo `queries` for what was read."""
+    more = q.shape[2 + len(path.lead) : -1]
+    y = y.unflatten(-2, (path.gates.tile, -1)) if more else y
+    y = untiled(y, path.tokens, path.lead)
+    return (y.unflatten(-2, more) if more else y).to(q.dtype)
+
+
+def read_tiles(q: Tensor, path: Tiles, late: bool = True, state: int = 0) -> Tensor:
     """M_t q_t (late), or M_{t-1} q_t: q [B, T, *lead, *more, d_k] -> [B, T, *lead, *more, d_v]."""
-    keys, writes, products, since, starts, tokens, lead, _ = path
-    if not late:
-        products, since = before(products, since)
-    more = q.shape[2 + len(lead) : -1]
-    front = (keys.shape[0], tokens, *lead)
-    rows = q.to(keys.dtype).expand(*front, *more, q.shape[-1])
-    rows = rows.reshape(*front, -1) if more else rows
-    rows = tiled(rows, front, rows.shape[-1], keys.shape[3])
-    if not more:
-        y = (products * (rows @ keys.mT)) @ writes + since.unsqueeze(-1) * (rows @ starts.mT)
-        return untiled(y, tokens, lead).to(q.dtype)
-    # several queries of one token: one more axis before the tile's tokens
-    rows = rows.unflatten(-1, (-1, q.shape[-1])).transpose(3, 4)
-    scores = products.unsqueeze(-3) * (rows @ keys.unsqueeze(3).mT)
-    y = scores @ writes.unsqueeze(3)
-    y = y + since[:, :, :, None, :, None] * (rows @ starts.unsqueeze(3).mT)
-    y = untiled(y.transpose(3, 4), tokens, lead)
-    return y.reshape(*front, *more, writes.shape[-1]).to(q.dtype)
+    D, rows = path.gates, queries(q, path)
+    y = D.asked([(rows, state)], late) @ path.starts.mT
+    for e, keys in zip(path.writes, path.keys, strict=True):
+        for b, into in keys:
+            scores = D.reach(into, state, rows, b, late)
+            y = y if scores is None else y + scores @ e
+    return answers(y, q, path)
+
+
+def read_turned(q: Tensor, path: Tiles, late: bool = True, state: int = 0) -> Tensor:
+    """As `read_tiles`, of the transposed state: M_t^T q_t, q [.., d_v]."""
+    D, rows = path.gates, queries(q, path)
+    y = D.kept(state, rows @ path.starts, late)
+    for e, keys in zip(path.writes, path.keys, strict=True):
+        for b, into in keys:
+            given = D.spread(into, state, rows @ e.mT, b, late)
+            y = y if given is None else y + given
+    return answers(y, q, path)
+
+
+def states_of_tiles(path: Tiles, late: bool = True, state: int = 0) -> Tensor:
+    """M_t (late), or M_{t-1}, for every token: [B, T, *lead, d_v, d_k]."""
+    D, d_v = path.gates, path.starts.shape[-2]
+    # every row of the start states, as each token sees it
+    first = path.starts.unsqueeze(-3)
+    first = first.expand(*first.shape[:-3], D.tile, *first.shape[-2:]).flatten(-3, -2)
+    states = D.kept(state, first, late).unflatten(-2, (D.tile, d_v))
+    for e, keys in zip(path.writes, path.keys, strict=True):
+        for b, into in keys:
+            scores = e.mT.unsqueeze(-3).expand(*e.shape[:-2], D.tile, *e.mT.shape[-2:])
+            given = D.spread(into, state, scores.flatten(-3, -2), b, late)
+            if given is not None:
+                states = states + given.unflatten(-2, (D.tile, d_v))
+    return untiled(states, path.tokens, path.lead)
+
+
+# ---- courses of several chunks -----------------------------------------------------------------
 
 
 def cuts(position: int, tokens: int, chunk: int) -> list[int]:
@@ -188,17 +277,17 @@ def cuts(position: int, tokens: int, chunk: int) -> list[int]:
 
 
 def read_chunks(
-    q: Tensor, paths: list[Tiles], late: bool = True, transposed: bool = False
+    q: Tensor, paths: list[Tiles], late: bool = True, state: int = 0, turned: bool = False
 ) -> Tensor:
     """Read a course of several chunks; see `read_tiles`."""
     pieces = q.split([path.tokens for path in paths], 1)
-    courses = [turned(path) for path in paths] if transposed else paths
-    return torch.cat([read_tiles(x, c, late) for x, c in zip(pieces, courses, strict=True)], 1)
+    read = read_turned if turned else read_tiles
+    return torch.cat([read(x, c, late, state) for x, c in zip(pieces, paths, strict=True)], 1)
 
 
-def states_of_chunks(paths: list[Tiles], late: bool = True) -> Tensor:
+def states_of_chunks(paths: list[Tiles], late: bool = True, state: int = 0) -> Tensor:
     """The state at every token of a course of several chunks; see `states_of_tiles`."""
-    return torch.cat([states_of_tiles(path, late) for path in paths], 1)
+    return torch.cat([states_of_tiles(path, late, state) for path in paths], 1)
 
 
 def read_starts(q: Tensor, paths: list[Tiles]) -> Tensor:
@@ -223,20 +312,3 @@ def states_of_starts(paths: list[Tiles]) -> Tensor:
         origin = path.origin.unsqueeze(1)
         found.append(origin.expand(origin.shape[0], path.tokens, *origin.shape[2:]))
     return torch.cat(found, 1)
-
-
-def turned(path: Tiles) -> Tiles:
-    """The same course of the transposed state."""
-    keys, writes, products, since, starts, tokens, lead, _ = path
-    return Tiles(writes, keys, products, since, starts.mT, tokens, lead)
-
-
-def states_of_tiles(path: Tiles, late: bool = True) -> Tensor:
-    """M_t (late), or M_{t-1}, for every token: [B, T, *lead, d_v, d_k]."""
-    keys, writes, products, since, starts, tokens, lead, _ = path
-    if not late:
-        products, since = before(products, since)
-    products = products.expand(*since.shape, since.shape[-1])
-    states = torch.einsum("bnhti,bnhiv,bnhik->bnhtvk", products, writes, keys)
-    states = states + since[..., None, None] * starts.unsqueeze(3)
-    return untiled(states, tokens, lead)

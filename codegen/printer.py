@@ -290,6 +290,9 @@ class Printer:
                 return "...", ATOM
             case torch.dtype():
                 return str(value), CALL
+            case type() if is_library(value):
+                self.used.add(value.__name__)
+                return value.__name__, ATOM
         raise AssertionError(f"no text for {value!r}")
 
     def _node(self, node: fx.Node) -> tuple[str, int]:

@@ -208,20 +208,22 @@ class Runner:
         scope, writer = self.scope, self.owner.memories[memory.name]
         wanted = writer.step_arguments if writer.is_kernel else writer.run_arguments
         words = self.arguments(writer, wanted)
-        name = writer.states[0]
-        words.append(scope.states[memory.name, "prev", ""])
-        names = [f"{name}_path", name]
+        variables = [""] if writer.is_kernel else [v.name for v in memory.variables]
+        words += [scope.states[memory.name, "prev", var] for var in variables]
+        names = [f"{writer.states[0]}_path", *writer.states]
         if writer.has_start and not writer.is_kernel:
-            words += [scope.states[memory.name, "start", ""], scope.position]
+            words.append(scope.states[memory.name, "start", ""])
             names.append(writer.start_name)
-        if writer.is_kernel and memory.reset is not None:
+        if memory.reset is not None and not writer.is_kernel:
+            words += [scope.initial(memory, var) for var in variables]
+        if memory.reset is not None or (writer.has_start and not writer.is_kernel):
             words.append(scope.position)
         node = scope.program.module(memory_path(memory), *words)
-        path, after, *start = scope.program.unpack(node, names)
+        path, *after = scope.program.unpack(node, names)
         scope.paths[memory.name] = path
-        scope.states[memory.name, "post", ""] = note(after, (), 1, wide=True)
-        if start:
-            scope.states[memory.name, "start", ""] = note(start[0], (), 1, wide=True)
+        times = [*(("post", var) for var in variables), ("start", "")]
+        for (when, var), part in zip(times, after, strict=False):
+            scope.states[memory.name, when, var] = note(part, (), 1, wide=True)
 
     def end_of_token(self, memories: Iterable[str]) -> None:
         """Chunk starts and resets, where this token is the last of their period."""

@@ -130,7 +130,7 @@ class Scope:
         var, part, when = (str(expr.attr(n)) for n in ("var", "part", "when"))
         shape: Shape = expr.shape
         if memory.name in self.paths and when in ("post", "prev"):
-            path, name = self.paths[memory.name], read_name("bare", when)
+            path, name = self.paths[memory.name], read_name("bare", when, var)
             node = self.program.module(f"{memory_path(memory)}.{name}", path)
             return note(node, shape, 2, wide=True)
         if when == "start" and memory.name in self.paths:

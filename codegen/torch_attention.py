@@ -55,7 +55,7 @@ def write_attention(writer: MemoryWriter, out: Writer) -> None:
     _append(writer, out, 2)
     writer.method(out, "step", [*arguments, cache], "dict[str, Tensor]", "Add one token's pairs.")
     _append(writer, out, 1)
-    for _, when in sorted(writer.reads):
+    for _, when, _ in sorted(writer.reads):
         _read(writer, out, when)
     _read_step(writer, out)
     while out.lines and not out.lines[-1]:
@@ -142,7 +142,7 @@ def _read(writer: MemoryWriter, out: Writer, when: str) -> None:
         words["reset"] = writer.memory.reset.count
     q, pairs = program.input("q"), program.input("pairs")
     y = program.call(library_attention.attend, q, pairs, scale_of(writer), **words)
-    writer._finish(out, program, [note(y, (), 2)])
+    writer.finish(out, program, [note(y, (), 2)])
 
 
 def _read_step(writer: MemoryWriter, out: Writer) -> None:
@@ -154,4 +154,4 @@ def _read_step(writer: MemoryWriter, out: Writer) -> None:
     q, cache = program.input("q"), program.input(name)
     options = _options(writer, program)
     y = program.call(library_attention.attend_step, q, cache, scale_of(writer), **options)
-    writer._finish(out, program, [y])
+    writer.finish(out, program, [y])

@@ -40,7 +40,7 @@ Where = Callable[[object], str]
 class MemoryWriter:
     """Writes the class of one memory; `reads` says which reads its block makes.
 
-    `reads` holds pairs (kind, when): kind is `apply` for M(q) or `bare` for the state itself.
+    `reads` holds (kind, when, state): kind is `apply` for M(q) or `bare` for the state itself.
     `static` names the streams of the block that do not depend on tokens.
     """
 
@@ -48,7 +48,7 @@ class MemoryWriter:
     memory: Memory
     schedule: Schedule
     level: Level
-    reads: frozenset[tuple[str, str]]
+    reads: frozenset[tuple[str, str, str]]
     lines: tuple[str, ...]
     used: set[str]
     static: frozenset[str] = frozenset()
@@ -63,7 +63,7 @@ class MemoryWriter:
         self.run_arguments = self.step_arguments
         form = self.form
         if form is not None and self.parallel and not self.is_kernel:
-            self.run_arguments = arguments(memory, _coefficients(form))
+            self.run_arguments = arguments(memory, _coefficients(form, self.schedule.log))
         initial = [
             p.initial.expr for v in memory.variables for p in v.parts if p.initial.expr is not None
         ]
@@ -115,6 +115,12 @@ class MemoryWriter:
         """The state of the chunk's start in emitted code."""
         return identifier(f"{self.memory.name}_start")
 
+    def restart_words(self) -> list[str]:
+        """The states to go back to at a reset, as arguments."""
+        if self.memory.reset is None:
+            return []
+        return [f"{name}_0: Tensor" for name in self.states]
+
     def parts(self, var: str) -> tuple[Part, ...]:
         """The parts of a state."""
         return self.memory.variable(var).parts
@@ -145,7 +151,7 @@ class MemoryWriter:
                 self._run(out)
                 self._read_path(out)
             self._step(out)
-            if any(kind == "apply" for kind, _ in self.reads):
+            if any(kind == "apply" for kind, _, _ in self.reads):
                 self._read_step(out)
             while out.lines and not out.lines[-1]:
                 out.lines.pop()
@@ -286,7 +292,7 @@ class MemoryWriter:
                 node = self._begin_part(low, variable, part, batch, like, program)
                 values[part.name] = note(node, shape, 1, wide=True)
             made[variable.name] = values
-        self._finish(out, program, [self.pack(v.name, made[v.name]) for v in memory.variables])
+        self.finish(out, program, [self.pack(v.name, made[v.name]) for v in memory.variables])
 
     def _begin_part(
         self,
@@ -371,7 +377,7 @@ class MemoryWriter:
                 single = len(self.parts(assignment.var)) == 1
                 node.meta["name"] = wanted if single else f"{wanted}_{assignment.part}"
             after[assignment.var][assignment.part] = node
-        self._finish(out, program, [self.pack(v.name, after[v.name]) for v in memory.variables])
+        self.finish(out, program, [self.pack(v.name, after[v.name]) for v in memory.variables])
 
     def full(self, low: Lowering, value: fx.Node, old: fx.Node) -> fx.Node:
         """Give a new value the shape and type of the old one."""
@@ -382,7 +388,7 @@ class MemoryWriter:
             value = low.program.method("expand_as", value, old)
         return note(value, shape, 1, wide=True)
 
-    def _finish(self, out: Writer, program: Program, results: list[object]) -> None:
+    def finish(self, out: Writer, program: Program, results: list[object]) -> None:
         program.finish(tuple(results))
         with out.indent():
             printer = self.body(out, program)
@@ -428,7 +434,7 @@ class MemoryWriter:
             y = apply_parts(low, node, parts)
         dtype = program.call(getattr, q, "dtype")
         y = program.method("to", y, dtype)
-        self._finish(out, program, [y])
+        self.finish(out, program, [y])
 
     def _flat(self, program: Program, x: fx.Node, count: int) -> fx.Node:
         return x if count < 2 else program.method("flatten", x, -count)
@@ -503,9 +509,9 @@ def taken(
     return structured
 
 
-def _coefficients(form: Affine) -> list[Expr]:
-    found: list[Expr | None] = []
-    for row in form.decay:
+def _coefficients(form: Affine, log: Expr | None) -> list[Expr]:
+    found: list[Expr | None] = [log]
+    for row in form.decay if log is None else ():
         found += [None if gate is None else gate.value for gate in row]
     for write in form.writes:
         found += [*write.reads, *(c for _, c in write.earlier), write.offset, *write.targets]

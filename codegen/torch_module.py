@@ -151,9 +151,9 @@ def _shared(system: System) -> dict[str, str]:
     return {c.instance: c.block for c in calls(model.steps) if c.shared} if model else {}
 
 
-def _reads(block: Block) -> dict[str, set[tuple[str, str]]]:
-    """The reads that a block makes of each memory: (apply or bare, when)."""
-    found: dict[str, set[tuple[str, str]]] = {}
+def _reads(block: Block) -> dict[str, set[tuple[str, str, str]]]:
+    """The reads that a block makes of each memory: (apply or bare, when, state)."""
+    found: dict[str, set[tuple[str, str, str]]] = {}
     outside = list(expressions(block.steps))
     outside += [i.default for i in block.inputs if i.default is not None]
     _read_in(outside, "", found)
@@ -161,15 +161,15 @@ def _reads(block: Block) -> dict[str, set[tuple[str, str]]]:
         _read_in(of_memory(memory), memory.name, found)
         if memory.reset is not None:
             for part in [p for v in memory.variables for p in v.parts if p.initial.source]:
-                found.setdefault(part.initial.source, set()).add(("bare", "post"))
+                found.setdefault(part.initial.source, set()).add(("bare", "post", ""))
     return found
 
 
-def _read_in(roots: list[Expr], own: str, found: dict[str, set[tuple[str, str]]]) -> None:
+def _read_in(roots: list[Expr], own: str, found: dict[str, set[tuple[str, str, str]]]) -> None:
     bare = {root for root in roots if root.op == "state"}
     for node in postorder(roots):
         if node.op == "attend":
-            found.setdefault(node.attr("memory"), set()).add(("apply", node.attr("when")))
+            found.setdefault(node.attr("memory"), set()).add(("apply", node.attr("when"), ""))
         first = 1 if node.op == "apply" else 0
         bare |= {arg for arg in node.args[:first] if arg.op == "state"}
         states = [arg for arg in node.args[first:] if arg.op == "state"]
@@ -177,11 +177,12 @@ def _read_in(roots: list[Expr], own: str, found: dict[str, set[tuple[str, str]]]
             bare |= set(states)
         for state in states if first else []:
             if state.attr("memory") != own:
-                kind = ("apply", state.attr("when"))
+                kind = ("apply", state.attr("when"), state.attr("var"))
                 found.setdefault(state.attr("memory"), set()).add(kind)
     for node in bare:
         if node.attr("memory") != own:
-            found.setdefault(node.attr("memory"), set()).add(("bare", node.attr("when")))
+            kind = ("bare", node.attr("when"), node.attr("var"))
+            found.setdefault(node.attr("memory"), set()).add(kind)
 
 
 def _static(block: Block) -> set[str]:

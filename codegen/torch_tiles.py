@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nlc.codegen import library, library_tiles
+from nlc.codegen import library, library_gates, library_tiles
 from nlc.codegen.lowering import Lowering, batch_of, rank_of
 from nlc.codegen.program import Operand, Program, note
-from nlc.codegen.writer import Writer
+from nlc.codegen.writer import Writer, split_call
 from torch import fx
 
 from nlc.ir.expr import Expr
-from nlc.ir.normal_form import Affine, Gate
+from nlc.ir.normal_form import Affine, Gate, Write
+from nlc.ir.schedule import Schedule
+from nlc.ir.shape import sizes
 
 if TYPE_CHECKING:
     from nlc.codegen.torch_memory import MemoryWriter
@@ -27,34 +30,66 @@ def write_run(writer: MemoryWriter, out: Writer) -> None:
     """Write `forward`: the course over a sequence and the states after it."""
     form = writer.form
     assert form is not None
-    name = writer.states[0]
-    words = [f"{n}: Tensor" for n in writer.run_arguments.values()]
-    words.append(f"{name}: Tensor")
-    chunked = writer.has_start
-    if chunked:
-        words += [f"{writer.start_name}: Tensor", "position: int"]
-        result = "tuple[list[Tiles], Tensor, Tensor]"
-    else:
-        result = "tuple[Tiles, Tensor]"
+    names = [f"{n}: Tensor" for n in writer.run_arguments.values()]
+    words = [*names, *(f"{name}: Tensor" for name in writer.states)]
+    result = ["Tiles", *["Tensor"] * len(writer.states)]
+    segment = segments(writer)
+    if segment:
+        result[0] = "list[Tiles]"
+    if writer.has_start:
+        words.append(f"{writer.start_name}: Tensor")
+        result.append("Tensor")
+    words += writer.restart_words()
+    words += ["position: int"] if segment else []
     writer.used.add("Tiles")
     about = f"Move over a sequence, {writer.schedule.tile} tokens at a time."
-    writer.method(out, "forward", words, result, about)
-    if chunked:
-        _chunks(writer, out, form)
+    writer.method(out, "forward", words, f"tuple[{', '.join(result)}]", about)
+    if segment:
+        _segments(writer, out, form, segment)
         return
     program, inputs = writer.begin(writer.run_arguments, 2)
     path, after = _move(writer, program, inputs, form, None)
-    program.finish((path, after))
+    program.finish((path, *after))
     with out.indent():
-        _equation(out, form)
+        _equations(writer, out, form)
         printer = writer.body(out, program)
-        out.line(f"return {printer.operand(path)}, {printer.operand(after)}")
+        out.line(f"return {', '.join(printer.operand(x) for x in (path, *after))}")
     out.blank()
 
 
-def _equation(out: Writer, form: Affine) -> None:
-    turned = " (M transposed)" if form.transposed else ""
-    out.comment(f"M_t = g M_{{t-1}} + (M_{{t-1}} p + u) b^T{turned}")
+def segments(writer: MemoryWriter) -> int:
+    """After how many tokens the course must be cut: at chunks that are read, or at resets."""
+    if writer.has_start:
+        return writer.memory.chunk
+    return writer.memory.reset.count if writer.memory.reset is not None else 0
+
+
+def _equations(writer: MemoryWriter, out: Writer, form: Affine) -> None:
+    """Say what the writes and the gates below compute."""
+    names = [f"{name}_{{t-1}}" for name in writer.states]
+    count = len(form.writes)
+    for r, write in enumerate(form.writes):
+        terms = [f"{n} p" for n, p in zip(names, write.reads, strict=True) if p is not None]
+        terms += [f"c e{s + 1}" for s, _ in write.earlier]
+        terms += ["u"] if write.offset is not None else []
+        out.comment(f"e{r + 1 if count > 1 else ''} = {' + '.join(terms) or '0'}")
+    for j, name in enumerate(writer.states):
+        gates = [(i, row[j]) for i, row in enumerate(form.decay) if row[j] is not None]
+        terms = []
+        for i, gate in gates:
+            assert gate is not None
+            unit = gate.value.op == "const" and gate.value.attr("value") == 1.0
+            terms.append(names[i] if unit else f"{names[i]} {_gate_word(gate, len(names), i, j)}")
+        for r, write in enumerate(form.writes):
+            if write.targets[j] is not None:
+                terms.append(f"e{r + 1 if count > 1 else ''} b^T")
+        turned = " (all transposed)" if form.transposed else ""
+        out.comment(f"{name}_t = {' + '.join(terms) or '0'}{turned}")
+
+
+def _gate_word(gate: Gate, count: int, i: int, j: int) -> str:
+    word = "g" if count == 1 else f"g{i + 1}{j + 1}"
+    return word if gate.kind == "scalar" else f"diag({word})"
 
 
 def _move(
@@ -63,14 +98,14 @@ def _move(
     inputs: dict[Expr, fx.Node],
     form: Affine,
     start: fx.Node | None,
-) -> tuple[fx.Node, fx.Node]:
-    """Build the coefficients and the solve; returns the course and the new state."""
+) -> tuple[fx.Node, list[fx.Node]]:
+    """Build the coefficients and the solve; returns the course and the new states."""
     from nlc.codegen.torch_memory import taken
 
-    memory = writer.memory
+    memory, schedule = writer.memory, writer.schedule
     part = memory.map.parts[0]
     shape = (*memory.lead, *part.shape)
-    state = note(program.input(writer.states[0]), shape, 1, wide=True)
+    states = [note(program.input(name), shape, 1, wide=True) for name in writer.states]
 
     def leaf(expr: Expr) -> fx.Node:
         if expr in inputs:
@@ -78,33 +113,65 @@ def _move(
         assert start is not None
         return start
 
-    like = writer.like(program, inputs, [state])
+    like = writer.like(program, inputs, states)
     low = Lowering(program, 2, leaf, taken(inputs, leaf), like)
-    write = form.writes[0] if form.writes else None
-    lead, rank = len(memory.lead), len(part.shape)
-    nothing = (None, None, None)
-    reads, offset, target = (write.reads[0], write.offset, write.targets[0]) if write else nothing
-    p = _vector(low, reads, lead, rank >= 1, "p")
-    u = _vector(low, offset, lead, rank == 2, "u")
-    b = _vector(low, target, lead, rank >= 1, "b")
-    g = _gate(low, form.decay[0][0])
-    matrix = _as_matrix(program, state, rank, form.transposed)
-    if p is None and u is None:
-        u = program.call(library.number, 0.0, like)
-    if b is None:
-        b = program.call(library.number, 0.0, like)
-    tile = writer.schedule.tile
-    node = program.call(library_tiles.solve_tiles, p, u, b, g, matrix, tile)
-    path, after = program.unpack(node, ["path", writer.states[0]])
-    return path, _from_matrix(program, after, rank, form.transposed)
+    rank = len(part.shape)
+    vectors = _Vectors(low, len(memory.lead), rank)
+    writes = [vectors.write(write, len(form.writes)) for write in form.writes]
+    if not writes:
+        nothing = note(program.call(library.number, 0.0, like), (), 0, wide=True)
+        zero = program.method("unsqueeze", nothing, 0)
+        writes = [program.call(library_tiles.Write, [], zero, [(zero, (0,))])]
+    gates = [[_gate(low, schedule, gate) for gate in row] for row in form.decay]
+    kind = getattr(library_gates, schedule.gates)
+    matrices = [_as_matrix(program, state, rank, form.transposed) for state in states]
+    node = program.call(library_tiles.solve_tiles, writes, kind, gates, matrices, schedule.tile)
+    path, *after = program.unpack(node, ["path", *writer.states])
+    return path, [_from_matrix(program, x, rank, form.transposed) for x in after]
 
 
-def _vector(
-    low: Lowering, expr: Expr | None, lead: int, has_axis: bool, name: str
-) -> fx.Node | None:
-    """A coefficient [*lead, d], with an axis of size 1 where it is one number."""
-    if expr is None:
-        return None
+@dataclass
+class _Vectors:
+    """Builds the vectors of writes, each once."""
+
+    low: Lowering
+    lead: int
+    rank: int
+    done: dict[tuple[Expr, bool], fx.Node] = field(default_factory=dict)
+
+    def write(self, write: Write, count: int) -> fx.Node:
+        """A call of `Write`."""
+        reads = [
+            (self.vector(p, self.rank >= 1, "p"), j)
+            for j, p in enumerate(write.reads)
+            if p is not None
+        ]
+        offset = None
+        if write.offset is not None:
+            offset = self.vector(write.offset, self.rank == 2, "u")
+        into: dict[Expr, list[int]] = {}
+        for j, b in enumerate(write.targets):
+            if b is not None:
+                into.setdefault(b, []).append(j)
+        targets = [(self.vector(b, self.rank >= 1, "b"), tuple(js)) for b, js in into.items()]
+        seen = [(_lifted(self.low, self.low.tensor(c), self.lead), s) for s, c in write.earlier]
+        words: list[Operand] = [reads, offset, targets, *([seen] if seen else [])]
+        node = self.low.program.call(library_tiles.Write, *words)
+        node.meta["name"] = "write"
+        return node
+
+    def vector(self, expr: Expr, has_axis: bool, name: str) -> fx.Node:
+        """A coefficient [*lead, d], with an axis of size 1 where it is one number."""
+        key = (expr, has_axis)
+        if key not in self.done:
+            node = _vector(self.low, expr, self.lead, has_axis, name)
+            if rank_of(node) == 0 and batch_of(node) == 0:
+                node = self.low.unsqueeze(node, 0)
+            self.done[key] = node
+        return self.done[key]
+
+
+def _vector(low: Lowering, expr: Expr, lead: int, has_axis: bool, name: str) -> fx.Node:
     node = _scaled(low, expr) if has_axis else low.tensor(expr)
     rank = rank_of(node)
     if not has_axis and rank <= lead and (rank or batch_of(node)):
@@ -165,16 +232,18 @@ def _lifted(low: Lowering, node: fx.Node, rank: int) -> fx.Node:
     return node
 
 
-def _gate(low: Lowering, gate: Gate | None) -> Operand:
+def _gate(low: Lowering, schedule: Schedule, gate: Gate | None) -> Operand:
+    """A gate as the schedule's kind of gates takes it: a number, a tensor or None for 0."""
     if gate is None:
-        return low.program.call(library.number, 0.0, low.like)
-    assert gate.kind == "scalar"
-    value = low.value(gate.value)
-    if value == 1.0:
         return None
-    node = low.tensor(gate.value)
-    memory_rank = rank_of(node)
-    node = _lifted(low, node, memory_rank)
+    expr = gate.value if schedule.log is None else schedule.log
+    value = low.value(expr)
+    if isinstance(value, float | int):
+        return float(value)
+    node = low.tensor(expr)
+    node = _lifted(low, node, rank_of(node))
+    if gate.kind == "scalar" and schedule.gates == "CoupledChannels":
+        node = low.unsqueeze(node, batch_of(node) + rank_of(node))
     if node.op != "placeholder":
         node.meta.setdefault("name", "g")
     return node
@@ -192,136 +261,135 @@ def _from_matrix(program: Program, state: fx.Node, rank: int, transposed: bool) 
     return program.call(getattr, state, "mT") if transposed else state
 
 
-def _chunks(writer: MemoryWriter, out: Writer, form: Affine) -> None:
-    """Write the loop over chunks, whose writes are known from their start."""
+def _segments(writer: MemoryWriter, out: Writer, form: Affine, length: int) -> None:
+    """Write the loop over chunks, whose frozen reads are known from their start, and resets."""
     program, inputs = writer.begin(writer.run_arguments, 2)
-    part = writer.memory.map.parts[0]
-    shape = (*writer.memory.lead, *part.shape)
+    memory = writer.memory
+    part = memory.map.parts[0]
+    shape = (*memory.lead, *part.shape)
     start = note(program.input(writer.start_name), shape, 1, wide=True)
     path, after = _move(writer, program, inputs, form, start)
-    program.finish((path, after))
+    program.finish((path, *after))
     varying = [name for expr, name in writer.run_arguments.items() if writer.varies(expr)]
-    chunk, state = writer.memory.chunk, writer.states[0]
     writer.used.update({"cuts", "Tiles"})
     with out.indent():
-        _equation(out, form)
-        out.comment(f"reads in the update see the state before the chunk of {chunk} tokens")
+        _equations(writer, out, form)
+        if writer.has_start:
+            out.comment(f"reads in the update see the state before the chunk of {length} tokens")
         out.line("paths = []")
-        sequence = varying[0] if varying else state
-        out.line(f"lengths = cuts(position, {sequence}.shape[1], {chunk})")
+        out.line(f"lengths = cuts(position, {varying[0]}.shape[1], {length})")
         inner = [f"{name}_c" for name in varying]
         if len(varying) == 1:
             out.line(f"for {inner[0]} in {varying[0]}.split(lengths, 1):")
         else:
             pieces = [f"{name}.split(lengths, 1)" for name in varying]
-            from nlc.codegen.writer import split_call
-
             head = f"for {', '.join(inner)} in zip("
             for text in split_call(head, [*pieces, "strict=True"], "):", out.room):
                 out.line(text)
         with out.indent():
             printer = writer.body(out, program, dict(zip(varying, inner, strict=True)))
-            out.line(f"paths.append({printer.operand(path)}._replace(origin={writer.start_name}))")
-            text = printer.operand(after)
-            if text != state:
-                out.line(f"{state} = {text}")
-            out.line(f"position += {inner[0] if inner else sequence}.shape[1]")
-            out.line(f"if position % {chunk} == 0:")
-            with out.indent():
-                out.line(f"{writer.start_name} = {state}")
-        out.line(f"return paths, {state}, {writer.start_name}")
+            kept = f"._replace(origin={writer.start_name})" if writer.has_start else ""
+            out.line(f"paths.append({printer.operand(path)}{kept})")
+            for state, value in zip(writer.states, after, strict=True):
+                text = printer.operand(value)
+                if text != state:
+                    out.line(f"{state} = {text}")
+            out.line(f"position += {inner[0]}.shape[1]")
+            if memory.reset is not None:
+                out.line(f"if position % {memory.reset.count} == 0:")
+                again = [f"{state}_0" for state in writer.states]
+                out.line(f"    {', '.join(writer.states)} = {', '.join(again)}")
+            if writer.has_start:
+                out.line(f"if position % {length} == 0:")
+                out.line(f"    {writer.start_name} = {writer.states[0]}")
+        ends = [*writer.states, *([writer.start_name] if writer.has_start else [])]
+        out.line(f"return paths, {', '.join(ends)}")
     out.blank()
 
 
 def write_reads(writer: MemoryWriter, out: Writer) -> None:
     """Write the reads of a course that the block makes."""
-    for kind, when in sorted(writer.reads):
+    for kind, when, var in sorted(writer.reads):
         if kind == "apply" and when in ("post", "prev"):
             _write_read(writer, out, late=when == "post")
         if kind == "bare" and when in ("post", "prev"):
-            _write_states(writer, out, late=when == "post")
+            _write_states(writer, out, var, late=when == "post")
         if when == "start" and writer.has_start:
             _write_start(writer, out, kind)
 
 
-def read_name(kind: str, when: str) -> str:
+def read_name(kind: str, when: str, var: str = "") -> str:
     """The method that reads a course."""
     word = "read" if kind == "apply" else "states"
-    return word + {"post": "", "prev": "_before", "start": "_start"}[when]
+    return word + (f"_{var}" if var else "") + {"post": "", "prev": "_before", "start": "_start"}[when]
+
+
+def _path_type(writer: MemoryWriter) -> str:
+    return "list[Tiles]" if segments(writer) else "Tiles"
+
+
+def _query(program: Program, writer: MemoryWriter) -> fx.Node:
+    q, count = program.input("q"), len(writer.memory.map.inputs)
+    return q if count < 2 else program.method("flatten", q, -count)
+
+
+def _answer(program: Program, writer: MemoryWriter, y: fx.Node) -> fx.Node:
+    outputs = writer.memory.map.outputs
+    if len(outputs) > 1:
+        return program.method("unflatten", y, -1, sizes(outputs))
+    return y if outputs else program.method("squeeze", y, -1)
 
 
 def _write_start(writer: MemoryWriter, out: Writer, kind: str) -> None:
     """Write a read of the state before the chunk."""
-    from nlc.ir.shape import sizes
-
-    program = Program()
-    path, form_map = program.input("path"), writer.memory.map
-    name = writer.memory.name
+    program, name = Program(), writer.memory.name
+    path = program.input("path")
     if kind == "bare":
         text = f"Give {name} at the start of every token's chunk."
         writer.method(out, "states_start", [f"path: {_path_type(writer)}"], "Tensor", text)
-        node = program.call(library_tiles.states_of_starts, path)
-        writer._finish(out, program, [node])
+        writer.finish(out, program, [program.call(library_tiles.states_of_starts, path)])
         return
     text = f"Read {name}(q) at every token, at the start of its chunk."
     words = ["q: Tensor", f"path: {_path_type(writer)}"]
     writer.method(out, "read_start", words, "Tensor", text)
-    q = program.input("q")
-    flat = q if len(form_map.inputs) < 2 else program.method("flatten", q, -len(form_map.inputs))
-    y = program.call(library_tiles.read_starts, flat, path)
-    if len(form_map.outputs) > 1:
-        y = program.method("unflatten", y, -1, sizes(form_map.outputs))
-    if not form_map.outputs:
-        y = program.method("squeeze", y, -1)
-    writer._finish(out, program, [y])
-
-
-def _path_type(writer: MemoryWriter) -> str:
-    return "list[Tiles]" if writer.has_start else "Tiles"
+    y = program.call(library_tiles.read_starts, _query(program, writer), path)
+    writer.finish(out, program, [_answer(program, writer, y)])
 
 
 def _write_read(writer: MemoryWriter, out: Writer, late: bool) -> None:
     form = writer.form
     assert form is not None
-    name = read_name("apply", "post" if late else "prev")
     about = "after" if late else "before"
     words = ["q: Tensor", f"path: {_path_type(writer)}"]
     text = f"Read {writer.memory.name}(q) at every token, {about} its update."
-    writer.method(out, name, words, "Tensor", text)
+    writer.method(out, read_name("apply", "post" if late else "prev"), words, "Tensor", text)
     program = Program()
-    q, path = program.input("q"), program.input("path")
-    form_map = writer.memory.map
-    flat = q if len(form_map.inputs) < 2 else program.method("flatten", q, -len(form_map.inputs))
-    turned = program.call(library_tiles.turned, path) if form.transposed else path
+    q, path = _query(program, writer), program.input("path")
+    how: dict[str, Operand] = {} if late else {"late": False}
     function: Callable[..., object] = library_tiles.read_tiles
-    if writer.has_start:
+    if segments(writer):
         function = library_tiles.read_chunks
-        args: list[Operand] = [flat, path, late] if not late else [flat, path]
-        if form.transposed:
-            args = [flat, path, late, True]
-    else:
-        args = [flat, turned, late] if not late else [flat, turned]
-    y = program.call(function, *args)
-    if len(form_map.outputs) > 1:
-        from nlc.ir.shape import sizes
-
-        y = program.method("unflatten", y, -1, sizes(form_map.outputs))
-    if not form_map.outputs:
-        y = program.method("squeeze", y, -1)
-    writer._finish(out, program, [y])
+        how |= {"turned": True} if form.transposed else {}
+    elif form.transposed:
+        function = library_tiles.read_turned
+    y = program.call(function, q, path, **how)
+    writer.finish(out, program, [_answer(program, writer, y)])
 
 
-def _write_states(writer: MemoryWriter, out: Writer, late: bool) -> None:
+def _write_states(writer: MemoryWriter, out: Writer, var: str, late: bool) -> None:
     form = writer.form
     assert form is not None
-    name = read_name("bare", "post" if late else "prev")
     about = "after" if late else "before"
+    label = f"{writer.memory.name}.{var}" if var else writer.memory.name
     words = [f"path: {_path_type(writer)}"]
-    text = f"Give {writer.memory.name} at every token, {about} its update."
+    text = f"Give {label} at every token, {about} its update."
+    name = read_name("bare", "post" if late else "prev", var)
     writer.method(out, name, words, "Tensor", text)
     program = Program()
-    path = program.input("path")
-    function = library_tiles.states_of_chunks if writer.has_start else library_tiles.states_of_tiles
+    function = library_tiles.states_of_chunks if segments(writer) else library_tiles.states_of_tiles
+    how: dict[str, Operand] = {} if late else {"late": False}
+    number = [v.name for v in writer.memory.variables].index(var)
+    how |= {"state": number} if number else {}
+    node = program.call(function, program.input("path"), **how)
     rank = len(writer.memory.map.parts[0].shape)
-    node = program.call(function, path, *([] if late else [False]))
-    writer._finish(out, program, [_from_matrix(program, node, rank, form.transposed)])
+    writer.finish(out, program, [_from_matrix(program, node, rank, form.transposed)])

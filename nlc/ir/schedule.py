@@ -9,9 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from nlc.ir.expr import Expr
 from nlc.ir.normal_form import NormalForm
 from nlc.ir.system import Step
 
+# how products of gates are kept: what the emitted code calls them
+Gates = Literal[
+    "ScalarGate", "ChannelGates", "LogGates", "RelativeGates", "CoupledGates", "CoupledChannels"
+]
 Kind = Literal["tile-solve", "tile-scan", "window", "sequential", "attention", "online", "step"]
 
 
@@ -20,7 +25,8 @@ class Schedule:
     """How one memory runs over a sequence, and why.
 
     `forms` are the normal forms by part of the map; `tile` is how many tokens are processed at
-    once (it never changes numbers); `chunk` the language's.
+    once (it never changes numbers); `chunk` the language's. `gates` says how products of gates are
+    kept, `log` is the logarithm of the one gate where they are kept as such, `gates_reason` why.
     """
 
     memory: str
@@ -29,6 +35,9 @@ class Schedule:
     forms: tuple[tuple[str, NormalForm], ...] = ()
     tile: int = 1
     chunk: int = 1
+    gates: Gates = "ScalarGate"
+    log: Expr | None = None
+    gates_reason: str = ""
 
 
 @dataclass(frozen=True)

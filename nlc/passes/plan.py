@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import inf
 
 import networkx as nx
 
@@ -16,10 +17,8 @@ from nlc.ir.expr import Expr, Graph, postorder, rewrite
 from nlc.ir.normal_form import Affine, Neither, NormalForm
 from nlc.ir.schedule import BlockPlan, Parallel, Plan, Run, Schedule, Stage, TokenLoop
 from nlc.ir.system import Block, Call, Equation, Memory, Step, System, Update
+from nlc.passes.gates import keep_gates
 from nlc.passes.normalise import normalise
-
-# tokens that a tile holds, by schedule (measured on a CPU)
-TILES = {"tile-solve": 32, "tile-scan": 64}
 
 # the schedules that run a memory over the whole sequence at once
 WHOLE = ("tile-solve", "tile-scan", "attention")
@@ -30,18 +29,6 @@ Node = tuple[str, str]
 def plan(system: System) -> Plan:
     """Choose how every block runs."""
     return Plan(tuple(_block(system.graph_of, block) for block in system.blocks))
-
-
-def supported(form: Affine) -> str | None:
-    """Say what of a normal form the tiled schedules cannot run; None if they can."""
-    if len(form.states) > 1:
-        return f"{len(form.states)} states move together"
-    if len(form.writes) > 1:
-        return f"{len(form.writes)} writes for each token"
-    gate = form.decay[0][0]
-    if gate is not None and gate.kind != "scalar":
-        return "its gate is per channel"
-    return None
 
 
 # ---- dependencies ------------------------------------------------------------------------------
@@ -177,13 +164,10 @@ def _schedule(
         return sequential("its map has several parts", forms)
     form = forms[0][1]
     assert isinstance(form, Affine)
-    lacking = supported(form)
-    if lacking is not None:
-        return sequential(f"affine, but {lacking}", forms)
     if len(memory.variables) > len(form.states):
         return sequential("affine, but extra states of another shape move with it", forms)
-    if memory.reset is not None:
-        return sequential("affine, but it is reset within the sequence", forms)
+    if memory.reset is not None and _copies(memory):
+        return sequential("affine, but a reset copies another memory's state", forms)
     if _reads_elsewhere(memory, schedules):
         return sequential("affine, but another memory's state stands in its update", forms)
     if not _varies(form):
@@ -193,7 +177,16 @@ def _schedule(
         "affine in its state, and its writes are known in advance" if form.known
         else "affine in its state, which its writes read"
     )  # fmt: skip
-    return Schedule(memory.name, kind, reason, forms, TILES[kind], memory.chunk)  # type: ignore[arg-type]
+    kept = keep_gates(graph, form, lambda gate: -inf)
+    return Schedule(
+        memory.name, kind, reason, forms, kept.tile, memory.chunk,  # type: ignore[arg-type]
+        kept.gates, kept.log, kept.reason,
+    )  # fmt: skip
+
+
+def _copies(memory: Memory) -> bool:
+    """Say whether it begins with a copy of another's state."""
+    return any(part.initial.kind == "source" for v in memory.variables for part in v.parts)
 
 
 def _reads_elsewhere(memory: Memory, schedules: Mapping[str, Schedule]) -> bool:

@@ -1,0 +1,83 @@
+"""How products of gates are kept within a tile, and how many tokens a tile holds.
+
+In: a normal form and what is known of the least value of its gates. Out: `Keeping`. Numbers between
+any states are multiplied forward. A gate for each channel may be split, F(t, i) = exp(c_t) exp(-c_i),
+where c cannot fall below -60 within a tile; otherwise its products are tables for each channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import exp, log
+
+from nlc.ir.expr import Expr, Graph
+from nlc.ir.normal_form import Affine
+from nlc.ir.schedule import Gates
+from nlc.ir.show import show_expr
+from nlc.passes.simplify import build
+
+# exp of it, and of its negative, are far inside what float32 can hold
+DEEPEST = 60.0
+# tokens that a tile holds (measured on a CPU), where writes read the state and where they do not
+TILES: dict[Gates, tuple[int, int]] = {
+    "ScalarGate": (32, 64),
+    "RelativeGates": (16, 16),
+    "LogGates": (8, 8),
+    "ChannelGates": (8, 8),
+    "CoupledGates": (32, 32),
+    "CoupledChannels": (8, 8),
+}
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """`log` is the logarithm of the one gate, where that is what the tiles take."""
+
+    gates: Gates
+    tile: int
+    log: Expr | None = None
+    reason: str = ""
+
+
+def keep_gates(graph: Graph, form: Affine, least: Callable[[Expr], float]) -> Keeping:
+    """Choose how the gates of a form are kept; `least` bounds a gate's value from below."""
+    given = [gate for row in form.decay for gate in row if gate is not None]
+    channels = any(gate.kind == "diagonal" for gate in given)
+    if len(form.states) > 1:
+        return _kept(form, "CoupledChannels" if channels else "CoupledGates")
+    if not channels:
+        return _kept(form, "ScalarGate")
+    value = given[0].value
+    size, low = _tile(form, "RelativeGates"), least(value)
+    name = show_expr(value)
+    if low >= exp(-DEEPEST / size):
+        depth = max(-log(low), 0.0) * size
+        return Keeping(
+            "RelativeGates", size, build(graph, "log", value),
+            f"factored: {name} is at least {low:.3g}, so {size} of them at least exp(-{depth:.3g})",
+        )  # fmt: skip
+    reason = (
+        f"direct, by channel: nothing keeps {name} above {exp(-DEEPEST / size):.2g}, "
+        f"as factoring {size} of them needs"
+    )
+    if _is_exponential(value):
+        return _kept(form, "LogGates", build(graph, "log", value), reason)
+    return _kept(form, "ChannelGates", None, reason)
+
+
+def _kept(form: Affine, gates: Gates, logarithm: Expr | None = None, reason: str = "") -> Keeping:
+    return Keeping(gates, _tile(form, gates), logarithm, reason)
+
+
+def _tile(form: Affine, gates: Gates) -> int:
+    """Tokens of a tile; several writes that read the state make its solve as many times larger."""
+    solved, scanned = TILES[gates]
+    reading = sum(not write.known for write in form.writes)
+    return max(solved // max(reading, 1), min(solved, 8)) if reading else scanned
+
+
+def _is_exponential(value: Expr) -> bool:
+    while value.op in ("let", "unsqueeze", "reshape"):
+        value = value.args[0]
+    return value.op == "exp"
