@@ -30,7 +30,12 @@ def per_row(table: Tensor, rows: Tensor, dim: int = -2) -> Tensor:
 
 
 def gate_tiles(
-    g: Tensor | float | None, front: tuple[int, ...], tile: int, like: Tensor, axes: int, fill: float
+    g: Tensor | float | None,
+    front: tuple[int, ...],
+    tile: int,
+    like: Tensor,
+    axes: int,
+    fill: float,
 ) -> Tensor:
     """Cut gates into tiles [B, N, H, C, 1 or d_k]; tokens beyond the last change nothing."""
     if not isinstance(g, Tensor):
@@ -48,18 +53,23 @@ def products(g: Tensor) -> Tensor:
 
 
 class ScalarGate:
-    """One number a token. Products run forward and nothing is divided: a gate of 0 is exact."""
+    """One number a token, multiplied forward; nothing is divided, so a gate of 0 is exact.
+
+    `inner` is F(t, i) and `since` F(t, 0), with an axis for channels in the classes below.
+    """
 
     axes = 0
 
     def __init__(self, gates, front, tile, like):
         self.tile, g = tile, gates[0][0]
         if isinstance(g, float) and g == 1.0:
-            self.inner = like.new_ones(tile, tile).tril()  # F(t, i)
-            self.since = like.new_ones(*like.shape[:1], -(-front[1] // tile), like.shape[1], tile, 1)
+            self.inner = like.new_ones(tile, tile).tril()
+            self.since = like.new_ones(
+                *like.shape[:1], -(-front[1] // tile), like.shape[1], tile, 1
+            )
         else:
             g = gate_tiles(g, front, tile, like, 0, 1.0)
-            self.inner, self.since = products(g).squeeze(-1), g.cumprod(-2)  # F(t, i), F(t, 0)
+            self.inner, self.since = products(g).squeeze(-1), g.cumprod(-2)
 
     def keys(self, b):
         return b

@@ -22,7 +22,10 @@ def _definitions() -> dict[str, tuple[str, frozenset[str]]]:
         text = files("nlc.codegen").joinpath(f"{file}.py").read_text("utf-8")
         for node in ast.parse(text).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                mentioned = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+                names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
+                own = {n.id for n in names if isinstance(n.ctx, ast.Store)}
+                own |= {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)}
+                mentioned = {n.id for n in names} - own
                 lines = text.splitlines()
                 first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
                 body = "\n".join(lines[first - 1 : node.end_lineno])

@@ -10,9 +10,9 @@ They are solved in tiles of C tokens. With F(t, i) = D_{i+1} ... D_t in a tile, 
     M_C = F(C, 0) M_0 + sum_i e_i (F(C, i) b_i)^T
     y_t = M_0 F(t, 0) q_t + sum_{i<=t} <F(t, i) b_i, q_t> e_i
 
-In: p, b [B, T, *lead, d_k], u [B, T, *lead, d_v], numbers [B, T, *lead], M [B, *lead, d_v, d_k]. Out:
-`Tiles`, from which any token's states can be read, and the states after the last token. How the
-gates enter stands in `library_gates`.
+In: p, b [B, T, *lead, d_k], u [B, T, *lead, d_v], M [B, *lead, d_v, d_k]. Out: `Tiles`, from which
+any token's states can be read, and the states after the last token. How the gates enter stands in
+`library_gates`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Write(NamedTuple):
     p: list[tuple[Tensor, int]]  # what state j is read with
     u: Tensor | None
     b: list[tuple[Tensor, tuple[int, ...]]]  # along which it goes, and into which states
-    c: list[tuple[Tensor, int]] = []  # how much of the same token's write s it sees
+    c: tuple[tuple[Tensor, int], ...] = ()  # how much of the same token's write s it sees
 
 
 class Tiles(NamedTuple):
@@ -79,51 +79,60 @@ def untiled(x: Tensor, tokens: int, lead: tuple[int, ...]) -> Tensor:
 
 
 def solve_tiles(
-    writes: list[Write], kind: type, gates: list[list[Tensor | None]], states: list[Tensor], tile: int
+    writes: list[Write], kind: Any, gates: list[list[Any]], states: list[Tensor], tile: int
 ) -> tuple[Any, ...]:
-    """Solve the writes of all tokens; `gates[l][j]` is D_lj, None 0. The course, and the states."""
-    M, (d_v, d_k), lead = states[0], states[0].shape[-2:], tuple(states[0].shape[1:-2])
-    fronts = [x.shape[:-1] for w in writes for x in (*(x for x, _ in w.p), *(x for x, _ in w.b))]
-    fronts += [w.u.shape[:-1] for w in writes if w.u is not None]
-    fronts += [x.shape for w in writes for x, _ in w.c]
-    fronts += [g.shape[: g.ndim - kind.axes] for row in gates for g in row if isinstance(g, Tensor)]
-    front = tuple(torch.broadcast_shapes(*fronts, (M.shape[0], 1, *lead)))
+    """Solve the writes of all tokens: the course and the states after it; `gates[a][j]` is D_aj."""
+    lead, (d_v, d_k) = tuple(states[0].shape[1:-2]), states[0].shape[-2:]
     M = torch.cat([Z.reshape(Z.shape[0], -1, d_v, d_k) for Z in states], -1)
+    front = common_front(writes, kind, gates, (M.shape[0], 1, *lead))
     D = kind(gates, front, tile, M)
 
     def cut(x: Tensor, d: int) -> Tensor:
         return tiled(x.to(M.dtype), front, d, tile)
 
     keys = [[(D.keys(cut(b, d_k)), into) for b, into in w.b] for w in writes]
-    E = [M.new_zeros(()) if w.u is None else cut(w.u, d_v) for w in writes]
-    open_writes = [r for r, w in enumerate(writes) if w.p or w.c]
-    known = [r for r in range(len(writes)) if r not in open_writes]
-    # what the known writes leave in the states at the end of each tile
+    E = [torch.zeros_like(k[0][0][..., :1]) if w.u is None else cut(w.u, d_v)
+         for w, k in zip(writes, keys, strict=True)]  # fmt: skip
+    open_ = [r for r, w in enumerate(writes) if w.p or w.c]
+    known = [r for r in range(len(writes)) if r not in open_]
+    # what the known writes leave in the states at each tile's end
     add = sum(E[s].mT @ D.left(keys[s]) for s in known) if known else None
-    if not open_writes:
-        starts, M = scan_known(add, D.whole(), M)
-    else:
-        reads = {r: [(cut(p, d_k), j) for p, j in writes[r].p] for r in open_writes}
-        seen = {r: dict((s, cut(c.unsqueeze(-1), 1)) for c, s in writes[r].c) for r in open_writes}
-        A = [[reach(D, reads[r], keys[s], seen[r].get(s)) for s in open_writes] for r in open_writes]
-        X = []
-        for r in open_writes:
-            x = E[r].expand(*keys[r][0][0].shape[:-1], d_v)
-            for s in known:
-                x = x + reach(D, reads[r], keys[s], seen[r].get(s)) @ E[s]
-            X.append(x)
+    if open_:
+        reads = {r: [(cut(p, d_k), j) for p, j in writes[r].p] for r in open_}
+        sees = {r: {s: cut(c.unsqueeze(-1), 1) for c, s in writes[r].c} for r in open_}
+
+        def A(r: int, s: int) -> Tensor:
+            return reached(D, reads[r], keys[s], sees[r].get(s))
+
         # E = X + Y M_0^T: what of the writes is known, and what hangs on the tile's first states
-        inverse = UnitLowerInverse.apply(woven_square(A))
-        Y = inverse @ woven([D.asked(reads[r], late=False) for r in open_writes])
-        left = woven([D.left(keys[r]) for r in open_writes])
+        X = [sum((A(r, s) @ E[s] for s in known), E[r]) for r in open_]
+        X = [x.expand(*x.shape[:-1], d_v) for x in X]
+        inverse = UnitLowerInverse.apply(woven_square([[A(r, s) for s in open_] for r in open_]))
+        Y = inverse @ woven([D.asked(reads[r], late=False) for r in open_])
+        left = woven([D.left(keys[r]) for r in open_])
         solved, starts, M = TileScan.apply(inverse @ woven(X), Y, left, D.whole(), add, M)
-        for place, r in enumerate(open_writes):
-            E[r] = solved[..., place :: len(open_writes), :]
+        for place, r in enumerate(open_):
+            E[r] = solved[..., place :: len(open_), :]
+    else:
+        starts, M = scan_known(add, D.whole(), M)
     path = Tiles(D, E, keys, starts, front[1], lead)
     return path, *(Z.reshape(Z.shape[0], *lead, d_v, d_k) for Z in M.split(d_k, -1))
 
 
-def reach(
+def common_front(
+    writes: list[Write], kind: Any, gates: list[list[Any]], least: tuple[int, ...]
+) -> tuple[int, ...]:
+    """B, T, *lead of all that is given, some of which may be one for all tokens or copies."""
+    vectors = [x for w in writes for x, _ in (*w.p, *w.b)]
+    vectors += [w.u for w in writes if w.u is not None]
+    numbers = [c for w in writes for c, _ in w.c]
+    given = [g for row in gates for g in row if isinstance(g, Tensor)]
+    fronts = [x.shape[:-1] for x in vectors] + [x.shape for x in numbers]
+    fronts += [g.shape[: g.ndim - kind.axes] for g in given]
+    return tuple(torch.broadcast_shapes(*fronts, least))
+
+
+def reached(
     D: Any, reads: list[tuple[Tensor, int]], keys: list[tuple[Tensor, tuple[int, ...]]], c: Any
 ) -> Tensor:
     """A[t, i]: how much the reads of token t take of a write of token i < t, or i = t by c."""
@@ -149,7 +158,7 @@ def woven_square(blocks: list[list[Tensor]]) -> Tensor:
 
 
 def carried(M: Tensor, w: Tensor) -> Tensor:
-    """Carry states over a tile: M_j <- sum_l M_l w_lj; M [.., d_v, n * d_k], w [.., n, n, 1 or d_k]."""
+    """M_j <- sum_a M_a w_aj: M [.., d_v, n * d_k], w [.., n, n, 1 or d_k]."""
     n = w.shape[-2]
     if n == 1:
         return w.squeeze(-3) * M
@@ -160,10 +169,10 @@ def carried(M: Tensor, w: Tensor) -> Tensor:
 class TileScan(torch.autograd.Function):
     """From tile to tile: E = X + Y M^T, then M <- carried(M, w) + E^T b + add.
 
-    X [B, N, H, C, d_v], Y, b [B, N, H, C, d_k], w [B, N, H, n, n, 1 or d_k], M [B, H, d_v, d_k], with
-    d_k of all n states. Gives the writes E, the states before each tile and the last ones. Its
-    gradient runs from the last tile to the first with two products a tile, and takes all others at
-    once.
+    X [B, N, H, C, d_v], Y, b [B, N, H, C, n * d_k], w [B, N, H, n, n, 1 or d_k],
+    M [B, H, d_v, n * d_k]. Gives the writes E, the states before each tile and the last ones. Its
+    gradient runs from the last tile to the first with two products a tile, and takes all others
+    at once.
     """
 
     @staticmethod

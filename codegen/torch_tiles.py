@@ -119,8 +119,7 @@ def _move(
     vectors = _Vectors(low, len(memory.lead), rank)
     writes = [vectors.write(write, len(form.writes)) for write in form.writes]
     if not writes:
-        nothing = note(program.call(library.number, 0.0, like), (), 0, wide=True)
-        zero = program.method("unsqueeze", nothing, 0)
+        zero = vectors.zero()
         writes = [program.call(library_tiles.Write, [], zero, [(zero, (0,))])]
     gates = [[_gate(low, schedule, gate) for gate in row] for row in form.decay]
     kind = getattr(library_gates, schedule.gates)
@@ -154,11 +153,19 @@ class _Vectors:
             if b is not None:
                 into.setdefault(b, []).append(j)
         targets = [(self.vector(b, self.rank >= 1, "b"), tuple(js)) for b, js in into.items()]
+        if not targets:
+            # other writes see it, no state keeps it
+            targets = [(self.zero(), (0,))]
         seen = [(_lifted(self.low, self.low.tensor(c), self.lead), s) for s, c in write.earlier]
-        words: list[Operand] = [reads, offset, targets, *([seen] if seen else [])]
+        words: list[Operand] = [reads, offset, targets, *([tuple(seen)] if seen else [])]
         node = self.low.program.call(library_tiles.Write, *words)
         node.meta["name"] = "write"
         return node
+
+    def zero(self) -> fx.Node:
+        """A vector of zeros, of one entry."""
+        nothing = self.low.program.call(library.number, 0.0, self.low.like)
+        return self.low.unsqueeze(note(nothing, (), 0, wide=True), 0)
 
     def vector(self, expr: Expr, has_axis: bool, name: str) -> fx.Node:
         """A coefficient [*lead, d], with an axis of size 1 where it is one number."""
@@ -321,7 +328,9 @@ def write_reads(writer: MemoryWriter, out: Writer) -> None:
 def read_name(kind: str, when: str, var: str = "") -> str:
     """The method that reads a course."""
     word = "read" if kind == "apply" else "states"
-    return word + (f"_{var}" if var else "") + {"post": "", "prev": "_before", "start": "_start"}[when]
+    return (
+        word + (f"_{var}" if var else "") + {"post": "", "prev": "_before", "start": "_start"}[when]
+    )
 
 
 def _path_type(writer: MemoryWriter) -> str:

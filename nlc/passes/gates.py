@@ -1,8 +1,9 @@
 """How products of gates are kept within a tile, and how many tokens a tile holds.
 
-In: a normal form and what is known of the least value of its gates. Out: `Keeping`. Numbers between
-any states are multiplied forward. A gate for each channel may be split, F(t, i) = exp(c_t) exp(-c_i),
-where c cannot fall below -60 within a tile; otherwise its products are tables for each channel.
+In: a normal form and what is known of the least value of its gates. Out: `Keeping`. Numbers
+between any states are multiplied forward. A gate for each channel may be split,
+F(t, i) = exp(c_t) exp(-c_i), where c cannot fall below -60 within a tile; otherwise its products
+are tables for each channel.
 """
 
 from __future__ import annotations

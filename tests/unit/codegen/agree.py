@@ -94,7 +94,7 @@ def agree(system: System, name: str = "mixer", tokens: int = 11) -> Compiled:
             zero if a is None else a,
             zero.expand(a.shape) if b is None and a is not None else (zero if b is None else b),
             f"gradient of {label}",
-            1e-9,
+            1e-10,
         )
     cuts(module, xs, outputs, state)
     return compiled

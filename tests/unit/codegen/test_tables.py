@@ -15,7 +15,7 @@ def test_every_operation_is_spelled() -> None:
 
 def test_a_text_brings_what_it_needs() -> None:
     texts = "\n".join(library_texts(["solve_tiles"]))
-    for name in ("TileScan", "UnitLowerInverse", "tiled", "gate_products"):
+    for name in ("TileScan", "UnitLowerInverse", "tiled", "carried"):
         assert f" {name}(" in texts or f" {name}(" in texts.replace("class", " ")
     assert "attend" not in texts
     assert len(set(library_names())) == len(library_names())
