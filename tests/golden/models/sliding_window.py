@@ -37,13 +37,6 @@ def positions(start: int, tokens: int, like: Tensor) -> Tensor:
     return torch.arange(start, start + tokens, device=like.device, dtype=dtype)[None]
 
 
-def rows(table: Tensor, index: Tensor) -> Tensor:
-    """Look up: table [..., n, d] with one per leading axis, index [..., more] -> [..., more, d]."""
-    front = table.shape[:-2]
-    flat = index.reshape(*index.shape[: len(front)], -1, 1).expand(*front, -1, table.shape[-1])
-    return table.gather(-2, flat).reshape(*index.shape, table.shape[-1])
-
-
 def rotate(x: Tensor, angle: Tensor) -> Tensor:
     """Turn neighbouring pairs of the last axis: x [..., n], angle [..., n/2]."""
     even, odd = x[..., 0::2], x[..., 1::2]
@@ -98,33 +91,6 @@ class GLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gated = activation(self.act, F.linear(x, self.gate)) * F.linear(x, self.up)
         return F.linear(gated, self.down)
-
-
-class Tiles(NamedTuple):
-    """A memory's course over a sequence; N tiles of C tokens, H copies.
-
-    Token t of a tile has M_t = since[t] M_0 + sum_{i<=t} products[t, i] writes[i] keys[i]^T.
-    """
-
-    keys: Tensor  # b [B, N, H, C, d_k]
-    writes: Tensor  # e [B, N, H, C, d_v]
-    products: Tensor  # F(t, i) [B, N, H, C, C] or [C, C], 0 above the diagonal
-    since: Tensor  # F(t, 0) [B, N, H, C]
-    starts: Tensor  # M_0 of each tile [B, N, H, d_v, d_k]
-    tokens: int
-    lead: tuple[int, ...]
-    origin: Tensor | None = None  # the state before the chunk, as it is
-
-
-def before(products: Tensor, since: Tensor) -> tuple[Tensor, Tensor]:
-    """F(t-1, i) and F(t-1, 0): as the token before saw the tile."""
-    return F.pad(products, (0, 0, 1, -1)), F.pad(since, (1, -1), value=1.0)
-
-
-def turned(path: Tiles) -> Tiles:
-    """The same course of the transposed state."""
-    keys, writes, products, since, starts, tokens, lead, _ = path
-    return Tiles(writes, keys, products, since, starts.mT, tokens, lead)
 
 
 class Pairs(NamedTuple):
