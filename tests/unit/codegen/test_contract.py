@@ -6,9 +6,11 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import nlc
 from nlc import parse as resolve
@@ -29,6 +31,13 @@ def small(name: str) -> Compiled:
     return nlc.compile(nlc.load(path, set=settings))
 
 
+def rounded(part: nn.Module, args: Any, out: Any) -> Any:
+    """Round what a module gives to bfloat16, and keep it in float64."""
+    if isinstance(out, torch.Tensor):
+        return out.bfloat16().double()
+    return out[0].bfloat16().double(), *out[1:]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_bfloat16_is_close_to_float64(name: str) -> None:
     torch.manual_seed(0)
@@ -39,11 +48,14 @@ def test_bfloat16_is_close_to_float64(name: str) -> None:
     exact.load_state_dict(module.state_dict())
     x = torch.randn(2, 40, *(a.size for a in block.inputs[0].shape)).bfloat16()
     got, state = module(x)
+    # what the projections round to is theirs; all that follows from it has to be as exact as can be
+    for part in exact.modules():
+        if list(part.parameters()) and not list(part.children()):
+            part.register_forward_hook(rounded)
     want, _ = exact(x.double())
     assert got.dtype == torch.bfloat16
     error = (got.double() - want).square().mean().sqrt() / want.square().mean().sqrt()
-    # the projections round to bfloat16 several times one after another
-    assert error < 8e-3
+    assert error < 5e-3
     stepped, _ = module.step(x[:, 0], state)
     assert stepped.dtype == torch.bfloat16
     got.float().sum().backward()
