@@ -8,7 +8,7 @@ Levels, fastest first:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -87,6 +87,324 @@ def shift_step(x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
     return past[:, 0].to(x.dtype), torch.cat((past[:, 1:], x[:, None].to(past.dtype)), 1)
 
 
+class Write(NamedTuple):
+    """One outer product for each token: e b^T with e = sum M_j p + u + sum c e_s."""
+
+    p: list[tuple[Tensor, int]]  # what state j is read with
+    u: Tensor | None
+    b: list[tuple[Tensor, tuple[int, ...]]]  # along which it goes, and into which states
+    c: tuple[tuple[Tensor, int], ...] = ()  # how much of the same token's write s it sees
+
+
+class Tiles(NamedTuple):
+    """A memory's course over a sequence; N tiles of C tokens, H copies, n states."""
+
+    gates: Any  # products of gates from token to token
+    writes: list[Tensor]  # e of each write [B, N, H, C, d_v]
+    keys: list[list[tuple[Tensor, tuple[int, ...]]]]  # b of each write [B, N, H, C, d_k]
+    starts: Tensor  # the states before each tile, side by side [B, N, H, d_v, n * d_k]
+    tokens: int
+    lead: tuple[int, ...]
+    origin: Tensor | None = None  # the state before the chunk, as it is
+
+
+class UnitLowerInverse(torch.autograd.Function):
+    """(I - A)^-1 for A below the diagonal; its gradient is X^T G X^T, masked by A's own."""
+
+    @staticmethod
+    def forward(ctx, lower):
+        one = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
+        inverse = torch.linalg.solve_triangular(
+            one - lower, one.expand(lower.shape), upper=False, unitriangular=True
+        )
+        ctx.save_for_backward(inverse)
+        return inverse
+
+    @staticmethod
+    def backward(ctx, grad):
+        (inverse,) = ctx.saved_tensors
+        return inverse.mT @ grad @ inverse.mT
+
+
+def tiled(x: Tensor, front: tuple[int, ...], d: int, tile: int, fill: float = 0.0) -> Tensor:
+    """Cut the sequence into tiles: [B, T, *lead, d] -> [B, N, H, C, d]."""
+    tokens = front[1]
+    x = x.expand(*front, d).reshape(front[0], tokens, -1, d)
+    if tokens % tile:
+        x = F.pad(x, (0, 0, 0, 0, 0, -tokens % tile), value=fill)
+    return x.unflatten(1, (-1, tile)).transpose(2, 3).contiguous()
+
+
+def untiled(x: Tensor, tokens: int, lead: tuple[int, ...]) -> Tensor:
+    """Join tiles again: [B, N, H, C, ...] -> [B, T, *lead, ...]."""
+    x = x.transpose(2, 3).flatten(1, 2)[:, :tokens]
+    return x.reshape(*x.shape[:2], *lead, *x.shape[3:])
+
+
+def solve_tiles(
+    writes: list[Write], kind: Any, gates: list[list[Any]], states: list[Tensor], tile: int
+) -> tuple[Any, ...]:
+    """Solve the writes of all tokens: the course and the states after it; `gates[a][j]` is D_aj."""
+    lead, (d_v, d_k) = tuple(states[0].shape[1:-2]), states[0].shape[-2:]
+    M = torch.cat([Z.reshape(Z.shape[0], -1, d_v, d_k) for Z in states], -1)
+    front = common_front(writes, kind, gates, (M.shape[0], 1, *lead))
+    D = kind(gates, front, tile, M)
+
+    def cut(x: Tensor, d: int) -> Tensor:
+        return tiled(x.to(M.dtype), front, d, tile)
+
+    keys = [[(D.keys(cut(b, d_k)), into) for b, into in w.b] for w in writes]
+    E = [torch.zeros_like(k[0][0][..., :1]) if w.u is None else cut(w.u, d_v)
+         for w, k in zip(writes, keys, strict=True)]  # fmt: skip
+    open_ = [r for r, w in enumerate(writes) if w.p or w.c]
+    known = [r for r in range(len(writes)) if r not in open_]
+    # what the known writes leave in the states at each tile's end
+    add = sum(E[s].mT @ D.left(keys[s]) for s in known) if known else None
+    if open_:
+        reads = {r: [(cut(p, d_k), j) for p, j in writes[r].p] for r in open_}
+        sees = {r: {s: cut(c.unsqueeze(-1), 1) for c, s in writes[r].c} for r in open_}
+
+        def A(r: int, s: int) -> Tensor:
+            return reached(D, reads[r], keys[s], sees[r].get(s))
+
+        # E = X + Y M_0^T: what of the writes is known, and what hangs on the tile's first states
+        X = [sum((A(r, s) @ E[s] for s in known), E[r]) for r in open_]
+        X = [x.expand(*x.shape[:-1], d_v) for x in X]
+        inverse = UnitLowerInverse.apply(woven_square([[A(r, s) for s in open_] for r in open_]))
+        Y = inverse @ woven([D.asked(reads[r], late=False) for r in open_])
+        left = woven([D.left(keys[r]) for r in open_])
+        solved, starts, M = TileScan.apply(inverse @ woven(X), Y, left, D.whole(), add, M)
+        for place, r in enumerate(open_):
+            E[r] = solved[..., place :: len(open_), :]
+    else:
+        starts, M = scan_known(add, D.whole(), M)
+    path = Tiles(D, E, keys, starts, front[1], lead)
+    return path, *(Z.reshape(Z.shape[0], *lead, d_v, d_k) for Z in M.split(d_k, -1))
+
+
+def common_front(
+    writes: list[Write], kind: Any, gates: list[list[Any]], least: tuple[int, ...]
+) -> tuple[int, ...]:
+    """B, T, *lead of all that is given, some of which may be one for all tokens or copies."""
+    vectors = [x for w in writes for x, _ in (*w.p, *w.b)]
+    vectors += [w.u for w in writes if w.u is not None]
+    numbers = [c for w in writes for c, _ in w.c]
+    given = [g for row in gates for g in row if isinstance(g, Tensor)]
+    fronts = [x.shape[:-1] for x in vectors] + [x.shape for x in numbers]
+    fronts += [g.shape[: g.ndim - kind.axes] for g in given]
+    return tuple(torch.broadcast_shapes(*fronts, least))
+
+
+def reached(
+    D: Any, reads: list[tuple[Tensor, int]], keys: list[tuple[Tensor, tuple[int, ...]]], c: Any
+) -> Tensor:
+    """A[t, i]: how much the reads of token t take of a write of token i < t, or i = t by c."""
+    found = [D.reach(into, j, p, b, late=False) for p, j in reads for b, into in keys]
+    found += [] if c is None else [torch.diag_embed(c.squeeze(-1))]
+    found = [x for x in found if x is not None]
+    b = keys[0][0]
+    return sum(found[1:], found[0]) if found else b.new_zeros(*b.shape[:-1], b.shape[-2])
+
+
+def woven(rows: list[Tensor]) -> Tensor:
+    """Put the writes of a token one after another: R of [.., C, d] -> [.., C * R, d]."""
+    return rows[0] if len(rows) == 1 else torch.stack(rows, -2).flatten(-3, -2)
+
+
+def woven_square(blocks: list[list[Tensor]]) -> Tensor:
+    """As `woven`, for both axes: R x R of [.., C, C] -> [.., C * R, C * R]."""
+    if len(blocks) == 1:
+        return blocks[0][0]
+    shape = torch.broadcast_shapes(*(b.shape for row in blocks for b in row))
+    rows = [torch.stack([b.expand(shape) for b in row], -1).flatten(-2) for row in blocks]
+    return torch.stack(rows, -2).flatten(-3, -2)
+
+
+def carried(M: Tensor, w: Tensor) -> Tensor:
+    """M_j <- sum_a M_a w_aj: M [.., d_v, n * d_k], w [.., n, n, 1 or d_k]."""
+    n = w.shape[-2]
+    if n == 1:
+        return w.squeeze(-3) * M
+    Z = M.unflatten(-1, (n, 1, -1))
+    return (w.unsqueeze(-4) * Z).sum(-3).flatten(-2)
+
+
+class TileScan(torch.autograd.Function):
+    """From tile to tile: E = X + Y M^T, then M <- carried(M, w) + E^T b + add.
+
+    X [B, N, H, C, d_v], Y, b [B, N, H, C, n * d_k], w [B, N, H, n, n, 1 or d_k],
+    M [B, H, d_v, n * d_k]. Gives the writes E, the states before each tile and the last ones. Its
+    gradient runs from the last tile to the first with two products a tile, and takes all others
+    at once.
+    """
+
+    @staticmethod
+    def forward(ctx, X, Y, b, w, add, M):
+        writes, starts = [], []
+        more = [None] * X.shape[1] if add is None else add.unbind(1)
+        tiles = zip(X.unbind(1), Y.unbind(1), b.unbind(1), w.unbind(1), more, strict=True)
+        for x, y, key, decay, known in tiles:
+            starts.append(M)
+            writes.append(x + y @ M.mT)
+            M = carried(M, decay) + writes[-1].mT @ key
+            M = M if known is None else M + known
+        E, S = torch.stack(writes, 1), torch.stack(starts, 1)
+        ctx.save_for_backward(Y, b, w, E, S)
+        ctx.adds = add is not None
+        return E, S, M
+
+    @staticmethod
+    def backward(ctx, dE, dS, dM):
+        Y, b, w, E, S = ctx.saved_tensors
+        back, writes, after = w.transpose(-3, -2), [], []
+        for i in reversed(range(E.shape[1])):
+            after.append(dM)
+            writes.append(dE[:, i] + b[:, i] @ dM.mT)
+            dM = dS[:, i] + carried(dM, back[:, i]) + writes[-1].mT @ Y[:, i]
+        dX, A = torch.stack(writes[::-1], 1), torch.stack(after[::-1], 1)
+        n = w.shape[-2]
+        before, later = S.unflatten(-1, (n, -1)), A.unflatten(-1, (n, -1))
+        if w.shape[-1] == 1:
+            dw = torch.einsum("...vik,...vjk->...ij", before, later).unsqueeze(-1)
+        else:
+            dw = torch.einsum("...vik,...vjk->...ijk", before, later)
+        return dX, dX @ S, E @ A, dw, A if ctx.adds else None, dM
+
+
+def scan_known(add: Tensor, w: Tensor, M: Tensor) -> tuple[Tensor, Tensor]:
+    """As `TileScan`, with writes that do not hang on the state."""
+    starts = []
+    for known, decay in zip(add.unbind(1), w.unbind(1), strict=True):
+        starts.append(M)
+        M = carried(M, decay) + known
+    return torch.stack(starts, 1), M
+
+
+def queries(q: Tensor, path: Tiles) -> Tensor:
+    """Cut queries into tiles: [B, T, *lead, *more, d] -> [B, N, H, C * more, d]."""
+    front = (path.starts.shape[0], path.tokens, *path.lead)
+    more = q.shape[2 + len(path.lead) : -1]
+    rows = q.to(path.starts.dtype).expand(*front, *more, q.shape[-1]).reshape(*front, -1)
+    rows = tiled(rows, front, rows.shape[-1], path.gates.tile)
+    return rows.unflatten(-1, (-1, q.shape[-1])).flatten(-3, -2) if more else rows
+
+
+def answers(y: Tensor, q: Tensor, path: Tiles) -> Tensor:
+    """Undo `queries` for what was read."""
+    more = q.shape[2 + len(path.lead) : -1]
+    y = y.unflatten(-2, (path.gates.tile, -1)) if more else y
+    y = untiled(y, path.tokens, path.lead)
+    return (y.unflatten(-2, more) if more else y).to(q.dtype)
+
+
+def read_tiles(q: Tensor, path: Tiles, late: bool = True, state: int = 0) -> Tensor:
+    """M_t q_t (late), or M_{t-1} q_t: q [B, T, *lead, *more, d_k] -> [B, T, *lead, *more, d_v]."""
+    D, rows = path.gates, queries(q, path)
+    y = D.asked([(rows, state)], late) @ path.starts.mT
+    for e, keys in zip(path.writes, path.keys, strict=True):
+        for b, into in keys:
+            scores = D.reach(into, state, rows, b, late)
+            y = y if scores is None else y + scores @ e
+    return answers(y, q, path)
+
+
+def per_row(table: Tensor, rows: Tensor, dim: int = -2) -> Tensor:
+    """Repeat a table's row of each token for all its queries."""
+    times = rows.shape[-2] // table.shape[dim]
+    return table if times == 1 else table.repeat_interleave(times, dim)
+
+
+def gate_tiles(
+    g: Tensor | float | None,
+    front: tuple[int, ...],
+    tile: int,
+    like: Tensor,
+    axes: int,
+    fill: float,
+) -> Tensor:
+    """Cut gates into tiles [B, N, H, C, 1 or d_k]; tokens beyond the last change nothing."""
+    if not isinstance(g, Tensor):
+        g = like.new_full((1,), g or 0.0)
+    elif axes == 0:
+        g = g.unsqueeze(-1)
+    return tiled(g.to(like.dtype), front, g.shape[-1], tile, fill)
+
+
+def products(g: Tensor) -> Tensor:
+    """g_{i+1} ... g_t for i <= t, else 0: [.., C, d] -> [.., C, C, d]; nothing is divided."""
+    one = torch.ones(g.shape[-2], g.shape[-2], dtype=torch.bool, device=g.device)
+    found = torch.where(one.tril(-1).unsqueeze(-1), g.unsqueeze(-2), 1.0).cumprod(-3)
+    return torch.where(one.tril().unsqueeze(-1), found, 0.0)
+
+
+class ScalarGate:
+    """One number a token, multiplied forward; nothing is divided, so a gate of 0 is exact.
+
+    `inner` is F(t, i) and `since` F(t, 0), with an axis for channels in the classes below.
+    """
+
+    axes = 0
+
+    def __init__(self, gates, front, tile, like):
+        self.tile, g = tile, gates[0][0]
+        if isinstance(g, float) and g == 1.0:
+            self.inner = like.new_ones(tile, tile).tril()
+            self.since = like.new_ones(
+                *like.shape[:1], -(-front[1] // tile), like.shape[1], tile, 1
+            )
+        else:
+            g = gate_tiles(g, front, tile, like, 0, 1.0)
+            self.inner, self.since = products(g).squeeze(-1), g.cumprod(-2)
+
+    def keys(self, b):
+        return b
+
+    def table(self, rows, late):
+        return per_row(self.inner if late else F.pad(self.inner, (0, 0, 1, -1)), rows)
+
+    def reach(self, into, j, q, b, late=True):
+        return self.table(q, late) * (q @ b.mT)
+
+    def spread(self, into, j, s, b, late=True):
+        return (self.table(s, late) * s) @ b
+
+    def asked(self, reads, late=True):
+        return self.kept(0, reads[0][0], late)
+
+    def kept(self, j, M, late=True):
+        since = self.since if late else F.pad(self.since, (0, 0, 1, -1), value=1.0)
+        return per_row(since, M) * M
+
+    def left(self, keys):
+        return self.inner[..., -1, :, None] * keys[0][0]
+
+    def whole(self):
+        return self.since[..., -1:, None, :]
+
+
+class ChannelGates(ScalarGate):
+    """A gate for each channel of the key: F(t, i) is a table of C x C for each of them."""
+
+    axes = 1
+
+    def __init__(self, gates, front, tile, like):
+        self.tile = tile
+        g = gate_tiles(gates[0][0], front, tile, like, 1, 1.0)
+        self.inner, self.since = products(g), g.cumprod(-2)
+
+    def table(self, rows, late):
+        return per_row(self.inner if late else F.pad(self.inner, (0, 0, 0, 0, 1, -1)), rows, -3)
+
+    def reach(self, into, j, q, b, late=True):
+        return (q.unsqueeze(-2) * self.table(q, late) * b.unsqueeze(-3)).sum(-1)
+
+    def spread(self, into, j, s, b, late=True):
+        return (s.unsqueeze(-1) * self.table(s, late) * b.unsqueeze(-3)).sum(-2)
+
+    def left(self, keys):
+        return self.inner[..., -1, :, :] * keys[0][0]
+
+
 class Ln(nn.Module):
     """Block ln: x[d] -> out[d]."""
 
@@ -131,12 +449,30 @@ class TimeMixS(nn.Module):
 
     S = S @ (diag(w) - outer(kappa, a * kappa)) + outer(v, k)   (spec.nl:79)
     state  S [B, heads, d_v, d_k]
-    runs   sequential: affine, but 2 writes for each token
+    runs   tile-solve: affine in its state, which its writes read
     """
 
     def initial(self, batch: int, like: Tensor) -> Tensor:
         """Give the state at the start."""
         return zeros(like, batch, 4, 32, 32)
+
+    def forward(
+        self, w: Tensor, kappa: Tensor, a: Tensor, v: Tensor, k: Tensor, S: Tensor
+    ) -> tuple[Tiles, Tensor]:
+        """Move over a sequence, 8 tokens at a time."""
+        # e1 = S_{t-1} p
+        # e2 = u
+        # S_t = S_{t-1} diag(g) + e1 b^T + e2 b^T
+        p = -kappa
+        b = a * kappa
+        write = Write([(p, 0)], None, [(b, (0,))])
+        write_1 = Write([], v, [(k, (0,))])
+        path, S = solve_tiles([write, write_1], ChannelGates, [[w]], [S], 8)
+        return path, S
+
+    def read(self, q: Tensor, path: Tiles) -> Tensor:
+        """Read S(q) at every token, after its update."""
+        return read_tiles(q, path)
 
     def step(self, w: Tensor, kappa: Tensor, a: Tensor, v: Tensor, k: Tensor, S: Tensor) -> Tensor:
         """Move by one token."""
@@ -280,23 +616,9 @@ class TimeMix(nn.Module):
         kappa = unit(key_ * self.k_k)
         # k     = key_ * lerp(1, a, k_a)   (spec.nl:74)
         k = key_ * (1.0 + self.k_a * (a - 1.0))
-        S = state["S"]
-        S_read_rows = []
-        for w_t, kappa_t, a_t, v_t, k_t, r_t in zip(
-            w.unbind(1),
-            kappa.unbind(1),
-            a.unbind(1),
-            v.unbind(1),
-            k.unbind(1),
-            r.unbind(1),
-            strict=True,
-        ):
-            S = self.S.step(w_t, kappa_t, a_t, v_t, k_t, S)
-            S_read = self.S.read_step(r_t, S)
-            S_read_rows.append(S_read)
-        S_read_1 = torch.stack(S_read_rows, 1)
+        S_path, S = self.S(w, kappa, a, v, k, state["S"])
         # y     = layernorm(S(r), gain = gain, offset = offset, eps = 64e-5)   (spec.nl:82)
-        y = layernorm(S_read_1, eps=0.00064) * self.gain + self.offset
+        y = layernorm(self.S.read(r, S_path), eps=0.00064) * self.gain + self.offset
         # bonus = <r, r_k * k> * v   (spec.nl:83)
         bonus = (r * (self.r_k * k)).sum(-1).unsqueeze(3) * v
         # out   = W_o(g * (y + bonus))   (spec.nl:84)
