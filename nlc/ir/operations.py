@@ -32,8 +32,13 @@ Structured:
     let(value) name, part  the value of an equation of an update, named as written
     stop(x)                the value, a constant for every gradient
     shift(x) n, slot       x of n tokens ago, zero before the start
-    window(x) how          sum, mean or last of x over the tokens of the memory's window; a grad in
-                           it is that of the one token
+    window(x) how, period, slot, again
+                           x over the tokens of the memory's window, in its update. how is sum,
+                           mean, last, or each (x of the one token, where `again` goes over them).
+                           period is the memory's own, or a longer one: then a sum over its updates
+                           since that ended. slot names what is kept in the state until the end, ""
+                           where nothing is. again: x needs other totals, so it is evaluated for all
+                           tokens when the window ends. A grad in it is that of the one token
     due() period           1 at the tokens (steps) at which the period ends, else 0
     route(scores) select, amount
                            softmax over the last axis (slots), zero outside the selection,

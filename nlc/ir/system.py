@@ -14,6 +14,12 @@ Afterwards `post` is the new value; reads in later steps use it. At the end of t
 becomes `post`, `start` becomes `post` if the token is the last of a chunk (counted by `position`
 from the start of the sequence), and a reset whose period ends here sets every state of the memory
 back to its initial value (so do `prev` and `start`).
+
+A memory at a level of N > 1 tokens keeps its state for `window` = N tokens. Its `Update` step adds
+to the sums of its `window` nodes at every token, and evaluates the assignments at the window's last
+one. All that varies inside the window stands in a `window` node there. Reads of it in streams, in
+`window` nodes and in the updates of faster memories are `prev`; a `post` of it stands only in the
+updates of memories of the same level or slower ones.
 """
 
 from __future__ import annotations
@@ -199,6 +205,15 @@ class FrozenRead:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What a memory keeps under `slot` until a window ends: a sum, or values token by token."""
+
+    slot: str
+    shape: Shape
+    period: int
+
+
+@dataclass(frozen=True)
 class Memory:
     """An associative memory. All shapes in its expressions begin with the leading axes `lead`.
 
@@ -206,6 +221,9 @@ class Memory:
     `objective task`. `learned` memories have parameters `NAME.PART` [*lead, *part.shape] as their
     initial state. A `kernel` memory (softmax) has `pairs` and no update; `persistent` is the number
     of learned pairs, parameters `NAME.key`, `NAME.value` [*lead, persistent, d].
+
+    `window` is how many tokens it keeps its state for. Of an unfinished window it holds `sums`
+    (which go on for `period` tokens) and, of each token so far, the values in `recent`.
     """
 
     name: str
@@ -224,6 +242,9 @@ class Memory:
     through: Literal["full", "first_order", "stop"]
     frozen: tuple[FrozenRead, ...] = ()
     persistent: int = 0
+    window: int = 1
+    sums: tuple[Kept, ...] = ()
+    recent: tuple[Kept, ...] = ()
     written_objective: Span | None = field(default=None, compare=False, repr=False)
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 

@@ -38,7 +38,9 @@ class TokenFrame:
     """What the leaves of expressions stand for, within one module and one token.
 
     `states` are by (memory, when); `histories` the past of each slot, `remembered` the values to
-    be added to it. `tracks` says whether anything outside may ask for a gradient.
+    be added to it. `totals` are the values of `window` nodes, `each` those that a second pass over
+    a window reads at its present token. `tracks` says whether anything outside may ask for a
+    gradient.
     """
 
     rows: int
@@ -51,6 +53,8 @@ class TokenFrame:
     histories: Mapping[str, Tensor]
     remembered: dict[str, Tensor]
     tracks: bool
+    totals: dict[Expr, Tensor] = field(default_factory=dict)
+    each: Mapping[str, Tensor] = field(default_factory=dict)
     variables: Mapping[tuple[str, str], Tensor] = field(default_factory=dict)
     gradients: dict[tuple[int, ...], dict[str, Tensor]] = field(default_factory=dict)
 
@@ -67,6 +71,10 @@ class TokenFrame:
     def state(self, memory: str, var: str, part: str, when: str) -> Tensor:
         """Return one tensor of a memory's state."""
         return self.states[memory, when][var][part]
+
+    def window(self, node: Expr) -> Tensor:
+        """Return the value of a `window` node."""
+        return self.each[node.attr("slot")] if node.attr("how") == "each" else self.totals[node]
 
     def variable(self, memory: str, part: str) -> Tensor:
         """Return the point at which an objective is differentiated."""
@@ -150,7 +158,9 @@ def order(root: Expr) -> tuple[Expr, ...]:
 
 
 def needed(node: Expr) -> tuple[Expr, ...]:
-    """Return the arguments whose values a node needs."""
+    """Return the arguments whose values a node needs; a window has been summed before."""
+    if node.op == "window":
+        return ()
     return node.args[1:] if node.op == "grad" else node.args
 
 

@@ -22,6 +22,7 @@ from nlc.ir.system import (
     Call,
     Equation,
     Initial,
+    Kept,
     Memory,
     Model,
     Part,
@@ -31,6 +32,7 @@ from nlc.ir.system import (
     Update,
 )
 from nlc.runtime.evaluate import Parts, States
+from nlc.runtime.windows import Window
 
 State = dict[str, Any]
 
@@ -201,6 +203,26 @@ def write_states(memory: Memory, states: States) -> State:
     if memory.map.kind == "kernel":
         return {memory.name: dict(states[""])}
     return {label(memory, name): pack(parts) for name, parts in states.items()}
+
+
+def read_window(memory: Memory, state: Mapping[str, Any]) -> Window:
+    """Read what a memory keeps of its unfinished window."""
+    return Window(
+        _read_kept(memory.sums, state.get(f"{memory.name}.sum")),
+        _read_kept(memory.recent, state.get(f"{memory.name}.recent")),
+    )
+
+
+def _read_kept(kept: tuple[Kept, ...], value: Any) -> Parts:
+    if isinstance(value, Mapping):
+        return {entry.slot: double(value[entry.slot]) for entry in kept}
+    return {entry.slot: double(value) for entry in kept}
+
+
+def write_window(memory: Memory, window: Window) -> State:
+    """Show what a memory keeps of its unfinished window: `M.sum`, `M.recent`."""
+    shown = {"sum": window.sums, "recent": window.recent}
+    return {f"{memory.name}.{word}": pack(values) for word, values in shown.items() if values}
 
 
 def label(memory: Memory, var: str) -> str:

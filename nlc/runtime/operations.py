@@ -39,6 +39,10 @@ class Frame(Protocol):
         """Return the point at which an objective is differentiated."""
         ...
 
+    def window(self, node: Expr) -> Tensor:
+        """Return the value of a `window` node."""
+        ...
+
     def gradient(self, node: Expr, at: Sequence[Tensor]) -> Tensor:
         """Return the value of a `grad` node."""
         ...
@@ -282,8 +286,7 @@ def _stop(node: Expr, args: Sequence[Tensor], frame: Frame) -> Tensor:
 
 
 def _window(node: Expr, args: Sequence[Tensor], frame: Frame) -> Tensor:
-    # a memory moves at every token here, so its window holds the one token
-    return args[0]
+    return frame.window(node)
 
 
 def _due(node: Expr, args: Sequence[Tensor], frame: Frame) -> Tensor:
@@ -293,7 +296,7 @@ def _due(node: Expr, args: Sequence[Tensor], frame: Frame) -> Tensor:
 
 def _route(node: Expr, args: Sequence[Tensor], frame: Frame) -> Tensor:
     weight = torch.softmax(args[0], dim=-1)
-    falling, place = weight.sort(dim=-1, descending=True)
+    falling, place = weight.sort(dim=-1, descending=True, stable=True)
     amount, rank = node.attr("amount"), torch.arange(weight.shape[-1])
     match node.attr("select"):
         case "top_k":

@@ -15,8 +15,9 @@ from nlc.ir.shape import Shape, sizes
 from nlc.ir.system import Block, Initial, Memory, Model
 from nlc.runtime.evaluate import Parts, States, TokenFrame, evaluate
 from nlc.runtime.frame import Run, make_frame
-from nlc.runtime.layout import State, facts, instances, pack, source_of, write_states
+from nlc.runtime.layout import State, facts, instances, pack, source_of, write_states, write_window
 from nlc.runtime.maps import front
+from nlc.runtime.windows import empty
 
 
 def first_state(run: Run, module: Block | Model) -> State:
@@ -26,6 +27,7 @@ def first_state(run: Run, module: Block | Model) -> State:
         states = initial_states(run, module, module.memories, {})
         for memory in module.memories:
             state |= write_states(memory, states[memory.name])
+            state |= write_window(memory, empty(memory, run.rows))
             if memory.name in facts(module).starts:
                 state[f"{memory.name}.start"] = pack(states[memory.name][""])
             if memory.name in facts(module).copied:

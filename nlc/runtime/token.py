@@ -15,7 +15,7 @@ from torch import Tensor
 from nlc.ir.expr import Expr
 from nlc.ir.shape import sizes
 from nlc.ir.system import Block, Call, Equation, Memory, Model, Repeat, Step, Update
-from nlc.runtime.evaluate import Parts, States, TokenFrame, evaluate, evaluate_all
+from nlc.runtime.evaluate import Parts, States, TokenFrame, evaluate
 from nlc.runtime.frame import Run, frame_of, kernel_of
 from nlc.runtime.layout import (
     State,
@@ -24,11 +24,13 @@ from nlc.runtime.layout import (
     instance_path,
     pack,
     read_states,
+    read_window,
     unpack,
     write_states,
+    write_window,
 )
-from nlc.runtime.maps import front
 from nlc.runtime.states import get, initial_state, initial_states, put
+from nlc.runtime.windows import advance, empty
 
 NOTHING: Mapping[str, Expr] = {}
 
@@ -93,7 +95,7 @@ def _steps(
                 frame.streams[name] = evaluate(value, frame)
             case Update(memory=name):
                 assert isinstance(module, Block)
-                frame.states[name, "post"] = _update(module.memory(name), frame)
+                _update(module.memory(name), frame, state)
             case Call():
                 _call(run, step, instance_path(step, prefix), frame, state)
             case Repeat():
@@ -119,17 +121,15 @@ def _is_assigned(value: Expr, frame: TokenFrame) -> bool:
     return not name or name in frame.streams or name in frame.defaults
 
 
-def _update(memory: Memory, frame: TokenFrame) -> States:
-    """Move a memory by one token: each state from the states before it."""
-    before = frame.states[memory.name, "prev"]
+def _update(memory: Memory, frame: TokenFrame, state: State) -> None:
+    """Move a memory by one token; what it keeps of its window goes into the state."""
     if memory.map.kind == "kernel":
-        return {"": _append(memory, before[""], frame)}
-    values = evaluate_all([assignment.value for assignment in memory.update], frame)
-    after = {name: dict(parts) for name, parts in before.items()}
-    for assignment, value in zip(memory.update, values, strict=True):
-        old = before[assignment.var][assignment.part]
-        after[assignment.var][assignment.part] = front(value, old.dim() - 1).expand(old.shape)
-    return after
+        before = frame.states[memory.name, "prev"]
+        frame.states[memory.name, "post"] = {"": _append(memory, before[""], frame)}
+        return
+    after, window = advance(memory, frame, read_window(memory, state))
+    frame.states[memory.name, "post"] = after
+    state |= write_window(memory, window)
 
 
 def _append(memory: Memory, before: Parts, frame: TokenFrame) -> Parts:
@@ -172,5 +172,7 @@ def _finish(run: Run, module: Block | Model, frame: TokenFrame, state: State) ->
         starts = memory.name in facts(module).starts
         if starts and (memory in due or done % memory.chunk == 0):
             state[f"{memory.name}.start"] = pack(parts[""])
+        if memory in due:
+            state |= write_window(memory, empty(memory, run.rows))
         if memory.name in facts(module).copied and memory in due:
             state[f"{memory.name}.initial"] = pack(parts[""])

@@ -248,6 +248,10 @@ class BlockResolver:
         """A stream of n tokens ago."""
         return shifted(self, value, n, span)
 
+    def scope_at(self, clock: int) -> BlockScope:
+        """The block's names as what moves every `clock` tokens sees them."""
+        return BlockScope(self.context, self, clock)
+
     def pair_scope(self, body: Body) -> PairScope:
         """Where a memory's keys and values stand."""
         return PairScope(self, body)

@@ -5,6 +5,7 @@ In: a `Body`. Out: the same, filled, and the memory of the typed system.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nlc.ir.shape import show
@@ -19,10 +20,11 @@ from nlc.semantics.objectives import own_objective
 from nlc.semantics.records import Body
 from nlc.semantics.rule_scopes import RuleScope, rule_scope
 from nlc.semantics.statements import finish, run
+from nlc.semantics.sums import kept, settle
 from nlc.semantics.updates import UpdateScope
 from nlc.semantics.uses import moved
 from nlc.semantics.weights import need_optimizer
-from nlc.semantics.windows import place_of, varying
+from nlc.semantics.windows import place_of, varying, window_of
 from nlc.source import NOWHERE
 from nlc.syntax import tree
 
@@ -153,12 +155,10 @@ def _update(block: BlockResolver, body: Body) -> None:
         statements = update
     else:
         outer = UpdateScope(block, body)
-        outer.in_window = level.period.count > 1
         outer.begin()
         scope, statements = rule_scope(block, body, update, outer)
         block.resolver.used_rules.add(scope.rules[-1])
-    scope.in_window = level.period.count > 1
-    if scope.in_window:
+    if scope.in_window and level.period.unit == "tokens":
         block.context.unsupported.append(
             ("NL0801", f"windows of {level.period.count} tokens", body.written.span)
         )
@@ -172,6 +172,28 @@ def _update(block: BlockResolver, body: Body) -> None:
         body.update = finish(scope)
         if scope.in_window:
             _varies(block, body)
+        _settle(block, body)
+
+
+def _settle(block: BlockResolver, body: Body) -> None:
+    """Say what is kept until a window ends, in the update and in the equations as written."""
+    window = window_of(block.context, body.level)
+
+    def moves(name: str) -> bool:
+        other = block.bodies.get(name)
+        return other is not None and other is not body and (
+            window_of(block.context, other.level) < window
+        )  # fmt: skip
+
+    # the equations come first: slots are numbered as they are written
+    roots = [value for s in body.statements for _, value in s.values]
+    roots += [a.value for a in body.update]
+    values = iter(settle(block.graph, roots, window, moves))
+    body.statements = [
+        replace(s, values=tuple((part, next(values)) for part, _ in s.values))
+        for s in body.statements
+    ]
+    body.update = tuple(replace(a, value=next(values)) for a in body.update)
 
 
 def _at_call(
@@ -188,7 +210,7 @@ def _at_call(
 
 def _varies(block: BlockResolver, body: Body) -> None:
     """Refuse a stream that stands bare in the update of a window."""
-    roots = [a.value for a in body.update]
+    roots = [*(a.value for a in body.update), *body.points]
     for node in varying(roots):
         update = next(
             (p for word, p in body.written.clauses if word == "update"), body.written.span
@@ -210,6 +232,8 @@ def finish_memory(context: Context, body: Body) -> Memory:
     if body.written.reset is not None:
         unit, count = context.period(body.written.reset)
         reset = Period(unit, count)
+    window = window_of(context, body.level)
+    sums, recent = kept([a.value for a in body.update])
     return Memory(
         name=body.name,
         level=body.level,
@@ -226,6 +250,9 @@ def finish_memory(context: Context, body: Body) -> Memory:
         reset=reset,
         through=body.written.through or "full",  # type: ignore[arg-type]
         persistent=body.persistent,
+        window=window,
+        sums=sums,
+        recent=recent,
         written_objective=body.written.objective.span if body.written.objective else None,
         span=body.span or NOWHERE,
     )

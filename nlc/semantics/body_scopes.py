@@ -17,11 +17,13 @@ from nlc.semantics.histories import delayed
 from nlc.semantics.memories import memory_readable, state_leaf, variables
 from nlc.semantics.records import Body
 from nlc.semantics.values import Readable, Value, each, pack
+from nlc.semantics.windows import seen
 from nlc.source import Span
 from nlc.syntax import tree
 
 if TYPE_CHECKING:
     from nlc.semantics.blocks import BlockResolver
+    from nlc.semantics.scopes import BlockScope
 
 
 def over_tokens(call: tree.Call) -> tree.Expr | None:
@@ -46,6 +48,11 @@ class BodyScope(Scope):
 
     def dim_axis(self, name: str) -> str | None:
         return name if name in ("in", "out") else None
+
+    @property
+    def outside(self) -> BlockScope:
+        """The block around, as what stands here sees it."""
+        return self.block.scope
 
     def enter(self, value: Value) -> Value:
         """Bring a value of the block into the body."""
@@ -80,7 +87,7 @@ class BodyScope(Scope):
             return self._pair(name)
         if name.id in ("in", "out"):
             return self._size(name)
-        value = self.block.scope.find(name)
+        value = self.outside.find(name)
         return None if value is None else self.enter(value)
 
     def _size(self, name: tree.Name) -> Value:
@@ -111,13 +118,13 @@ class BodyScope(Scope):
                 function=tree.Name(id="prev" | "initial" as when), arguments=(tree.Name(id=name),)
             ) if self.own(name):
                 return memory_readable(self.block, self.body, when, own=True)
-        found = self.block.scope.readable(expr)
+        found = self.outside.readable(expr)
         return found if isinstance(found, Readable) else None
 
     def attribute(self, expr: tree.Attribute) -> Value:
         base = expr.base
         if isinstance(base, tree.Name) and not self.own(base.id) and self.block.is_memory(base.id):
-            return self.enter(self.block.scope.attribute(expr))
+            return self.enter(self.outside.attribute(expr))
         return super().attribute(expr)
 
     def special(self, name: str, call: tree.Call) -> Value | None:
@@ -136,7 +143,7 @@ class BodyScope(Scope):
                 return self.all_parts(argument.name, name)
             if isinstance(argument, tree.Name) and self.is_state(argument.id):
                 return self.all_parts(argument.id, name)
-            return self.enter(self.block.scope.value(call))
+            return self.enter(self.outside.value(call))
         if name == "tokens":
             return self._tokens(call)
         if name in ("last", "recent", "grad"):
@@ -179,7 +186,7 @@ class PairScope(BodyScope):
 
     def find(self, name: tree.Name) -> Value | None:
         if self.own(name.id):
-            return self.all_parts("", "post")
+            return self.all_parts("", seen(self.block, self.body, "post", 1))
         found: Value | None = self.block.scope.find(name)
         return found
 

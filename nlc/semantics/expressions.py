@@ -307,7 +307,7 @@ class Scope:
         if what.map.kind == "kernel":
             read = self.make(
                 "attend", x, memory=what.memory, when=what.when, lead=len(what.lead),
-                shape=(*x.shape[: len(x.shape) - 1], *what.map.outputs), span=span,
+                shape=(*what.lead, *x.shape[len(what.lead) : -1], *what.map.outputs), span=span,
             )  # fmt: skip
         else:
             read = self.make(

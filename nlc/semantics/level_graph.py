@@ -118,8 +118,7 @@ def _period_of(memory: Memory, state: str) -> Period | None:
         while value.op == "let":
             value = value.args[0]
         if value.op == "where" and value.args[0].op == "due":
-            period = value.args[0].attr("period")
-            return period if isinstance(period, Period) else None
+            return Period(*value.args[0].attr("period"))
     return None
 
 

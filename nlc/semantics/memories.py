@@ -24,6 +24,7 @@ from nlc.semantics.maps import resolve_map
 from nlc.semantics.records import Body
 from nlc.semantics.trees import mentions
 from nlc.semantics.values import Readable, Value, bare, pack
+from nlc.semantics.windows import seen
 from nlc.source import Span
 from nlc.syntax import tree
 
@@ -245,9 +246,12 @@ def state_leaf(block: BlockResolver, body: Body, var: str, part: Part, when: str
     )  # fmt: skip
 
 
-def memory_readable(block: BlockResolver, body: Body, when: str, own: bool = False) -> Readable:
+def memory_readable(
+    block: BlockResolver, body: Body, when: str, own: bool = False, clock: int = 1
+) -> Readable:
     """A memory as something to apply, at some time; from outside, its slots are summed."""
     lead = lead_of(block, body)
+    when = seen(block, body, when, clock)
     parts = tuple(state_leaf(block, body, "", part, when) for part in body.map.parts)
     route = None if own else route_of(block, body)
     return Readable(body.name, body.map, lead, parts, body.name, when, route)
@@ -308,8 +312,11 @@ def _selection(block: BlockResolver, written: tree.Expr | None, slots: Axis) -> 
     )  # fmt: skip
 
 
-def bare_state(block: BlockResolver, body: Body, var: str, when: str, span: Span) -> Value:
+def bare_state(
+    block: BlockResolver, body: Body, var: str, when: str, span: Span, clock: int = 1
+) -> Value:
     """`M`, `prev(M)`, `M.S`: a state itself."""
+    when = seen(block, body, when, clock)
     if body.map.kind == "kernel":
         block.context.fail(
             "NL0509", f"`{body.name}` has no state to read", span, "a softmax memory",

@@ -46,6 +46,8 @@ class Body:
     learned: bool = False
     persistent: int = 0
     uses_grad: bool = False
+    # where gradients that are summed over a window are taken
+    points: tuple[Expr, ...] = ()
     assigns_self: bool = False
     bad: bool = False
     # its leading axes have been tried and are at fault

@@ -117,7 +117,6 @@ def _attempt(
                 before = {p.name: arguments[p.name] for p in rule.parameters[:i]}
                 UpdateScope(block, body, {**before}).plain(parameter.default)
         scope = RuleScope(block, body, {**arguments}, (rule.name,))
-        scope.in_window = True
         scope.begin()
         run(scope, rule.equations)
         scope.move_all()

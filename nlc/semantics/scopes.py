@@ -66,9 +66,16 @@ class StreamScope(Scope):
 
 
 class BlockScope(StreamScope):
-    """The equations of a block: streams, weights and memories by name."""
+    """The equations of a block: streams, weights and memories by name.
+
+    `clock` is how many tokens apart what is read here moves: 1 for streams.
+    """
 
     owner: BlockResolver
+
+    def __init__(self, context: Context, owner: BlockResolver, clock: int = 1):
+        super().__init__(context, owner)
+        self.clock = clock
 
     def known_names(self) -> list[str]:
         owner = self.owner
@@ -83,7 +90,7 @@ class BlockScope(StreamScope):
             readable = weight_readable(owner, owner.weights[name.id])
             return bare(owner.context, readable, name.span)
         if name.id in owner.bodies:
-            return bare_state(owner, owner.bodies[name.id], "", "post", name.span)
+            return bare_state(owner, owner.bodies[name.id], "", "post", name.span, self.clock)
         return None
 
     def readable(self, expr: tree.Expr) -> Readable | None:
@@ -92,7 +99,7 @@ class BlockScope(StreamScope):
             case tree.Name(id=name) if name in owner.weights:
                 return weight_readable(owner, owner.weights[name])
             case tree.Name(id=name) if name in owner.bodies:
-                return memory_readable(owner, owner.bodies[name], "post")
+                return memory_readable(owner, owner.bodies[name], "post", clock=self.clock)
             case tree.Call(
                 function=tree.Name(id="prev" | "initial" as when), arguments=(tree.Name(id=name),)
             ):
@@ -124,7 +131,7 @@ class BlockScope(StreamScope):
         if isinstance(base, tree.Name) and base.id in self.owner.bodies:
             body = self.owner.bodies[base.id]
             if any(v.name == expr.name for v in variables(self.owner, body) if v.name):
-                return bare_state(self.owner, body, expr.name, "post", expr.span)
+                return bare_state(self.owner, body, expr.name, "post", expr.span, self.clock)
         return super().attribute(expr)
 
     def special(self, name: str, call: tree.Call) -> Value | None:

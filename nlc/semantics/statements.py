@@ -44,13 +44,7 @@ def _statement(scope: UpdateScope, statement: tree.Stmt) -> None:
         case tree.When(condition=condition, body=body):
             _under(scope, scope.scalar(condition, "a condition"), body, condition.span)
         case tree.Every(period=period, body=body):
-            unit, count = scope.context.period(period)
-            if unit != "tokens":
-                scope.context.unsupported.append(
-                    ("NL0802", "`every N steps` in an update", statement.span)
-                )
-            due = scope.make("due", period=(unit, count), span=period.span)
-            _under(scope, due, body, period.span)
+            _every(scope, period, body, statement.span)
         case tree.Repeat(count=count, body=body):
             times = scope.context.positive(count, "a number of repeats")
             if times > 4096:
@@ -64,6 +58,33 @@ def _statement(scope: UpdateScope, statement: tree.Stmt) -> None:
                 "NL0703", "`share` stands in a model", statement.span, "in an update",
                 "move it to `model { }`",
             )  # fmt: skip
+
+
+def _every(
+    scope: UpdateScope, period: tree.Period, body: tuple[tree.Stmt, ...], span: Span
+) -> None:
+    """Run equations when a period ends; a step is one update, and `grad` is then their sum."""
+    unit, count = scope.context.period(period)
+    own, size = scope.period
+    if unit == "tokens" and own == "tokens" and count % size:
+        level = scope.context.levels[scope.body.level]
+        multiples = ", ".join(str(size * i) for i in range(count // size + 1, count // size + 4))
+        scope.context.fail(
+            "NL0203", f"`every {count} tokens` does not nest over `{level.name}`", period.span,
+            f"{count} is not a multiple of {size}",
+            f"a period inside an update is a multiple of the memory's own: {multiples}, ...",
+            (level.span, f"`{level.name}` updates every {size} tokens"),
+        )  # fmt: skip
+    outer = scope.calls
+    if unit == "steps":
+        scope.context.unsupported.append(("NL0802", "`every N steps` in an update", span))
+        scope.calls = (own, count * size) if count > 1 else None
+    ends = (own, count * size) if unit == "steps" else (unit, count)
+    due = scope.make("due", period=ends, span=period.span)
+    try:
+        _under(scope, due, body, period.span)
+    finally:
+        scope.calls = outer
 
 
 def _under(scope: UpdateScope, condition: Expr, body: tuple[tree.Stmt, ...], span: Span) -> None:
@@ -225,7 +246,10 @@ def finish(scope: UpdateScope) -> tuple[Assignment, ...]:
             new = scope.combine("add", scope.span, [(old, scope.span), (step, scope.span)])
         if route is not None and new is not old:
             nothing = scope.context.number(0.0, scope.span)
-            chosen = scope.make("gt", route, nothing, span=route.span)
+            chosen: Value = scope.make("gt", route, nothing, span=route.span)
+            if scope.at_end:
+                # a part moves with the window if one of its tokens is the part's
+                chosen = scope.over_window(chosen, "sum", scope.span)
             new = scope.combine(
                 "where", scope.span, [(chosen, scope.span), (new, scope.span), (old, scope.span)]
             )

@@ -1,25 +1,30 @@
 """Updates: equations that run in order.
 
 Each sees the values assigned above it; here that becomes one expression per state, over the states
-before the token, with a `let` at every equation so that what was written can be shown again.
+before the token, with a `let` at every equation so that what was written can be shown again. In a
+window of several tokens an equation stands at its end, and what varies in it stands in `window`.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 from nlc.ir.expr import Expr
 from nlc.semantics.body_scopes import BodyScope, over_tokens
+from nlc.semantics.memories import route_of
 from nlc.semantics.objectives import own_objective, resolve_objective
 from nlc.semantics.records import Body
 from nlc.semantics.statements import fit_state
 from nlc.semantics.trees import mentions
 from nlc.semantics.values import Readable, Struct, Value, each, pack
+from nlc.semantics.windows import own_period, varying, window_of
 from nlc.source import Span
 from nlc.syntax import tree
 
 if TYPE_CHECKING:
     from nlc.semantics.blocks import BlockResolver
+    from nlc.semantics.scopes import BlockScope
 
 
 class UpdateScope(BodyScope):
@@ -31,7 +36,11 @@ class UpdateScope(BodyScope):
         self.in_rule = arguments is not None
         self.env: dict[str, Value] = {}
         self.start: dict[str, Value] = {}
-        self.in_window = False
+        # what `over = tokens` goes over, and whether this is one of its tokens
+        self.period = own_period(self.context, body.level)
+        self.at_token = False
+        # inside `every N steps`: the updates over which `grad` is summed
+        self.calls: tuple[str, int] | None = None
         # the rules around, outermost first
         self.rules: tuple[str, ...] = ()
         self.shown: dict[str, tree.Expr] = {}
@@ -42,7 +51,43 @@ class UpdateScope(BodyScope):
             self.env[variable.name or "self"] = self.all_parts(variable.name, "prev")
         self.start = dict(self.env)
 
+    @property
+    def in_window(self) -> bool:
+        """Say whether several tokens make one update."""
+        return self.period != ("tokens", 1)
+
+    @property
+    def at_end(self) -> bool:
+        """Say whether what stands here is evaluated once, at the end of several tokens."""
+        return self.in_window and not self.at_token
+
+    def over_window(self, value: Value, how: str, span: Span) -> Value:
+        """Reduce a value over the tokens of the window."""
+        return self._window(value, how, self.period, span)
+
+    def _window(self, value: Value, how: str, period: tuple[str, int], span: Span) -> Value:
+        return each(
+            self.context, [value],
+            lambda v: self.make(
+                "window", v[0], how=how, period=period, slot="", again=False, span=span
+            ),
+            span,
+        )  # fmt: skip
+
     # ---- names -----------------------------------------------------------------------------
+
+    @property
+    def outside(self) -> BlockScope:
+        return self.block.scope_at(self.period[1]) if self.at_end else self.block.scope
+
+    def instant(self, value: Value, memory: str, span: Span) -> Value:
+        """What another memory holds when the window ends, where it moves while that lasts."""
+        body = self.block.bodies.get(memory)
+        if body is None or not self.at_end:
+            return value
+        if window_of(self.context, body.level) > self.period[1] or body.is_task:
+            return value
+        return self.over_window(value, "last", span)
 
     def known_names(self) -> list[str]:
         names = [*self.env, "grad", "key"]
@@ -71,7 +116,7 @@ class UpdateScope(BodyScope):
         if key in self.env:
             return self.env[key]
         if name.id == "grad":
-            return self.gradient(None, None, name.span)
+            return self.over_calls(self.gradient(None, None, name.span), name.span)
         if self.in_rule:
             assert self.arguments is not None
             if name.id in self.arguments:
@@ -79,7 +124,8 @@ class UpdateScope(BodyScope):
             if name.id in ("key", "in", "out"):
                 return super().find(name)
             return None
-        return super().find(name)
+        value = super().find(name)
+        return None if value is None else self.instant(value, name.id, name.span)
 
     def readable(self, expr: tree.Expr) -> Readable | None:
         if isinstance(expr, tree.Name) and self.own(expr.id):
@@ -87,7 +133,17 @@ class UpdateScope(BodyScope):
             return Readable(self.body.name, self.body.map, self.lead, parts, self.body.name)
         if self.in_rule and not (isinstance(expr, tree.Call) and self.own_time(expr)):
             return None
-        return super().readable(expr)
+        found = super().readable(expr)
+        if found is None or found.memory not in self.block.bodies or self.own(found.name):
+            return found
+        parts = tuple(self._instant(part, found.memory) for part in found.parts)
+        route = None if found.route is None else self._instant(found.route, found.memory)
+        return replace(found, parts=parts, route=route)
+
+    def _instant(self, expr: Expr, memory: str) -> Expr:
+        value = self.instant(expr, memory, expr.span)
+        assert isinstance(value, Expr)
+        return value
 
     def parts_of(self, value: Value) -> tuple[Expr, ...]:
         """The expressions of a value, in the order of its parts."""
@@ -97,6 +153,8 @@ class UpdateScope(BodyScope):
 
     def read(self, what: Readable, x: Expr, span: Span) -> Expr:
         read = super().read(what, x, span)
+        if what.map.kind == "kernel":
+            read = self._instant(read, what.memory)
         if what.memory and self.body.written.through == "first_order":
             return self.make("stop", read, span=span)
         return read
@@ -109,13 +167,22 @@ class UpdateScope(BodyScope):
                 return self._over_tokens("last", call)
             case "shift" | "rope" | "loss" if self.in_rule:
                 return None
-        return super().special(name, call)
+        value = super().special(name, call)
+        if value is not None and name in ("prev", "initial"):
+            (argument, *_) = call.arguments
+            base = argument.base if isinstance(argument, tree.Attribute) else argument
+            if isinstance(base, tree.Name) and not self.own(base.id):
+                return self.instant(value, base.id, call.span)
+        return value
 
     def attribute(self, expr: tree.Attribute) -> Value:
         base = expr.base
         if isinstance(base, tree.Name) and self.own(base.id) and self.is_state(expr.name):
             return self.env[expr.name]
-        return super().attribute(expr)
+        value = super().attribute(expr)
+        if isinstance(base, tree.Name) and not self.own(base.id):
+            return self.instant(value, base.id, expr.span)
+        return value
 
     # ---- gradients -------------------------------------------------------------------------
 
@@ -138,7 +205,8 @@ class UpdateScope(BodyScope):
             objective = resolve_objective(
                 self.block, self.body, call.arguments[0], env, closed=self.in_rule
             )
-        return self.gradient(objective, at, call.span)
+        value = self.gradient(objective, at, call.span)
+        return value if at is not None else self.over_calls(value, call.span)
 
     def _check_owner(self, written: tree.Expr) -> None:
         """Refuse a gradient that is for something else than this memory."""
@@ -181,7 +249,30 @@ class UpdateScope(BodyScope):
             if self.body.written.through == "first_order":
                 node = self.make("stop", node, span=span)
             found.append((name, node))
-        return pack(self.body.map, tuple(found))
+        value = pack(self.body.map, tuple(found))
+        if not self.in_window or (self.body.rules and not any(varying([objective]))):
+            # a memory of a rule learns from what the rule is given once for the window
+            return value
+        value = self._of_chosen(value, span)
+        if self.at_token:
+            return value
+        self.body.points += points
+        return self.over_window(value, "sum", span)
+
+    def _of_chosen(self, value: Value, span: Span) -> Value:
+        """The gradient at one token of a window: of a part that is not selected there it is 0."""
+        route = route_of(self.block, self.body)
+        if route is None:
+            return value
+        nothing = self.context.number(0.0, span)
+        chosen = self.make("gt", route, nothing, span=route.span)
+        return self.combine("where", span, [(chosen, span), (value, span), (nothing, span)])
+
+    def over_calls(self, value: Value, span: Span) -> Value:
+        """Inside `every N steps`: the sum over N updates."""
+        if self.calls is None or self.at_token:
+            return value
+        return self._window(value, "sum", self.calls, span)
 
     def _given_gradient(self, span: Span) -> Value:
         """`grad` where it comes from outside: the gradient of the task, or what a rule is given."""
@@ -224,8 +315,9 @@ class UpdateScope(BodyScope):
                 "`sum`, `mean` and `last` over tokens stand in the update of a memory that changes "
                 "every N tokens",
             )  # fmt: skip
-        value = self.value(call.arguments[0])
-        return each(
-            self.context, [value], lambda v: self.make("window", v[0], how=how, span=call.span),
-            call.span,
-        )  # fmt: skip
+        inside, self.at_token = self.at_token, True
+        try:
+            value = self.value(call.arguments[0])
+        finally:
+            self.at_token = inside
+        return self.over_window(value, how, call.span)

@@ -1,12 +1,49 @@
-"""What varies inside a window of tokens, and where it stands."""
+"""Windows of tokens: how long a level's state stays, which state is read, what varies inside."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from nlc.ir.expr import Expr
+from nlc.ir.system import Period
+from nlc.semantics.context import Context
 from nlc.source import Span
+
+if TYPE_CHECKING:
+    from nlc.semantics.blocks import BlockResolver
+    from nlc.semantics.records import Body
+
+# longer than any window
+FOREVER = 2**62
+
+
+def window_of(context: Context, level: str) -> int:
+    """Count the tokens for which a level's state stays; what moves at steps stays for ever."""
+    unit, count = own_period(context, level)
+    match unit:
+        case "tokens":
+            return count
+        case "always":
+            return 1
+        case _:
+            return FOREVER
+
+
+def own_period(context: Context, level: str) -> tuple[str, int]:
+    """Give the period of a memory's updates; a rule by itself moves at each step."""
+    period = context.levels[level].period if level else Period("steps")
+    return (period.unit, period.count)
+
+
+def seen(block: BlockResolver, body: Body, when: str, clock: int) -> str:
+    """Say which state a read after the update sees, for a reader that moves every `clock` tokens.
+
+    What moves later than the reader has not moved yet.
+    """
+    late = window_of(block.context, body.level) > clock or body.is_task
+    return "prev" if when == "post" and late else when
 
 
 def varying(roots: Iterable[Expr]) -> Iterator[Expr]:

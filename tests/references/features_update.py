@@ -189,6 +189,15 @@ def mesa(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
     return out(p, y), {"G": G, "M": M}
 
 
+def orthogonal(G: Tensor) -> Tensor:
+    """Three steps of Newton and Schulz, on matrices that are not tall."""
+    X = G / (G.pow(2).sum((-1, -2), keepdim=True).sqrt() + 1e-7)
+    for _ in range(3):
+        A = X @ X.mT
+        X = 3.4445 * X + (-4.7750 * A + 2.0315 * A @ A) @ X
+    return X
+
+
 @feature(
     "an inner loop and orthogonalised steps",
     """
@@ -205,13 +214,6 @@ def mesa(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
 )
 def muon(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
     q, k, v = project(p, x)
-
-    def orthogonal(G: Tensor) -> Tensor:
-        X = G / (G.pow(2).sum((-1, -2), keepdim=True).sqrt() + 1e-7)
-        for _ in range(3):
-            A = X @ X.mT
-            X = 3.4445 * X + (-4.7750 * A + 2.0315 * A @ A) @ X
-        return X
 
     def move(t: int, M: Tensor) -> Any:
         for _ in range(2):

@@ -20,10 +20,10 @@ PROJECTIONS = """
 """
 
 
-def block(body: str, rules: str = "", chunk: str = "") -> str:
+def block(body: str, rules: str = "", chunk: str = "", levels: str = "") -> str:
     """A spec with one block `mixer(x[d]) -> out[d]` that holds this body."""
     written = f", chunk {chunk}" if chunk else ""
-    head = HEAD.format(chunk=written)
+    head = HEAD.format(chunk=written) + levels
     return f"{head}{rules}\nblock mixer(x[d]) -> out[d] {{{PROJECTIONS}{body}}}\n"
 
 

@@ -1,0 +1,128 @@
+"""What a memory keeps until a window ends: running sums, and tokens for a second pass over them.
+
+In: the equations of an update. Out: the same, in which every `window` node says under which slot it
+is kept. A value that needs other totals of the window (the second step of an inner loop) is found
+for all tokens once these are there: what it takes from each token is kept until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from nlc.ir.expr import Expr, Graph, postorder, rewrite
+from nlc.ir.system import Kept
+
+# leaves of another value at each token; states depend on whose they are
+TOKENS = ("stream", "position", "shift", "conv", "attend")
+
+
+def settle(
+    graph: Graph, roots: Iterable[Expr], window: int, moves: Callable[[str], bool]
+) -> list[Expr]:
+    """Give every `window` node its slot; `moves` says whether a memory moves within the window."""
+    return _Settling(graph, window, moves).settle(list(roots))
+
+
+def kept(roots: Iterable[Expr]) -> tuple[tuple[Kept, ...], tuple[Kept, ...]]:
+    """List the sums and the values of single tokens that some equations need kept."""
+    sums: dict[str, Kept] = {}
+    recent: dict[str, Kept] = {}
+    for node in postorder(roots):
+        if node.op == "window" and node.attr("slot"):
+            where = recent if node.attr("how") == "each" else sums
+            slot, (_, period) = node.attr("slot"), node.attr("period")
+            where[slot] = Kept(slot, node.shape, period)
+    return tuple(sums.values()), tuple(recent.values())
+
+
+@dataclass
+class _Settling:
+    """One update's windows; slots are numbered in the order in which they are needed."""
+
+    graph: Graph
+    window: int
+    moves: Callable[[str], bool]
+    sums: int = 0
+    each: dict[int, Expr] = field(default_factory=dict)
+
+    def settle(self, roots: list[Expr]) -> list[Expr]:
+        """Settle all windows, the inner ones first."""
+        return rewrite(self.graph, roots, self._replace)
+
+    def _replace(self, node: Expr, args: tuple[Expr, ...]) -> Expr | None:
+        if node.op != "window":
+            return None
+        (x,), how = args, node.attr("how")
+        needs_totals = any(n.op == "window" for n in postorder(args))
+        # sums over updates are taken when a window ends, and then all totals are there
+        again = needs_totals and node.attr("period") == ("tokens", self.window)
+        slot = ""
+        if again:
+            x = self._keep(x)
+        elif how != "last":
+            self.sums += 1
+            slot = str(self.sums)
+        attrs = dict(node.attrs) | {"slot": slot, "again": again}
+        return self.graph.make("window", x, span=node.span, **attrs)
+
+    def _keep(self, root: Expr) -> Expr:
+        """Keep the streams of each token and what it reads; the rest is found again from them."""
+        varies: dict[int, bool] = {}
+        whole: dict[int, bool] = {}
+        for node in postorder([root]):
+            varies[id(node)] = self._varies(node, varies)
+            whole[id(node)] = _is_whole(node, whole)
+        new: dict[int, Expr] = {}
+        stack: list[tuple[Expr, bool]] = [(root, False)]
+        while stack:
+            node, done = stack.pop()
+            if id(node) in new:
+                continue
+            if node.op == "window" or not varies[id(node)]:
+                new[id(node)] = node
+            elif whole[id(node)] and self._is_read(node):
+                new[id(node)] = self._each(node)
+            elif done:
+                args = tuple(new[id(arg)] for arg in node.args)
+                new[id(node)] = self.graph.make(
+                    node.op, *args, span=node.span, **dict(node.attrs)
+                )  # fmt: skip
+            else:
+                stack.append((node, True))
+                stack.extend((arg, False) for arg in reversed(node.args))
+        return new[id(root)]
+
+    def _each(self, x: Expr) -> Expr:
+        if id(x) not in self.each:
+            self.each[id(x)] = self.graph.make(
+                "window", x, how="each", period=("tokens", self.window),
+                slot=str(len(self.each) + 1), again=False, span=x.span,
+            )  # fmt: skip
+        return self.each[id(x)]
+
+    def _is_read(self, node: Expr) -> bool:
+        """Say whether a value is a stream, or what a token takes from a memory that moves on."""
+        parts = node.args[1:] if node.op == "apply" else (node,)
+        return node.op in TOKENS or any(
+            part.op == "state" and self.moves(part.attr("memory")) for part in parts
+        )
+
+    def _varies(self, node: Expr, inner: dict[int, bool]) -> bool:
+        if node.op in TOKENS:
+            return True
+        if node.op == "state":
+            return self.moves(node.attr("memory"))
+        return node.op != "window" and any(inner[id(arg)] for arg in node.args)
+
+
+def _is_whole(node: Expr, inner: dict[int, bool]) -> bool:
+    """Say whether a value needs no totals and no point at which an objective is differentiated."""
+    if node.op in ("variable", "window"):
+        return False
+    args = node.args
+    if node.op == "grad":
+        # the objective's variables are the gradient's own
+        totals = any(n.op == "window" for n in postorder(args[:1]))
+        return not totals and all(inner[id(arg)] for arg in args[1:])
+    return all(inner[id(arg)] for arg in args)
