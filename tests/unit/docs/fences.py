@@ -5,6 +5,7 @@ What stands after the fence says what a block is:
     nl                       a whole spec, or clauses of its top level
     nl block | memory | update | model
                              lines of that place
+    nl of SPEC               lines of a spec of the library, as they stand there
     nl ... NL0203            the same, which gives this code
     yaml, python, console    a whole spec; code; commands after `$` with lines of what they print
     text                     neither runs nor is checked
@@ -13,6 +14,7 @@ What stands after the fence says what a block is:
 from __future__ import annotations
 
 import re
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,10 +95,19 @@ def whole(fence: Fence) -> str:
             return _with_memory(MEMORY.format(body=fence.text))
         case "update":
             return _with_memory(MEMORY.format(body=UPDATE.format(body=fence.text)))
+        case "of":
+            spec = (ROOT / "specs" / f"{words[1]}.nl").read_text("utf-8")
+            assert _indented(fence.text) in spec, f"{fence}: these lines do not stand in {words[1]}"
+            return spec
         case "model":
             blocks = MIXER.format(body=_inside(""))
             return HEAD + DIMS + LEVELS + blocks + f"model {{\n{fence.text}\n}}\n"
     raise AssertionError(f"{fence}: unknown place {place}")
+
+
+def _indented(text: str) -> str:
+    """Lines of a block as they stand in a spec: two spaces deeper."""
+    return textwrap.indent(text, "  ")
 
 
 def _clauses(text: str) -> str:
