@@ -148,7 +148,7 @@ SPECS: dict[str, tuple[str, Callable[[Streams, Tensor], Found]]] = {
 }
 
 
-@pytest.mark.parametrize("length", [1, 7, 19])
+@pytest.mark.parametrize("length", [1, 7, 70])
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_shipped_memory_is_flas(spec: str, length: int) -> None:
     inputs, theirs = SPECS[spec]

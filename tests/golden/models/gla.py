@@ -423,8 +423,8 @@ class ChannelGates(ScalarGate):
 class MixerS(nn.Module):
     """Memory S: linear(d_k -> d_v), one per heads; every 1 token.
 
-    S = S @ diag(alpha)   (spec.nl:33)
-    S = S - grad   (spec.nl:34)
+    S = S @ diag(alpha)   (spec.nl:32)
+    S = S - grad   (spec.nl:33)
     state  S [B, heads, d_v, d_k]
     runs   tile-scan: affine in its state, and its writes are known in advance
     """
@@ -497,16 +497,16 @@ class Mixer(nn.Module):
             state = self.initial_state(x.shape[0], x)
         if x.shape[1] == 0:
             return x.new_zeros(x.shape[0], 0, 128), state
-        # q     = W_q(x)   (spec.nl:23)
+        # q     = W_q(x)   (spec.nl:22)
         q = self.W_q(x).unflatten(-1, (4, 16))
-        # k     = W_k(x)   (spec.nl:24)
+        # k     = W_k(x)   (spec.nl:23)
         k = self.W_k(x).unflatten(-1, (4, 16))
-        # v     = W_v(x)   (spec.nl:25)
+        # v     = W_v(x)   (spec.nl:24)
         v = self.W_v(x).unflatten(-1, (4, 32))
-        # alpha = exp(-softplus(-W_2(W_1(x))) / 16)   (spec.nl:26)
+        # alpha = exp(-softplus(-W_2(W_1(x))) / 16)   (spec.nl:25)
         alpha = torch.exp(-softplus(-wide(self.W_2(self.W_1(x)).unflatten(-1, (4, 16)))) / 16.0)
         S_path, S = self.S(alpha, v, k, state["S"])
-        # out = W_o(rmsnorm(S(q), gain = gain) * silu(W_r(x)))   (spec.nl:38)
+        # out = W_o(rmsnorm(S(q), gain = gain) * silu(W_r(x)))   (spec.nl:37)
         product = rmsnorm(self.S.read(q, S_path)) * self.gain.unsqueeze(0)
         out = self.W_o((product * F.silu(self.W_r(x).unflatten(-1, (4, 32)))).flatten(-2))
         state = {"S": S}
@@ -516,16 +516,16 @@ class Mixer(nn.Module):
         """Run one token: x [B, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # q     = W_q(x)   (spec.nl:23)
+        # q     = W_q(x)   (spec.nl:22)
         q = self.W_q(x).unflatten(-1, (4, 16))
-        # k     = W_k(x)   (spec.nl:24)
+        # k     = W_k(x)   (spec.nl:23)
         k = self.W_k(x).unflatten(-1, (4, 16))
-        # v     = W_v(x)   (spec.nl:25)
+        # v     = W_v(x)   (spec.nl:24)
         v = self.W_v(x).unflatten(-1, (4, 32))
-        # alpha = exp(-softplus(-W_2(W_1(x))) / 16)   (spec.nl:26)
+        # alpha = exp(-softplus(-W_2(W_1(x))) / 16)   (spec.nl:25)
         alpha = torch.exp(-softplus(-wide(self.W_2(self.W_1(x)).unflatten(-1, (4, 16)))) / 16.0)
         S = self.S.step(alpha, v, k, state["S"])
-        # out = W_o(rmsnorm(S(q), gain = gain) * silu(W_r(x)))   (spec.nl:38)
+        # out = W_o(rmsnorm(S(q), gain = gain) * silu(W_r(x)))   (spec.nl:37)
         product = rmsnorm(self.S.read_step(q, S)) * self.gain.unsqueeze(0)
         out = self.W_o((product * F.silu(self.W_r(x).unflatten(-1, (4, 32)))).flatten(-2))
         state = {"S": S}
@@ -555,7 +555,7 @@ class Ffn(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # out = F(x)   (spec.nl:44)
+        # out = F(x)   (spec.nl:43)
         out = self.F(x)
         state = {}
         return out, state
@@ -597,13 +597,13 @@ class ModelRepeat(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:51)
+        # mixer(rmsnorm(x))   (spec.nl:50)
         mixer_out, mixer = self.mixer(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:51)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:50)
         x = x + mixer_out
-        # ffn(rmsnorm(x))   (spec.nl:52)
+        # ffn(rmsnorm(x))   (spec.nl:51)
         ffn_out, ffn = self.ffn(rmsnorm(x), state["ffn"])
-        # x = x + ffn(rmsnorm(x))   (spec.nl:52)
+        # x = x + ffn(rmsnorm(x))   (spec.nl:51)
         x = x + ffn_out
         state = {"mixer": mixer, "ffn": ffn}
         return x, state
@@ -612,13 +612,13 @@ class ModelRepeat(nn.Module):
         """Run one token: x [B, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:51)
+        # mixer(rmsnorm(x))   (spec.nl:50)
         mixer_out, mixer = self.mixer.step(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:51)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:50)
         x = x + mixer_out
-        # ffn(rmsnorm(x))   (spec.nl:52)
+        # ffn(rmsnorm(x))   (spec.nl:51)
         ffn_out, ffn = self.ffn.step(rmsnorm(x), state["ffn"])
-        # x = x + ffn(rmsnorm(x))   (spec.nl:52)
+        # x = x + ffn(rmsnorm(x))   (spec.nl:51)
         x = x + ffn_out
         state = {"mixer": mixer, "ffn": ffn}
         return x, state
@@ -656,12 +656,12 @@ class Model(nn.Module):
         """Run a whole sequence: tokens [B, T]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:49)
+        # x[d] = embed(tokens)   (spec.nl:48)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:54)
+        # logits = unembed(rmsnorm(x))   (spec.nl:53)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state
@@ -672,12 +672,12 @@ class Model(nn.Module):
         """Run one token: tokens [B]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:49)
+        # x[d] = embed(tokens)   (spec.nl:48)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer.step(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:54)
+        # logits = unembed(rmsnorm(x))   (spec.nl:53)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state

@@ -11,6 +11,7 @@ import pytest
 
 import nlc
 from nlc.cli import main
+from nlc.passes.plan import plan
 from nlc.render import render_text
 from tests.unit.docs.fences import ROOT, Fence, fences, pages, whole
 
@@ -136,3 +137,18 @@ def test_what_is_generated_is_as_it_would_be_now() -> None:
 def test_the_readme_lists_every_shipped_system() -> None:
     listed = set(re.findall(r"specs/(\w+)\.nl", (ROOT / "README.md").read_text("utf-8")))
     assert {path.stem for path in (ROOT / "specs").glob("*.nl")} <= listed
+
+
+def test_the_readme_says_how_each_system_runs() -> None:
+    wrong = []
+    text = (ROOT / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| \[(\w+)\]\(specs/.*\| ([^|]+) \|$", text, re.MULTILINE)
+    for name, said in rows:
+        if name == "rules":
+            continue
+        runs = plan(nlc.load(ROOT / "specs" / f"{name}.nl")).blocks
+        kinds = {schedule.kind for block in runs for schedule in block.schedules}
+        if kinds != set(said.split(", ")):
+            wrong.append((name, said, sorted(kinds)))
+    assert len(rows) > 10
+    assert wrong == []
