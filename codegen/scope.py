@@ -18,7 +18,7 @@ from nlc.codegen.names import identifier
 from nlc.codegen.parameters import as_module
 from nlc.codegen.program import Program, note
 from nlc.codegen.torch_memory import bare
-from nlc.codegen.torch_tiles import read_name
+from nlc.codegen.torch_tiles import read_name, read_product
 from nlc.codegen.unit import Unit
 from torch import fx
 
@@ -185,7 +185,7 @@ class Scope:
             case "apply":
                 return self.apply(expr)
             case "matvec" | "lookup":
-                return self.plain_module(expr)
+                return self.product(expr) or self.plain_module(expr)
             case "attend":
                 return self.attend(expr)
             case "shift":
@@ -222,6 +222,19 @@ class Scope:
             self.low, expr, {p.name: v for p, v in zip(form.parts, values, strict=True)}
         )
 
+    def product(self, expr: Expr) -> fx.Node | None:
+        """`M @ q` or `M.S @ q` over a sequence: a read of the course, not of whole states."""
+        whole = read_product(expr, self.unit.memory) if self.batch == 2 else None
+        if whole is None:
+            return None
+        memory = self.unit.memory(str(whole.attr("memory")))
+        if memory.name not in self.paths:
+            return None
+        name = read_name("apply", str(whole.attr("when")), str(whole.attr("var")))
+        q = self.query(expr.args[1])
+        node = self.program.module(f"{memory_path(memory)}.{name}", q, self.paths[memory.name])
+        return note(node, expr.shape, 2, bool(q.meta["wide"]))
+
     def plain_module(self, expr: Expr) -> fx.Node | None:
         """`W @ x` or a row of a table as a call of the weights' module, where they are one."""
         part, x = expr.args
@@ -249,9 +262,9 @@ class Scope:
         """Say whether what a map is applied to is wide."""
         return bool(self.low.tensor(expr.args[0]).meta["wide"])
 
-    def query(self, expr: Expr) -> fx.Node:
+    def query(self, asked: Expr) -> fx.Node:
         """What a memory is read with."""
-        q = self.low.tensor(expr.args[0])
+        q = self.low.tensor(asked)
         while batch_of(q) < self.batch:
             q = self.low.unsqueeze(q, batch_of(q) if batch_of(q) else 0)
         return q
@@ -267,7 +280,7 @@ class Scope:
         more = rank_of(self.low.tensor(expr.args[0])) - lead - len(memory.map.inputs)
         path = memory_path(memory)
         if memory.name in self.paths and when in ("post", "prev", "start"):
-            q = self.query(expr)
+            q = self.query(expr.args[0])
             node = self.program.module(
                 f"{path}.{read_name('apply', when)}", q, self.paths[memory.name]
             )
@@ -275,7 +288,7 @@ class Scope:
         simple = memory.map.kind == "linear" and len(memory.map.parts) == 1
         if self.batch == 2 or (more and not simple):
             return None
-        q = self.query(expr)
+        q = self.query(expr.args[0])
         node = self.program.module(f"{path}.read_step", q, self.whole(memory, "", when))
         return note(node, expr.shape, 1, bool(q.meta["wide"]))
 
@@ -284,7 +297,7 @@ class Scope:
         memory, when = self.unit.memory(str(expr.attr("memory"))), str(expr.attr("when"))
         if self.around is not None and self.elsewhere(memory.name):
             return self.around(expr)
-        q = self.query(expr)
+        q = self.query(expr.args[0])
         if self.batch == 2:
             name = read_name("apply", when)
             node = self.program.module(f"{memory.name}.{name}", q, self.paths[memory.name])

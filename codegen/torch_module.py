@@ -12,6 +12,7 @@ from typing import Any
 from nlc.codegen.library_source import library_texts
 from nlc.codegen.torch_block import UnitWriter
 from nlc.codegen.torch_memory import MemoryWriter
+from nlc.codegen.torch_tiles import read_product
 from nlc.codegen.unit import Unit, expressions, of_memory, units
 from nlc.codegen.writer import Writer
 
@@ -156,20 +157,27 @@ def _reads(block: Block) -> dict[str, set[tuple[str, str, str]]]:
     found: dict[str, set[tuple[str, str, str]]] = {}
     outside = list(expressions(block.steps))
     outside += [i.default for i in block.inputs if i.default is not None]
-    _read_in(outside, "", found)
+    _read_in(block, outside, "", found)
     for memory in block.memories:
-        _read_in(of_memory(memory), memory.name, found)
+        _read_in(block, of_memory(memory), memory.name, found)
         if memory.reset is not None:
             for part in [p for v in memory.variables for p in v.parts if p.initial.source]:
                 found.setdefault(part.initial.source, set()).add(("bare", "post", ""))
     return found
 
 
-def _read_in(roots: list[Expr], own: str, found: dict[str, set[tuple[str, str, str]]]) -> None:
+def _read_in(
+    block: Block, roots: list[Expr], own: str, found: dict[str, set[tuple[str, str, str]]]
+) -> None:
     bare = {root for root in roots if root.op == "state"}
     for node in postorder(roots):
         if node.op == "attend":
             found.setdefault(node.attr("memory"), set()).add(("apply", node.attr("when"), ""))
+        product = read_product(node, block.memory)
+        if product is not None and product.attr("memory") != own:
+            kind = ("apply", product.attr("when"), product.attr("var"))
+            found.setdefault(product.attr("memory"), set()).add(kind)
+            continue
         first = 1 if node.op == "apply" else 0
         bare |= {arg for arg in node.args[:first] if arg.op == "state"}
         states = [arg for arg in node.args[first:] if arg.op == "state"]

@@ -21,6 +21,7 @@ from nlc.ir.expr import Expr
 from nlc.ir.normal_form import Affine, Gate, Write
 from nlc.ir.schedule import Schedule
 from nlc.ir.shape import sizes
+from nlc.ir.system import Memory
 
 if TYPE_CHECKING:
     from nlc.codegen.torch_memory import MemoryWriter
@@ -67,12 +68,11 @@ def segments(writer: MemoryWriter) -> int:
 def _equations(writer: MemoryWriter, out: Writer, form: Affine) -> None:
     """Say what the writes and the gates below compute."""
     names = [f"{name}_{{t-1}}" for name in writer.states]
-    count = len(form.writes)
     for r, write in enumerate(form.writes):
         terms = [f"{n} p" for n, p in zip(names, write.reads, strict=True) if p is not None]
-        terms += [f"c e{s + 1}" for s, _ in write.earlier]
+        terms += [f"c {write_name(form, s)}" for s, _ in write.earlier]
         terms += ["u"] if write.offset is not None else []
-        out.comment(f"e{r + 1 if count > 1 else ''} = {' + '.join(terms) or '0'}")
+        out.comment(f"{write_name(form, r)} = {' + '.join(terms) or '0'}")
     for j, name in enumerate(writer.states):
         gates = [(i, row[j]) for i, row in enumerate(form.decay) if row[j] is not None]
         terms = []
@@ -82,9 +82,14 @@ def _equations(writer: MemoryWriter, out: Writer, form: Affine) -> None:
             terms.append(names[i] if unit else f"{names[i]} {_gate_word(gate, len(names), i, j)}")
         for r, write in enumerate(form.writes):
             if write.targets[j] is not None:
-                terms.append(f"e{r + 1 if count > 1 else ''} b^T")
+                terms.append(f"{write_name(form, r)} b^T")
         turned = " (all transposed)" if form.transposed else ""
         out.comment(f"{name}_t = {' + '.join(terms) or '0'}{turned}")
+
+
+def write_name(form: Affine, number: int) -> str:
+    """How a write is called: `e`, or `e1`, `e2`, ... where there are several."""
+    return f"e{number + 1}" if len(form.writes) > 1 else "e"
 
 
 def _gate_word(gate: Gate, count: int, i: int, j: int) -> str:
@@ -117,7 +122,9 @@ def _move(
     low = Lowering(program, 2, leaf, taken(inputs, leaf), like)
     rank = len(part.shape)
     vectors = _Vectors(low, len(memory.lead), rank)
-    writes = [vectors.write(write, len(form.writes)) for write in form.writes]
+    writes = [
+        vectors.write(write, write_name(form, number)) for number, write in enumerate(form.writes)
+    ]
     if not writes:
         zero = vectors.zero()
         writes = [program.call(library_tiles.Write, [], zero, [(zero, (0,))])]
@@ -138,7 +145,7 @@ class _Vectors:
     rank: int
     done: dict[tuple[Expr, bool], fx.Node] = field(default_factory=dict)
 
-    def write(self, write: Write, count: int) -> fx.Node:
+    def write(self, write: Write, name: str) -> fx.Node:
         """A call of `Write`."""
         reads = [
             (self.vector(p, self.rank >= 1, "p"), j)
@@ -159,7 +166,7 @@ class _Vectors:
         seen = [(_lifted(self.low, self.low.tensor(c), self.lead), s) for s, c in write.earlier]
         words: list[Operand] = [reads, offset, targets, *([tuple(seen)] if seen else [])]
         node = self.low.program.call(library_tiles.Write, *words)
-        node.meta["name"] = "write"
+        node.meta["name"] = name
         return node
 
     def zero(self) -> fx.Node:
@@ -318,7 +325,7 @@ def write_reads(writer: MemoryWriter, out: Writer) -> None:
     """Write the reads of a course that the block makes."""
     for kind, when, var in sorted(writer.reads):
         if kind == "apply" and when in ("post", "prev"):
-            _write_read(writer, out, late=when == "post")
+            _write_read(writer, out, var, late=when == "post")
         if kind == "bare" and when in ("post", "prev"):
             _write_states(writer, out, var, late=when == "post")
         if when == "start" and writer.has_start:
@@ -331,6 +338,18 @@ def read_name(kind: str, when: str, var: str = "") -> str:
     return (
         word + (f"_{var}" if var else "") + {"post": "", "prev": "_before", "start": "_start"}[when]
     )
+
+
+def read_product(node: Expr, memory_of: Callable[[str], Memory]) -> Expr | None:
+    """The state in a product `M @ q` that one can ask a course with q instead, or None."""
+    if node.op != "matvec":
+        return None
+    state, asked = node.args
+    if state.op != "state" or state.attr("when") not in ("post", "prev"):
+        return None
+    form = memory_of(str(state.attr("memory"))).map
+    plain = len(form.inputs) == len(form.outputs) == 1
+    return state if plain and sizes(asked.shape[:-1]) == sizes(state.shape[:-2]) else None
 
 
 def _path_type(writer: MemoryWriter) -> str:
@@ -365,16 +384,19 @@ def _write_start(writer: MemoryWriter, out: Writer, kind: str) -> None:
     writer.finish(out, program, [_answer(program, writer, y)])
 
 
-def _write_read(writer: MemoryWriter, out: Writer, late: bool) -> None:
+def _write_read(writer: MemoryWriter, out: Writer, var: str, late: bool) -> None:
     form = writer.form
     assert form is not None
     about = "after" if late else "before"
     words = ["q: Tensor", f"path: {_path_type(writer)}"]
-    text = f"Read {writer.memory.name}(q) at every token, {about} its update."
-    writer.method(out, read_name("apply", "post" if late else "prev"), words, "Tensor", text)
+    asked = f"{writer.memory.name}.{var} q" if var else f"{writer.memory.name}(q)"
+    text = f"Read {asked} at every token, {about} its update."
+    writer.method(out, read_name("apply", "post" if late else "prev", var), words, "Tensor", text)
     program = Program()
     q, path = _query(program, writer), program.input("path")
     how: dict[str, Operand] = {} if late else {"late": False}
+    number = [v.name for v in writer.memory.variables].index(var)
+    how |= {"state": number} if number else {}
     function: Callable[..., object] = library_tiles.read_tiles
     if segments(writer):
         function = library_tiles.read_chunks
