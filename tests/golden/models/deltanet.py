@@ -444,8 +444,8 @@ class MixerM(nn.Module):
         # M_t = M_{t-1} + e b^T
         p = (-beta).unsqueeze(3) * k
         u = beta.unsqueeze(3) * v
-        write = Write([(p, 0)], u, [(k, (0,))])
-        path, M = solve_tiles([write], ScalarGate, [[1.0]], [M], 32)
+        e = Write([(p, 0)], u, [(k, (0,))])
+        path, M = solve_tiles([e], ScalarGate, [[1.0]], [M], 32)
         return path, M
 
     def read(self, q: Tensor, path: Tiles) -> Tensor:

@@ -457,8 +457,8 @@ class MixerS(nn.Module):
         # S_t = S_{t-1} g + e b^T
         p = (-(beta * a)).unsqueeze(3) * k
         u = beta.unsqueeze(3) * v
-        write = Write([(p, 0)], u, [(k, (0,))])
-        path, S = solve_tiles([write], ScalarGate, [[a]], [S], 32)
+        e = Write([(p, 0)], u, [(k, (0,))])
+        path, S = solve_tiles([e], ScalarGate, [[a]], [S], 32)
         return path, S
 
     def read(self, q: Tensor, path: Tiles) -> Tensor:

@@ -467,11 +467,11 @@ class MixerS(nn.Module):
         # S_t = S_{t-1} g + e1 b^T + e2 b^T
         p = (-(b1 * a)).unsqueeze(3) * k1
         u = b1.unsqueeze(3) * v1
-        write = Write([(p, 0)], u, [(k1, (0,))])
+        e1 = Write([(p, 0)], u, [(k1, (0,))])
         p = (-(b2 * a)).unsqueeze(3) * k2
         u = b2.unsqueeze(3) * v2
-        write_1 = Write([(p, 0)], u, [(k2, (0,))], ((-(b2 * (k1 * k2).sum(-1)), 0),))
-        path, S = solve_tiles([write, write_1], ScalarGate, [[a]], [S], 16)
+        e2 = Write([(p, 0)], u, [(k2, (0,))], ((-(b2 * (k1 * k2).sum(-1)), 0),))
+        path, S = solve_tiles([e1, e2], ScalarGate, [[a]], [S], 16)
         return path, S
 
     def read(self, q: Tensor, path: Tiles) -> Tensor:

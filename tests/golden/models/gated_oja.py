@@ -481,8 +481,8 @@ class MixerS(nn.Module):
         value = beta.unsqueeze(3)
         p = -(value * (alpha * v))
         u = value * k
-        write = Write([(p, 0)], u, [(v, (0,))])
-        path, S = solve_tiles([write], ChannelGates, [[alpha]], [S.mT], 8)
+        e = Write([(p, 0)], u, [(v, (0,))])
+        path, S = solve_tiles([e], ChannelGates, [[alpha]], [S.mT], 8)
         return path, S.mT
 
     def read(self, q: Tensor, path: Tiles) -> Tensor:

@@ -480,8 +480,8 @@ class MixerS(nn.Module):
         # S_t = S_{t-1} diag(g) + e b^T
         p = -(alpha * (e * k))
         u = w * v
-        write = Write([(p, 0)], u, [(k, (0,))])
-        path, S = solve_tiles([write], ChannelGates, [[alpha]], [S], 8)
+        e = Write([(p, 0)], u, [(k, (0,))])
+        path, S = solve_tiles([e], ChannelGates, [[alpha]], [S], 8)
         return path, S
 
     def read(self, q: Tensor, path: Tiles) -> Tensor:

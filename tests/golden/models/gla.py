@@ -437,8 +437,8 @@ class MixerS(nn.Module):
         """Move over a sequence, 8 tokens at a time."""
         # e = u
         # S_t = S_{t-1} diag(g) + e b^T
-        write = Write([], v, [(k, (0,))])
-        path, S = solve_tiles([write], ChannelGates, [[alpha]], [S], 8)
+        e = Write([], v, [(k, (0,))])
+        path, S = solve_tiles([e], ChannelGates, [[alpha]], [S], 8)
         return path, S
 
     def read(self, q: Tensor, path: Tiles) -> Tensor:

@@ -481,8 +481,8 @@ class MixerS(nn.Module):
         value = beta.unsqueeze(3)
         p = -(value * (alpha * k))
         u = value * v
-        write = Write([(p, 0)], u, [(k, (0,))])
-        path, S = solve_tiles([write], ChannelGates, [[alpha]], [S], 8)
+        e = Write([(p, 0)], u, [(k, (0,))])
+        path, S = solve_tiles([e], ChannelGates, [[alpha]], [S], 8)
         return path, S
 
     def read(self, q: Tensor, path: Tiles) -> Tensor:

@@ -449,8 +449,8 @@ class MixerM(nn.Module):
         """Move over a sequence, 64 tokens at a time."""
         # e = u
         # M_t = M_{t-1} + e b^T
-        write = Write([], v, [(k, (0,))])
-        path, M = solve_tiles([write], ScalarGate, [[1.0]], [M], 64)
+        e = Write([], v, [(k, (0,))])
+        path, M = solve_tiles([e], ScalarGate, [[1.0]], [M], 64)
         return path, M
 
     def read(self, q: Tensor, path: Tiles) -> Tensor:
@@ -484,8 +484,8 @@ class MixerZ(nn.Module):
         # e = u
         # z_t = z_{t-1} + e b^T
         u = number(1.0, k).unsqueeze(0).unsqueeze(1)
-        write = Write([], u, [(k, (0,))])
-        path, z = solve_tiles([write], ScalarGate, [[1.0]], [z.unsqueeze(-2)], 64)
+        e = Write([], u, [(k, (0,))])
+        path, z = solve_tiles([e], ScalarGate, [[1.0]], [z.unsqueeze(-2)], 64)
         return path, z.squeeze(-2)
 
     def states(self, path: Tiles) -> Tensor:

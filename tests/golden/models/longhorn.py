@@ -396,9 +396,9 @@ class MixerS(nn.Module):
         # S_t = S_{t-1} diag(g) + e b^T
         u = (e * v).unsqueeze(3)
         b = k.unsqueeze(2)
-        write = Write([], u, [(b, (0,))])
+        e_1 = Write([], u, [(b, (0,))])
         g = 1.0 - e.unsqueeze(3) * k.square().unsqueeze(2)
-        path, S = solve_tiles([write], ChannelGates, [[g]], [S.unsqueeze(-2)], 8)
+        path, S = solve_tiles([e_1], ChannelGates, [[g]], [S.unsqueeze(-2)], 8)
         return path, S.squeeze(-2)
 
     def states(self, path: Tiles) -> Tensor:

@@ -415,8 +415,8 @@ class MixerS(nn.Module):
         # S_t = S_{t-1} g + e b^T
         u = step.unsqueeze(3) * v
         b = B.unsqueeze(2)
-        write = Write([], u, [(b, (0,))])
-        path, S = solve_tiles([write], ScalarGate, [[a]], [S], 64)
+        e = Write([], u, [(b, (0,))])
+        path, S = solve_tiles([e], ScalarGate, [[a]], [S], 64)
         return path, S
 
     def read(self, q: Tensor, path: Tiles) -> Tensor:

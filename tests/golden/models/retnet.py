@@ -438,8 +438,8 @@ class RetentionM(nn.Module):
         """Move over a sequence, 64 tokens at a time."""
         # e = u
         # M_t = M_{t-1} g + e b^T
-        write = Write([], v, [(k, (0,))])
-        path, M = solve_tiles([write], ScalarGate, [[gamma]], [M], 64)
+        e = Write([], v, [(k, (0,))])
+        path, M = solve_tiles([e], ScalarGate, [[gamma]], [M], 64)
         return path, M
 
     def read(self, q: Tensor, path: Tiles) -> Tensor:

@@ -465,9 +465,9 @@ class TimeMixS(nn.Module):
         # S_t = S_{t-1} diag(g) + e1 b^T + e2 b^T
         p = -kappa
         b = a * kappa
-        write = Write([(p, 0)], None, [(b, (0,))])
-        write_1 = Write([], v, [(k, (0,))])
-        path, S = solve_tiles([write, write_1], ChannelGates, [[w]], [S], 8)
+        e1 = Write([(p, 0)], None, [(b, (0,))])
+        e2 = Write([], v, [(k, (0,))])
+        path, S = solve_tiles([e1, e2], ChannelGates, [[w]], [S], 8)
         return path, S
 
     def read(self, q: Tensor, path: Tiles) -> Tensor:
