@@ -265,9 +265,15 @@ class Scope:
     def query(self, asked: Expr) -> fx.Node:
         """What a memory is read with."""
         q = self.low.tensor(asked)
-        while batch_of(q) < self.batch:
-            q = self.low.unsqueeze(q, batch_of(q) if batch_of(q) else 0)
-        return q
+        if batch_of(q) == self.batch:
+            return q
+        front = [self.rows(), self.tokens()][: self.batch]
+        shape, wide = q.meta["shape"], bool(q.meta["wide"])
+        if batch_of(q):
+            q = self.program.method("unsqueeze", q, 1)
+        # the same at every token
+        q = self.program.method("expand", q, *front, *([-1] * len(shape)))
+        return note(q, shape, self.batch, wide)
 
     def read(self, expr: Expr) -> fx.Node | None:
         """M(q), by the memory's own class."""

@@ -196,6 +196,18 @@ BODIES: dict[str, str] = {
   value W_t(x) }
   out = W_o(A(q))
 """,
+    "memories read with a parameter": """
+  weights probe : vector(d_k) init 0.3
+  memory A : kernel(softmax) at now { key k
+  value v }
+  memory M : linear(d_k -> d_v) at fast { key k
+  value v
+  update { self = 0.9 * self - 0.1 * grad } }
+  memory N : mlp(d_k -> 5 -> d_v) at fast { key k
+  value v
+  update { self = self - 0.1 * grad } }
+  out = W_o(A(probe) + M(probe) + prev(N)(probe) + N(q))
+""",
     "position": """
   out = W_o(v * exp(-position/10) + cos(position))
 """,
