@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.references import cores, library_affine, rwkv7, titans
+from tests.references import cores, library_affine, library_memories, rwkv7, titans
 from tests.references.layers import layernorm, linear, rmsnorm, rope, silu, unit, within
 from tests.references.mixers import Dims, Mixed, Mixer, P, glu, mlp, out, short, split, state
 
@@ -132,6 +132,7 @@ MODELS: dict[str, Callable[[P, Tensor, Dims], Mixed]] = {
         ("mixer", gated_deltanet), ("ffn", glu), ("attention", attention), ("ffn_1", glu), passes=2
     ),
     "titans_lmm": stack(("mixer", titans_lmm)),
+    "titans_linear": stack(("mixer", library_memories.titans_linear)),
     "gla": stack(("mixer", library_affine.gla), ("ffn", glu)),
     "mamba2": stack(("mixer", library_affine.mamba2), unembed="embed"),
     "kda": stack(("mixer", library_affine.kda), ("ffn", glu)),
