@@ -24,6 +24,7 @@ from nlc.codegen.names import Names, class_name, identifier
 from nlc.codegen.parameters import declare_tensors, draw_tensors, of_memory
 from nlc.codegen.printer import Printer
 from nlc.codegen.program import Program, note
+from nlc.codegen.unit import of_memory as evaluated
 from nlc.codegen.writer import Writer, split_call
 from torch import fx
 
@@ -58,8 +59,7 @@ class MemoryWriter:
 
     def __post_init__(self) -> None:
         memory = self.memory
-        updates = [a.value for a in memory.update] + [e for pair in memory.pairs for e in pair]
-        self.step_arguments = arguments(memory, updates)
+        self.step_arguments = arguments(memory, evaluated(memory))
         self.run_arguments = self.step_arguments
         form = self.form
         if form is not None and self.parallel and not self.is_kernel:

@@ -116,8 +116,10 @@ def streams(roots: Iterable[Expr]) -> set[str]:
 
 
 def of_memory(memory: Memory) -> list[Expr]:
-    """The expressions of a memory's update."""
-    return [a.value for a in memory.update] + [e for pair in memory.pairs for e in pair]
+    """The expressions of a memory's update; pairs count where they are stored as they are."""
+    if memory.map.kind == "kernel":
+        return [e for pair in memory.pairs for e in pair]
+    return [a.value for a in memory.update]
 
 
 def _block(system: System, block: Block, plan: BlockPlan) -> Unit:

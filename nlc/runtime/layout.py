@@ -165,7 +165,8 @@ def _expressions(block: Block) -> Iterator[Expr]:
                 pass
     for memory in block.memories:
         yield from (assignment.value for assignment in memory.update)
-        yield from (value for pair in memory.pairs for value in pair)
+        if memory.map.kind == "kernel":
+            yield from (value for pair in memory.pairs for value in pair)
     yield from (entry.default for entry in block.inputs if entry.default is not None)
 
 

@@ -51,7 +51,9 @@ def token(
     for memory in memories:
         states[memory.name, "prev"] = read_states(memory, state)
         if memory.name in facts(module).starts:
-            start = unpack(memory, "", state[f"{memory.name}.start"])
+            # emitted code leaves out a start that no gradient turned out to depend on
+            label = f"{memory.name}.start"
+            start = unpack(memory, "", state.get(label, state[memory.name]))
             states[memory.name, "start"] = {"": start}
     if isinstance(module, Block):
         states |= _since_reset(run, module, state, states)

@@ -56,8 +56,12 @@ def order(context: Context, block: Unordered) -> Block:
         or context.levels[m.level].period.count > 1
         for m in done
     )  # fmt: skip
+    everything += [i.default for i in inputs if i.default is not None]
+    # a key that no update asks for has no past to remember either
+    slots = {n.attr("slot") for n in postorder(everything) if n.op in ("shift", "conv")}
+    histories = tuple(h for h in block.histories if h.slot in slots)
     return Block(
-        block.name, inputs, block.outputs, block.weights, done, steps, tuple(block.histories),
+        block.name, inputs, block.outputs, block.weights, done, steps, histories,
         position, block.span, block.comments,
     )  # fmt: skip
 

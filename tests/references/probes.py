@@ -276,6 +276,23 @@ BODIES: dict[str, str] = {
   init learned }
   out = W_o(M(q))
 """,
+    "a past that no update asks for": """
+  memory M : linear(d_k -> d_v) at fast { key shift(k)
+  value v
+  update { self = 0.9 * self }
+  init learned }
+  out = W_o(M(q))
+""",
+}
+CHUNKED: dict[str, str] = {
+    "a chunk start that no gradient needs": """
+  memory M : linear(d_k -> d_v) at fast { key k
+  value v
+  objective -<M(k), v>
+  update { self = 0.9 * self - 0.1 * grad } }
+  out = W_o(M(q))
+""",
 }
 
 PROBES = {name: block(body) for name, body in BODIES.items()}
+PROBES |= {name: block(body, chunk="3") for name, body in CHUNKED.items()}
