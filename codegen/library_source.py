@@ -11,7 +11,14 @@ from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
 
-FILES = ("library", "library_maps", "library_tiles", "library_gates", "library_attention")
+FILES = (
+    "library",
+    "library_maps",
+    "library_tiles",
+    "library_gates",
+    "library_scan",
+    "library_attention",
+)
 
 
 @cache

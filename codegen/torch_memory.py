@@ -84,7 +84,7 @@ class MemoryWriter:
     @property
     def parallel(self) -> bool:
         """Say whether a sequence runs at once."""
-        return self.schedule.kind in ("tile-solve", "tile-scan", "attention")
+        return self.schedule.kind in ("tile-solve", "tile-scan", "scan", "attention")
 
     @property
     def form(self) -> Affine | None:

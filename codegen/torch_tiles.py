@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nlc.codegen import library, library_gates, library_tiles
+from nlc.codegen import library, library_gates, library_scan, library_tiles
 from nlc.codegen.lowering import Lowering, batch_of, rank_of
 from nlc.codegen.program import Operand, Program, note
 from nlc.codegen.writer import Writer, split_call
@@ -42,8 +42,11 @@ def write_run(writer: MemoryWriter, out: Writer) -> None:
         result.append("Tensor")
     words += writer.restart_words()
     words += ["position: int"] if segment else []
-    writer.used.add("Tiles")
+    rows = writer.schedule.kind == "scan"
+    writer.used.add("Rows" if rows else "Tiles")
+    result[0] = "Rows" if rows else result[0]
     about = f"Move over a sequence, {writer.schedule.tile} tokens at a time."
+    about = "Move over a sequence, its tiles side by side." if rows else about
     writer.method(out, "forward", words, f"tuple[{', '.join(result)}]", about)
     if segment:
         _segments(writer, out, form, segment)
@@ -129,9 +132,12 @@ def _move(
         zero = vectors.zero()
         writes = [program.call(library_tiles.Write, [], zero, [(zero, (0,))])]
     gates = [[_gate(low, schedule, gate) for gate in row] for row in form.decay]
-    kind = getattr(library_gates, schedule.gates)
     matrices = [_as_matrix(program, state, rank, form.transposed) for state in states]
-    node = program.call(library_tiles.solve_tiles, writes, kind, gates, matrices, schedule.tile)
+    if schedule.kind == "scan":
+        node = program.call(library_scan.scan_rows, writes, gates, matrices)
+    else:
+        kind = getattr(library_gates, schedule.gates)
+        node = program.call(library_tiles.solve_tiles, writes, kind, gates, matrices, schedule.tile)
     path, *after = program.unpack(node, ["path", *writer.states])
     return path, [_from_matrix(program, x, rank, form.transposed) for x in after]
 
@@ -256,7 +262,8 @@ def _gate(low: Lowering, schedule: Schedule, gate: Gate | None) -> Operand:
         return float(value)
     node = low.tensor(expr)
     node = _lifted(low, node, rank_of(node))
-    if gate.kind == "scalar" and schedule.gates == "CoupledChannels":
+    channels = schedule.kind == "scan" or schedule.gates == "CoupledChannels"
+    if gate.kind == "scalar" and channels:
         node = low.unsqueeze(node, batch_of(node) + rank_of(node))
     if node.op != "placeholder":
         node.meta.setdefault("name", "g")
@@ -353,6 +360,8 @@ def read_product(node: Expr, memory_of: Callable[[str], Memory]) -> Expr | None:
 
 
 def _path_type(writer: MemoryWriter) -> str:
+    if writer.schedule.kind == "scan":
+        return "Rows"
     return "list[Tiles]" if segments(writer) else "Tiles"
 
 
@@ -398,7 +407,9 @@ def _write_read(writer: MemoryWriter, out: Writer, var: str, late: bool) -> None
     number = [v.name for v in writer.memory.variables].index(var)
     how |= {"state": number} if number else {}
     function: Callable[..., object] = library_tiles.read_tiles
-    if segments(writer):
+    if writer.schedule.kind == "scan":
+        function = library_scan.read_rows
+    elif segments(writer):
         function = library_tiles.read_chunks
         how |= {"turned": True} if form.transposed else {}
     elif form.transposed:
@@ -417,7 +428,11 @@ def _write_states(writer: MemoryWriter, out: Writer, var: str, late: bool) -> No
     name = read_name("bare", "post" if late else "prev", var)
     writer.method(out, name, words, "Tensor", text)
     program = Program()
-    function = library_tiles.states_of_chunks if segments(writer) else library_tiles.states_of_tiles
+    function: Callable[..., object] = library_tiles.states_of_tiles
+    if writer.schedule.kind == "scan":
+        function = library_scan.states_of_rows
+    elif segments(writer):
+        function = library_tiles.states_of_chunks
     how: dict[str, Operand] = {} if late else {"late": False}
     number = [v.name for v in writer.memory.variables].index(var)
     how |= {"state": number} if number else {}

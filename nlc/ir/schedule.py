@@ -17,7 +17,9 @@ from nlc.ir.system import Step
 Gates = Literal[
     "ScalarGate", "ChannelGates", "LogGates", "RelativeGates", "CoupledGates", "CoupledChannels"
 ]
-Kind = Literal["tile-solve", "tile-scan", "window", "sequential", "attention", "online", "step"]
+Kind = Literal[
+    "tile-solve", "tile-scan", "scan", "window", "sequential", "attention", "online", "step"
+]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from nlc.passes.gates import keep_gates
 from nlc.passes.normalise import normalise
 
 # the schedules that run a memory over the whole sequence at once
-WHOLE = ("tile-solve", "tile-scan", "attention")
+WHOLE = ("tile-solve", "tile-scan", "scan", "attention")
 
 Node = tuple[str, str]
 
@@ -172,6 +172,9 @@ def _schedule(
         return sequential("affine, but another memory's state stands in its update", forms)
     if not _varies(form):
         return sequential("nothing in its update depends on the token", forms)
+    if form.known and _one_row(memory, form):
+        reason = "affine in its state, channel by channel, and nothing in its writes reads it"
+        return Schedule(memory.name, "scan", reason, forms, chunk=memory.chunk)
     kind = "tile-scan" if form.known else "tile-solve"
     reason = (
         "affine in its state, and its writes are known in advance" if form.known
@@ -182,6 +185,17 @@ def _schedule(
         memory.name, kind, reason, forms, kept.tile, memory.chunk,  # type: ignore[arg-type]
         kept.gates, kept.log, kept.reason,
     )  # fmt: skip
+
+
+def _one_row(memory: Memory, form: Affine) -> bool:
+    """Say whether each state is one row, moved without a break."""
+    shape = memory.map.parts[0].shape
+    row = len(shape) < 2 or (shape[0].size == 1 and not form.transposed)
+    broken = memory.reset is not None or any(
+        node.op == "state" and node.attr("when") == "start"
+        for node in postorder([a.value for a in memory.update])
+    )
+    return row and not broken
 
 
 def _copies(memory: Memory) -> bool:

@@ -108,3 +108,43 @@ def test_random_affine_updates_run_in_tiles_and_agree(seed: int, tokens: int) ->
     (schedule,) = compiled.schedules.values()
     still = schedule.reason == "nothing in its update depends on the token"
     assert still or schedule.kind in ("tile-solve", "tile-scan"), schedule.reason
+
+
+def rows(seed: int) -> str:
+    """States of one row, whose channels move each for itself; up to three of them."""
+    choose = random.Random(seed)
+    states = ["M", "S", "R"][: choose.choice([1, 1, 2, 3])]
+    form = choose.choice(["vector(d_k)", "vector(d_k)", "scalar"])
+    wide = form != "scalar"
+    gates = ["a", "0.5", "(1 - b)", *(["w", "w * a"] if wide else [])]
+    added = ["a * c", "c", *(["k", "a * k", "w * k"] if wide else [])]
+    lines = []
+    for target in states:
+        terms = [f"{choose.choice(gates)} * {s}" for s in states
+                 if s == target or choose.random() < 0.4]  # fmt: skip
+        lines.append(f"{target} = {' + '.join([*terms, choose.choice(added)])}")
+    extra = "\n".join(f"    state {s} = {choose.choice(['0', 'self'])}" for s in states[1:])
+    reads = ["M", "2 * prev(M)", *(f"M.{s}" for s in states[1:])]
+    reads = [f"<{read}, q>" for read in reads] if wide else reads
+    updates = "\n".join(f"      {line}" for line in lines)
+    return f"""
+  weights W_a, W_b, W_c : linear(d -> heads, bias)
+  weights W_w : linear(d -> heads*d_k)
+  a, b, c = sigmoid(W_a(x)), sigmoid(W_b(x)), W_c(x)
+  w = sigmoid(W_w(x))
+  memory M[heads] : {form} at fast {{
+{extra}
+    init {choose.choice(["0.3", "learned"])}
+    update {{
+{updates}
+    }}
+  }}
+  out = W_o(({" + ".join(choose.sample(reads, 2))}) * v)
+"""
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.integers(0, 10**6), st.sampled_from([1, 4, 11, 30]))
+def test_states_of_one_row_run_as_a_scan_and_agree(seed: int, tokens: int) -> None:
+    compiled = agree(resolve(block(rows(seed))), tokens=tokens)
+    assert [s.kind for s in compiled.schedules.values()] == ["scan"]
