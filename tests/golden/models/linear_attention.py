@@ -343,22 +343,6 @@ def read_tiles(q: Tensor, path: Tiles, late: bool = True, state: int = 0) -> Ten
     return answers(y, q, path)
 
 
-def states_of_tiles(path: Tiles, late: bool = True, state: int = 0) -> Tensor:
-    """M_t (late), or M_{t-1}, for every token: [B, T, *lead, d_v, d_k]."""
-    D, d_v = path.gates, path.starts.shape[-2]
-    # every row of the start states, as each token sees it
-    first = path.starts.unsqueeze(-3)
-    first = first.expand(*first.shape[:-3], D.tile, *first.shape[-2:]).flatten(-3, -2)
-    states = D.kept(state, first, late).unflatten(-2, (D.tile, d_v))
-    for e, keys in zip(path.writes, path.keys, strict=True):
-        for b, into in keys:
-            scores = e.mT.unsqueeze(-3).expand(*e.shape[:-2], D.tile, *e.mT.shape[-2:])
-            given = D.spread(into, state, scores.flatten(-3, -2), b, late)
-            if given is not None:
-                states = states + given.unflatten(-2, (D.tile, d_v))
-    return untiled(states, path.tokens, path.lead)
-
-
 def per_row(table: Tensor, rows: Tensor, dim: int = -2) -> Tensor:
     """Repeat a table's row of each token for all its queries."""
     times = rows.shape[-2] // table.shape[dim]
@@ -433,6 +417,66 @@ class ScalarGate:
         return self.since[..., -1:, None, :]
 
 
+class Rows(NamedTuple):
+    """A course: the states side by side [B, T, *lead, 1, n * d], after each token and before it."""
+
+    after: Tensor
+    before: Tensor
+    n: int
+
+
+def scan_rows(writes: list[Write], gates: list[list[Any]], states: list[Tensor]) -> tuple[Any, ...]:
+    """Run the recurrence: its course, and the states after it; `gates[a][j]` is g_aj, None 0."""
+    n, d, h = len(states), states[0].shape[-1], torch.cat(states, -1)
+    added = [[w.u * b for w in writes for b, into in w.b if j in into] for j in range(n)]
+    given = [g for row in gates for g in row if isinstance(g, Tensor)]
+    fronts = [x.shape[:-1] for x in (*given, *(x for row in added for x in row))]
+    front = tuple(torch.broadcast_shapes(*fronts, (h.shape[0], 1, *h.shape[1:-2])))
+    zero = h.new_zeros(*front, d)
+    x = torch.cat([sum(row, zero) for row in added], -1).unsqueeze(-2)
+    width = max((g.shape[-1] for g in given), default=1)
+
+    def entry(g: Any) -> Tensor:
+        g = g.to(h.dtype) if isinstance(g, Tensor) else h.new_full((1,), g or 0.0)
+        return g.expand(*front, width)
+
+    w = torch.stack([torch.stack([entry(g) for g in row], -2) for row in gates], -3)
+    after = scanned(w, x, h)
+    before = torch.cat([h.unsqueeze(1), after[:, :-1]], 1)
+    return Rows(after, before, n), *after[:, -1].split(d, -1)
+
+
+def scanned(w: Tensor, x: Tensor, h: Tensor) -> Tensor:
+    """h_t = carried(h_{t-1}, w_t) + x_t for x [B, T, .., 1, n * d], w [B, T, .., n, n, 1 or d]."""
+    tokens, n = x.shape[1], w.shape[-2]
+    size = max(round(tokens**0.5), 1)
+    one = torch.eye(n, dtype=w.dtype, device=w.device).unsqueeze(-1)
+    if tokens % size:
+        missing = -tokens % size
+        x = torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], 1)
+        w = torch.cat([w, one.expand(w.shape[0], missing, *w.shape[2:])], 1)
+    x, w = x.unflatten(1, (-1, size)), w.unflatten(1, (-1, size))
+    # from each tile's start: what was added since, and what became of a state that was there
+    row, still = torch.zeros_like(x[:, :, 0]), one.expand(w[:, :, 0].shape).flatten(-2)
+    rows, stills = [], []
+    for x_t, w_t in zip(x.unbind(2), w.unbind(2), strict=True):
+        row, still = carried(row, w_t) + x_t, carried(still, w_t)
+        rows.append(row)
+        stills.append(still.unflatten(-1, (n, -1)))
+    starts = []
+    for added, kept in zip(rows[-1].unbind(1), stills[-1].unbind(1), strict=True):
+        starts.append(h)
+        h = carried(h, kept) + added
+    start = torch.stack(starts, 1).unsqueeze(2)
+    found = torch.stack(rows, 2) + carried(start, torch.stack(stills, 2))
+    return found.flatten(1, 2)[:, :tokens]
+
+
+def states_of_rows(path: Rows, late: bool = True, state: int = 0) -> Tensor:
+    """h_t (late), or h_{t-1}, for every token: [B, T, *lead, 1, d]."""
+    return (path.after if late else path.before).unflatten(-1, (path.n, -1))[..., state, :]
+
+
 class MixerM(nn.Module):
     """Memory M: linear(d_k -> d_v), one per heads; every 1 token.
 
@@ -472,25 +516,25 @@ class MixerZ(nn.Module):
 
     z = z + k   (spec.nl:32)
     state  z [B, heads, d_k]
-    runs   tile-scan: affine in its state, and its writes are known in advance
+    runs   scan: affine in its state, channel by channel, and nothing in its writes reads it
     """
 
     def initial(self, batch: int, like: Tensor) -> Tensor:
         """Give the state at the start."""
         return zeros(like, batch, 4, 32)
 
-    def forward(self, k: Tensor, z: Tensor) -> tuple[Tiles, Tensor]:
-        """Move over a sequence, 64 tokens at a time."""
+    def forward(self, k: Tensor, z: Tensor) -> tuple[Rows, Tensor]:
+        """Move over a sequence, its tiles side by side."""
         # e = u
         # z_t = z_{t-1} + e b^T
         u = number(1.0, k).unsqueeze(0).unsqueeze(1)
         e = Write([], u, [(k, (0,))])
-        path, z = solve_tiles([e], ScalarGate, [[1.0]], [z.unsqueeze(-2)], 64)
+        path, z = scan_rows([e], [[1.0]], [z.unsqueeze(-2)])
         return path, z.squeeze(-2)
 
-    def states(self, path: Tiles) -> Tensor:
+    def states(self, path: Rows) -> Tensor:
         """Give z at every token, after its update."""
-        return states_of_tiles(path).squeeze(-2)
+        return states_of_rows(path).squeeze(-2)
 
     def step(self, k: Tensor, z: Tensor) -> Tensor:
         """Move by one token."""

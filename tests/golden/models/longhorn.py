@@ -81,130 +81,6 @@ class Write(NamedTuple):
     c: tuple[tuple[Tensor, int], ...] = ()  # how much of the same token's write s it sees
 
 
-class Tiles(NamedTuple):
-    """A memory's course over a sequence; N tiles of C tokens, H copies, n states."""
-
-    gates: Any  # products of gates from token to token
-    writes: list[Tensor]  # e of each write [B, N, H, C, d_v]
-    keys: list[list[tuple[Tensor, tuple[int, ...]]]]  # b of each write [B, N, H, C, d_k]
-    starts: Tensor  # the states before each tile, side by side [B, N, H, d_v, n * d_k]
-    tokens: int
-    lead: tuple[int, ...]
-    origin: Tensor | None = None  # the state before the chunk, as it is
-
-
-class UnitLowerInverse(torch.autograd.Function):
-    """(I - A)^-1 for A below the diagonal; its gradient is X^T G X^T, masked by A's own."""
-
-    @staticmethod
-    def forward(ctx, lower):
-        one = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
-        inverse = torch.linalg.solve_triangular(
-            one - lower, one.expand(lower.shape), upper=False, unitriangular=True
-        )
-        ctx.save_for_backward(inverse)
-        return inverse
-
-    @staticmethod
-    def backward(ctx, grad):
-        (inverse,) = ctx.saved_tensors
-        return inverse.mT @ grad @ inverse.mT
-
-
-def tiled(x: Tensor, front: tuple[int, ...], d: int, tile: int, fill: float = 0.0) -> Tensor:
-    """Cut the sequence into tiles: [B, T, *lead, d] -> [B, N, H, C, d]."""
-    tokens = front[1]
-    x = x.expand(*front, d).reshape(front[0], tokens, -1, d)
-    if tokens % tile:
-        x = F.pad(x, (0, 0, 0, 0, 0, -tokens % tile), value=fill)
-    return x.unflatten(1, (-1, tile)).transpose(2, 3).contiguous()
-
-
-def untiled(x: Tensor, tokens: int, lead: tuple[int, ...]) -> Tensor:
-    """Join tiles again: [B, N, H, C, ...] -> [B, T, *lead, ...]."""
-    x = x.transpose(2, 3).flatten(1, 2)[:, :tokens]
-    return x.reshape(*x.shape[:2], *lead, *x.shape[3:])
-
-
-def solve_tiles(
-    writes: list[Write], kind: Any, gates: list[list[Any]], states: list[Tensor], tile: int
-) -> tuple[Any, ...]:
-    """Solve the writes of all tokens: the course and the states after it; `gates[a][j]` is D_aj."""
-    lead, (d_v, d_k) = tuple(states[0].shape[1:-2]), states[0].shape[-2:]
-    M = torch.cat([Z.reshape(Z.shape[0], -1, d_v, d_k) for Z in states], -1)
-    front = common_front(writes, kind, gates, (M.shape[0], 1, *lead))
-    D = kind(gates, front, tile, M)
-
-    def cut(x: Tensor, d: int) -> Tensor:
-        return tiled(x.to(M.dtype), front, d, tile)
-
-    keys = [[(D.keys(cut(b, d_k)), into) for b, into in w.b] for w in writes]
-    E = [torch.zeros_like(k[0][0][..., :1]) if w.u is None else cut(w.u, d_v)
-         for w, k in zip(writes, keys, strict=True)]  # fmt: skip
-    open_ = [r for r, w in enumerate(writes) if w.p or w.c]
-    known = [r for r in range(len(writes)) if r not in open_]
-    # what the known writes leave in the states at each tile's end
-    add = sum(E[s].mT @ D.left(keys[s]) for s in known) if known else None
-    if open_:
-        reads = {r: [(cut(p, d_k), j) for p, j in writes[r].p] for r in open_}
-        sees = {r: {s: cut(c.unsqueeze(-1), 1) for c, s in writes[r].c} for r in open_}
-
-        def A(r: int, s: int) -> Tensor:
-            return reached(D, reads[r], keys[s], sees[r].get(s))
-
-        # E = X + Y M_0^T: what of the writes is known, and what hangs on the tile's first states
-        X = [sum((A(r, s) @ E[s] for s in known), E[r]) for r in open_]
-        X = [x.expand(*x.shape[:-1], d_v) for x in X]
-        inverse = UnitLowerInverse.apply(woven_square([[A(r, s) for s in open_] for r in open_]))
-        Y = inverse @ woven([D.asked(reads[r], late=False) for r in open_])
-        left = woven([D.left(keys[r]) for r in open_])
-        solved, starts, M = TileScan.apply(inverse @ woven(X), Y, left, D.whole(), add, M)
-        for place, r in enumerate(open_):
-            E[r] = solved[..., place :: len(open_), :]
-    else:
-        starts, M = scan_known(add, D.whole(), M)
-    path = Tiles(D, E, keys, starts, front[1], lead)
-    return path, *(Z.reshape(Z.shape[0], *lead, d_v, d_k) for Z in M.split(d_k, -1))
-
-
-def common_front(
-    writes: list[Write], kind: Any, gates: list[list[Any]], least: tuple[int, ...]
-) -> tuple[int, ...]:
-    """B, T, *lead of all that is given, some of which may be one for all tokens or copies."""
-    vectors = [x for w in writes for x, _ in (*w.p, *w.b)]
-    vectors += [w.u for w in writes if w.u is not None]
-    numbers = [c for w in writes for c, _ in w.c]
-    given = [g for row in gates for g in row if isinstance(g, Tensor)]
-    fronts = [x.shape[:-1] for x in vectors] + [x.shape for x in numbers]
-    fronts += [g.shape[: g.ndim - kind.axes] for g in given]
-    return tuple(torch.broadcast_shapes(*fronts, least))
-
-
-def reached(
-    D: Any, reads: list[tuple[Tensor, int]], keys: list[tuple[Tensor, tuple[int, ...]]], c: Any
-) -> Tensor:
-    """A[t, i]: how much the reads of token t take of a write of token i < t, or i = t by c."""
-    found = [D.reach(into, j, p, b, late=False) for p, j in reads for b, into in keys]
-    found += [] if c is None else [torch.diag_embed(c.squeeze(-1))]
-    found = [x for x in found if x is not None]
-    b = keys[0][0]
-    return sum(found[1:], found[0]) if found else b.new_zeros(*b.shape[:-1], b.shape[-2])
-
-
-def woven(rows: list[Tensor]) -> Tensor:
-    """Put the writes of a token one after another: R of [.., C, d] -> [.., C * R, d]."""
-    return rows[0] if len(rows) == 1 else torch.stack(rows, -2).flatten(-3, -2)
-
-
-def woven_square(blocks: list[list[Tensor]]) -> Tensor:
-    """As `woven`, for both axes: R x R of [.., C, C] -> [.., C * R, C * R]."""
-    if len(blocks) == 1:
-        return blocks[0][0]
-    shape = torch.broadcast_shapes(*(b.shape for row in blocks for b in row))
-    rows = [torch.stack([b.expand(shape) for b in row], -1).flatten(-2) for row in blocks]
-    return torch.stack(rows, -2).flatten(-3, -2)
-
-
 def carried(M: Tensor, w: Tensor) -> Tensor:
     """M_j <- sum_a M_a w_aj: M [.., d_v, n * d_k], w [.., n, n, 1 or d_k]."""
     n = w.shape[-2]
@@ -214,168 +90,64 @@ def carried(M: Tensor, w: Tensor) -> Tensor:
     return (w.unsqueeze(-4) * Z).sum(-3).flatten(-2)
 
 
-class TileScan(torch.autograd.Function):
-    """From tile to tile: E = X + Y M^T, then M <- carried(M, w) + E^T b + add.
+class Rows(NamedTuple):
+    """A course: the states side by side [B, T, *lead, 1, n * d], after each token and before it."""
 
-    X [B, N, H, C, d_v], Y, b [B, N, H, C, n * d_k], w [B, N, H, n, n, 1 or d_k],
-    M [B, H, d_v, n * d_k]. Gives the writes E, the states before each tile and the last ones. Its
-    gradient runs from the last tile to the first with two products a tile, and takes all others
-    at once.
-    """
-
-    @staticmethod
-    def forward(ctx, X, Y, b, w, add, M):
-        writes, starts = [], []
-        more = [None] * X.shape[1] if add is None else add.unbind(1)
-        tiles = zip(X.unbind(1), Y.unbind(1), b.unbind(1), w.unbind(1), more, strict=True)
-        for x, y, key, decay, known in tiles:
-            starts.append(M)
-            writes.append(x + y @ M.mT)
-            M = carried(M, decay) + writes[-1].mT @ key
-            M = M if known is None else M + known
-        E, S = torch.stack(writes, 1), torch.stack(starts, 1)
-        ctx.save_for_backward(Y, b, w, E, S)
-        ctx.adds = add is not None
-        return E, S, M
-
-    @staticmethod
-    def backward(ctx, dE, dS, dM):
-        Y, b, w, E, S = ctx.saved_tensors
-        back, writes, after = w.transpose(-3, -2), [], []
-        for i in reversed(range(E.shape[1])):
-            after.append(dM)
-            writes.append(dE[:, i] + b[:, i] @ dM.mT)
-            dM = dS[:, i] + carried(dM, back[:, i]) + writes[-1].mT @ Y[:, i]
-        dX, A = torch.stack(writes[::-1], 1), torch.stack(after[::-1], 1)
-        n = w.shape[-2]
-        before, later = S.unflatten(-1, (n, -1)), A.unflatten(-1, (n, -1))
-        if w.shape[-1] == 1:
-            dw = torch.einsum("...vik,...vjk->...ij", before, later).unsqueeze(-1)
-        else:
-            dw = torch.einsum("...vik,...vjk->...ijk", before, later)
-        return dX, dX @ S, E @ A, dw, A if ctx.adds else None, dM
+    after: Tensor
+    before: Tensor
+    n: int
 
 
-def scan_known(add: Tensor, w: Tensor, M: Tensor) -> tuple[Tensor, Tensor]:
-    """As `TileScan`, with writes that do not hang on the state."""
+def scan_rows(writes: list[Write], gates: list[list[Any]], states: list[Tensor]) -> tuple[Any, ...]:
+    """Run the recurrence: its course, and the states after it; `gates[a][j]` is g_aj, None 0."""
+    n, d, h = len(states), states[0].shape[-1], torch.cat(states, -1)
+    added = [[w.u * b for w in writes for b, into in w.b if j in into] for j in range(n)]
+    given = [g for row in gates for g in row if isinstance(g, Tensor)]
+    fronts = [x.shape[:-1] for x in (*given, *(x for row in added for x in row))]
+    front = tuple(torch.broadcast_shapes(*fronts, (h.shape[0], 1, *h.shape[1:-2])))
+    zero = h.new_zeros(*front, d)
+    x = torch.cat([sum(row, zero) for row in added], -1).unsqueeze(-2)
+    width = max((g.shape[-1] for g in given), default=1)
+
+    def entry(g: Any) -> Tensor:
+        g = g.to(h.dtype) if isinstance(g, Tensor) else h.new_full((1,), g or 0.0)
+        return g.expand(*front, width)
+
+    w = torch.stack([torch.stack([entry(g) for g in row], -2) for row in gates], -3)
+    after = scanned(w, x, h)
+    before = torch.cat([h.unsqueeze(1), after[:, :-1]], 1)
+    return Rows(after, before, n), *after[:, -1].split(d, -1)
+
+
+def scanned(w: Tensor, x: Tensor, h: Tensor) -> Tensor:
+    """h_t = carried(h_{t-1}, w_t) + x_t for x [B, T, .., 1, n * d], w [B, T, .., n, n, 1 or d]."""
+    tokens, n = x.shape[1], w.shape[-2]
+    size = max(round(tokens**0.5), 1)
+    one = torch.eye(n, dtype=w.dtype, device=w.device).unsqueeze(-1)
+    if tokens % size:
+        missing = -tokens % size
+        x = torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], 1)
+        w = torch.cat([w, one.expand(w.shape[0], missing, *w.shape[2:])], 1)
+    x, w = x.unflatten(1, (-1, size)), w.unflatten(1, (-1, size))
+    # from each tile's start: what was added since, and what became of a state that was there
+    row, still = torch.zeros_like(x[:, :, 0]), one.expand(w[:, :, 0].shape).flatten(-2)
+    rows, stills = [], []
+    for x_t, w_t in zip(x.unbind(2), w.unbind(2), strict=True):
+        row, still = carried(row, w_t) + x_t, carried(still, w_t)
+        rows.append(row)
+        stills.append(still.unflatten(-1, (n, -1)))
     starts = []
-    for known, decay in zip(add.unbind(1), w.unbind(1), strict=True):
-        starts.append(M)
-        M = carried(M, decay) + known
-    return torch.stack(starts, 1), M
+    for added, kept in zip(rows[-1].unbind(1), stills[-1].unbind(1), strict=True):
+        starts.append(h)
+        h = carried(h, kept) + added
+    start = torch.stack(starts, 1).unsqueeze(2)
+    found = torch.stack(rows, 2) + carried(start, torch.stack(stills, 2))
+    return found.flatten(1, 2)[:, :tokens]
 
 
-def states_of_tiles(path: Tiles, late: bool = True, state: int = 0) -> Tensor:
-    """M_t (late), or M_{t-1}, for every token: [B, T, *lead, d_v, d_k]."""
-    D, d_v = path.gates, path.starts.shape[-2]
-    # every row of the start states, as each token sees it
-    first = path.starts.unsqueeze(-3)
-    first = first.expand(*first.shape[:-3], D.tile, *first.shape[-2:]).flatten(-3, -2)
-    states = D.kept(state, first, late).unflatten(-2, (D.tile, d_v))
-    for e, keys in zip(path.writes, path.keys, strict=True):
-        for b, into in keys:
-            scores = e.mT.unsqueeze(-3).expand(*e.shape[:-2], D.tile, *e.mT.shape[-2:])
-            given = D.spread(into, state, scores.flatten(-3, -2), b, late)
-            if given is not None:
-                states = states + given.unflatten(-2, (D.tile, d_v))
-    return untiled(states, path.tokens, path.lead)
-
-
-def per_row(table: Tensor, rows: Tensor, dim: int = -2) -> Tensor:
-    """Repeat a table's row of each token for all its queries."""
-    times = rows.shape[-2] // table.shape[dim]
-    return table if times == 1 else table.repeat_interleave(times, dim)
-
-
-def gate_tiles(
-    g: Tensor | float | None,
-    front: tuple[int, ...],
-    tile: int,
-    like: Tensor,
-    axes: int,
-    fill: float,
-) -> Tensor:
-    """Cut gates into tiles [B, N, H, C, 1 or d_k]; tokens beyond the last change nothing."""
-    if not isinstance(g, Tensor):
-        g = like.new_full((1,), g or 0.0)
-    elif axes == 0:
-        g = g.unsqueeze(-1)
-    return tiled(g.to(like.dtype), front, g.shape[-1], tile, fill)
-
-
-def products(g: Tensor) -> Tensor:
-    """g_{i+1} ... g_t for i <= t, else 0: [.., C, d] -> [.., C, C, d]; nothing is divided."""
-    one = torch.ones(g.shape[-2], g.shape[-2], dtype=torch.bool, device=g.device)
-    found = torch.where(one.tril(-1).unsqueeze(-1), g.unsqueeze(-2), 1.0).cumprod(-3)
-    return torch.where(one.tril().unsqueeze(-1), found, 0.0)
-
-
-class ScalarGate:
-    """One number a token, multiplied forward; nothing is divided, so a gate of 0 is exact.
-
-    `inner` is F(t, i) and `since` F(t, 0), with an axis for channels in the classes below.
-    """
-
-    axes = 0
-
-    def __init__(self, gates, front, tile, like):
-        self.tile, g = tile, gates[0][0]
-        if isinstance(g, float) and g == 1.0:
-            self.inner = like.new_ones(tile, tile).tril()
-            self.since = like.new_ones(
-                *like.shape[:1], -(-front[1] // tile), like.shape[1], tile, 1
-            )
-        else:
-            g = gate_tiles(g, front, tile, like, 0, 1.0)
-            self.inner, self.since = products(g).squeeze(-1), g.cumprod(-2)
-
-    def keys(self, b):
-        return b
-
-    def table(self, rows, late):
-        return per_row(self.inner if late else F.pad(self.inner, (0, 0, 1, -1)), rows)
-
-    def reach(self, into, j, q, b, late=True):
-        return self.table(q, late) * (q @ b.mT)
-
-    def spread(self, into, j, s, b, late=True):
-        return (self.table(s, late) * s) @ b
-
-    def asked(self, reads, late=True):
-        return self.kept(0, reads[0][0], late)
-
-    def kept(self, j, M, late=True):
-        since = self.since if late else F.pad(self.since, (0, 0, 1, -1), value=1.0)
-        return per_row(since, M) * M
-
-    def left(self, keys):
-        return self.inner[..., -1, :, None] * keys[0][0]
-
-    def whole(self):
-        return self.since[..., -1:, None, :]
-
-
-class ChannelGates(ScalarGate):
-    """A gate for each channel of the key: F(t, i) is a table of C x C for each of them."""
-
-    axes = 1
-
-    def __init__(self, gates, front, tile, like):
-        self.tile = tile
-        g = gate_tiles(gates[0][0], front, tile, like, 1, 1.0)
-        self.inner, self.since = products(g), g.cumprod(-2)
-
-    def table(self, rows, late):
-        return per_row(self.inner if late else F.pad(self.inner, (0, 0, 0, 0, 1, -1)), rows, -3)
-
-    def reach(self, into, j, q, b, late=True):
-        return (q.unsqueeze(-2) * self.table(q, late) * b.unsqueeze(-3)).sum(-1)
-
-    def spread(self, into, j, s, b, late=True):
-        return (s.unsqueeze(-1) * self.table(s, late) * b.unsqueeze(-3)).sum(-2)
-
-    def left(self, keys):
-        return self.inner[..., -1, :, :] * keys[0][0]
+def states_of_rows(path: Rows, late: bool = True, state: int = 0) -> Tensor:
+    """h_t (late), or h_{t-1}, for every token: [B, T, *lead, 1, d]."""
+    return (path.after if late else path.before).unflatten(-1, (path.n, -1))[..., state, :]
 
 
 class MixerS(nn.Module):
@@ -383,27 +155,27 @@ class MixerS(nn.Module):
 
     S = (1 - e * k^2) * S + e * v * k   (spec.nl:34)
     state  S [B, d_v, d_k]
-    runs   tile-scan: affine in its state, and its writes are known in advance
+    runs   scan: affine in its state, channel by channel, and nothing in its writes reads it
     """
 
     def initial(self, batch: int, like: Tensor) -> Tensor:
         """Give the state at the start."""
         return zeros(like, batch, 256, 16)
 
-    def forward(self, e: Tensor, k: Tensor, v: Tensor, S: Tensor) -> tuple[Tiles, Tensor]:
-        """Move over a sequence, 8 tokens at a time."""
+    def forward(self, e: Tensor, k: Tensor, v: Tensor, S: Tensor) -> tuple[Rows, Tensor]:
+        """Move over a sequence, its tiles side by side."""
         # e = u
         # S_t = S_{t-1} diag(g) + e b^T
         u = (e * v).unsqueeze(3)
         b = k.unsqueeze(2)
         e_1 = Write([], u, [(b, (0,))])
         g = 1.0 - e.unsqueeze(3) * k.square().unsqueeze(2)
-        path, S = solve_tiles([e_1], ChannelGates, [[g]], [S.unsqueeze(-2)], 8)
+        path, S = scan_rows([e_1], [[g]], [S.unsqueeze(-2)])
         return path, S.squeeze(-2)
 
-    def states(self, path: Tiles) -> Tensor:
+    def states(self, path: Rows) -> Tensor:
         """Give S at every token, after its update."""
-        return states_of_tiles(path).squeeze(-2)
+        return states_of_rows(path).squeeze(-2)
 
     def step(self, e: Tensor, k: Tensor, v: Tensor, S: Tensor) -> Tensor:
         """Move by one token."""
