@@ -1,21 +1,20 @@
 """How products of gates are kept within a tile, and how many tokens a tile holds.
 
-In: a normal form and what is known of the least value of its gates. Out: `Keeping`. Numbers
-between any states are multiplied forward. A gate for each channel may be split,
-F(t, i) = exp(c_t) exp(-c_i), where c cannot fall below -60 within a tile; otherwise its products
-are tables for each channel.
+In: a normal form and an interval for the logarithm of a gate. Out: `Keeping`. Numbers between any
+states are multiplied forward. A gate for each channel may be split, F(t, i) = exp(c_t) exp(-c_i),
+where |c| cannot exceed 60 within a tile; otherwise its products are tables for each channel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import exp, log
 
 from nlc.ir.expr import Expr, Graph
 from nlc.ir.normal_form import Affine
 from nlc.ir.schedule import Gates
 from nlc.ir.show import show_expr
+from nlc.passes.interval import Interval
 from nlc.passes.simplify import build
 
 # exp of it, and of its negative, are far inside what float32 can hold
@@ -41,8 +40,8 @@ class Keeping:
     reason: str = ""
 
 
-def keep_gates(graph: Graph, form: Affine, least: Callable[[Expr], float]) -> Keeping:
-    """Choose how the gates of a form are kept; `least` bounds a gate's value from below."""
+def keep_gates(graph: Graph, form: Affine, log: Callable[[Expr], Interval]) -> Keeping:
+    """Choose how the gates of a form are kept; `log` bounds the logarithm of a gate."""
     given = [gate for row in form.decay for gate in row if gate is not None]
     channels = any(gate.kind == "diagonal" for gate in given)
     if len(form.states) > 1:
@@ -50,17 +49,14 @@ def keep_gates(graph: Graph, form: Affine, least: Callable[[Expr], float]) -> Ke
     if not channels:
         return _kept(form, "ScalarGate")
     value = given[0].value
-    size, low = _tile(form, "RelativeGates"), least(value)
-    name = show_expr(value)
-    if low >= exp(-DEEPEST / size):
-        depth = max(-log(low), 0.0) * size
-        return Keeping(
-            "RelativeGates", size, build(graph, "log", value),
-            f"factored: {name} is at least {low:.3g}, so {size} of them at least exp(-{depth:.3g})",
-        )  # fmt: skip
+    size, found, name = _tile(form, "RelativeGates"), log(value), show_expr(value)
+    most = found.size * size
+    if most <= DEEPEST:
+        reason = f"factored: |log {name}| <= {found.size:.3g}, {most:.3g} over {size} tokens"
+        return Keeping("RelativeGates", size, build(graph, "log", value), reason)
     reason = (
-        f"direct, by channel: nothing keeps {name} above {exp(-DEEPEST / size):.2g}, "
-        f"as factoring {size} of them needs"
+        f"direct, channel by channel: log {name} is in {found!r}, and factoring {size} tokens "
+        f"needs |log {name}| <= {DEEPEST / size:.3g}"
     )
     if _is_exponential(value):
         return _kept(form, "LogGates", build(graph, "log", value), reason)

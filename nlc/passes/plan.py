@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import inf
 
 import networkx as nx
 
@@ -17,6 +16,7 @@ from nlc.ir.expr import Expr, Graph, postorder, rewrite
 from nlc.ir.normal_form import Affine, Neither, NormalForm
 from nlc.ir.schedule import BlockPlan, Parallel, Plan, Run, Schedule, Stage, TokenLoop
 from nlc.ir.system import Block, Call, Equation, Memory, Step, System, Update
+from nlc.passes.bound import Bounds
 from nlc.passes.gates import keep_gates
 from nlc.passes.normalise import normalise
 
@@ -114,7 +114,8 @@ def _block(graph: Graph, block: Block) -> BlockPlan:
             continue
         alone = len(group) == 1
         for memory in memories:
-            schedule = _schedule(graph, memory, [name for _, name in group], schedules)
+            others = [name for _, name in group]
+            schedule = _schedule(graph, block, memory, others, schedules)
             schedules[memory.name] = schedule
             if schedule.kind == "sequential":
                 moving[memory.name] = schedule
@@ -143,6 +144,7 @@ def _merge(stages: list[Stage]) -> list[Stage]:
 
 def _schedule(
     graph: Graph,
+    block: Block,
     memory: Memory,
     group: list[str],
     schedules: Mapping[str, Schedule],
@@ -180,7 +182,7 @@ def _schedule(
         "affine in its state, and its writes are known in advance" if form.known
         else "affine in its state, which its writes read"
     )  # fmt: skip
-    kept = keep_gates(graph, form, lambda gate: -inf)
+    kept = keep_gates(graph, form, Bounds(block).log)
     return Schedule(
         memory.name, kind, reason, forms, kept.tile, memory.chunk,  # type: ignore[arg-type]
         kept.gates, kept.log, kept.reason,

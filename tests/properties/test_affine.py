@@ -84,7 +84,7 @@ class Writer:
   weights W_k2, W_q2 : linear(d -> heads*d_k)
   weights W_v2 : linear(d -> heads*d_v)
   a, b, c = sigmoid(W_a(x)), sigmoid(W_b(x)), tanh(W_c(x))
-  w_k = sigmoid(W_wk(x))
+  w_k = {self.random.choice(["sigmoid(W_wk(x))", "exp(-0.6 * sigmoid(W_wk(x)))"])}
   w_v = {"exp(-0.6 * sigmoid(W_wv(x)))" if self.random.random() < 0.5 else "sigmoid(W_wv(x))"}
   k2, q2, v2 = W_k2(x), W_q2(x), W_v2(x)
   memory M[heads] : linear(d_k -> d_v) at fast {{

@@ -45,6 +45,23 @@ def kinds(found: BlockPlan) -> list[str]:
     return [type(stage).__name__ for stage in found.stages]
 
 
+@pytest.mark.parametrize(
+    ("gate", "kept"),
+    [
+        ("exp(-0.6 * sigmoid(w))", "RelativeGates"),
+        ("0.5 + 0.5 * sigmoid(w)", "RelativeGates"),
+        ("sigmoid(w)", "ChannelGates"),
+        ("1 + exp(w)", "ChannelGates"),
+    ],
+)
+def test_channel_gates_are_factored_only_where_it_is_proved_safe(gate: str, kept: str) -> None:
+    body = f"  w = W_k(x)\n  g = {gate}\n"
+    update = "{ M = M @ diag(g) + outer(v, k) }"
+    found = planned(body + memory(update), "").schedule("M")
+    assert found.gates == kept
+    assert ("factored" if kept == "RelativeGates" else "direct") in found.gates_reason
+
+
 def test_the_schedule_does_not_depend_on_how_a_rule_is_written():
     ways = {
         "{ self = self - b * grad }": "",
