@@ -88,7 +88,7 @@ test: $(VENV)/.installed-dev
 
 test-all: $(VENV)/.installed-dev
 	@echo '==> running all tests, the slow ones too, $(WORKERS) at a time'
-	@$(PYTEST) -m 'slow or not slow'
+	@HYPOTHESIS_PROFILE=search $(PYTEST) -m 'slow or not slow'
 
 check: $(VENV)/.installed-dev build/tree
 	@echo '==> format'

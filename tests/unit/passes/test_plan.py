@@ -57,7 +57,7 @@ def kinds(found: BlockPlan) -> list[str]:
 def test_channel_gates_are_factored_only_where_it_is_proved_safe(gate: str, kept: str) -> None:
     body = f"  w = W_k(x)\n  g = {gate}\n"
     update = "{ M = M @ diag(g) + outer(v, k) }"
-    found = planned(body + memory(update), "").schedule("M")
+    found = planned(body + memory(update) + "  out = W_o(M(q))\n").schedule("M")
     assert found.gates == kept
     assert ("factored" if kept == "RelativeGates" else "direct") in found.gates_reason
 
