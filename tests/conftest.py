@@ -16,7 +16,7 @@ for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "GITHUB_ACTIONS"):
 os.environ["NO_COLOR"] = "1"
 os.environ["COLUMNS"] = "100"
 
-# the same examples at each run, so that a change fails for what it changed; `make test-all` searches
+# the same examples at each run, so that a change fails for what it changed; test-all searches
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
