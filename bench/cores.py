@@ -1,0 +1,153 @@
+"""The bare memories that are measured: specs, streams, and the same memory written by others.
+
+Out: `CORES` by name. A core takes q, k, v and gates as streams, and has no parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import nlc
+from bench import fla, others
+from nlc.compiled import Compiled
+
+HEADS, SIZE = 4, 64
+
+SPEC = """system core
+dims {{ heads = {heads}, d_k = {size}, d_v = {size} }}
+level fast every 1 token
+level slow every 1 step
+block core({inputs}) -> out[heads, d_v] {{
+  {gates}
+  memory M : linear(d_k -> d_v) at fast {{
+    key k
+    value v
+    {states}
+    update {{ {update} }}
+  }}
+  out = M(q)
+}}
+"""
+# the streams that a core can have: their shapes and how they are drawn
+SHAPES = dict.fromkeys(("q", "k", "w", "kappa", "share"), "heads, d_k") | {"v": "heads, d_v"}
+UNIT = ("q", "k", "kappa")
+NORMAL = ("v", "w")
+# a decay near one, and a forgetting near zero
+SLOW: dict[str, Callable[[Tensor], Tensor]] = {
+    "a": lambda x: 1 - 0.1 * x,
+    "alpha": lambda x: 0.1 * x,
+    "eta": lambda x: 0.9 * x,
+}
+# what the kinds of gates for each channel are called here
+KEPT_AS = {
+    "RelativeGates": ("gates factored",),
+    "LogGates": ("gates direct",),
+    "ChannelGates": ("gates direct",),
+}
+
+
+@dataclass(frozen=True)
+class Core:
+    """One memory: its streams, equations, and the same by hand (one token) and by fla.
+
+    `gate` makes of a stream w of any numbers the gates `g` of the channels, in the spec and in
+    torch; the others are given them.
+    """
+
+    title: str
+    streams: tuple[str, ...]
+    update: str
+    token: others.Token
+    fla: Callable[..., Tensor] | None = None
+    gate: tuple[str, Callable[[Tensor], Tensor]] | None = None
+    states: str = ""
+
+    @property
+    def name(self) -> str:
+        """The title, and how the compiler chose to keep the gates of channels."""
+        (schedule,) = self.compiled().schedules.values()
+        return ", ".join((self.title, *KEPT_AS.get(schedule.gates, ())))
+
+    @cache  # noqa: B019
+    def compiled(self) -> Compiled:
+        """Compile the core."""
+        inputs = [f"{name}[{SHAPES.get(name, 'heads')}]" for name in self.streams]
+        text = SPEC.format(
+            heads=HEADS,
+            size=SIZE,
+            inputs=", ".join(inputs),
+            gates=f"g = {self.gate[0]}" if self.gate else "",
+            states=self.states,
+            update=self.update,
+        )
+        return nlc.compile(nlc.parse(text))
+
+    def draw(self, *front: int) -> list[Tensor]:
+        """Draw the streams, [*front, heads] or [*front, heads, size]."""
+        return [_draw(name, *front) for name in self.streams]
+
+    def given(self, streams: Sequence[Tensor]) -> list[Tensor]:
+        """What the others are given: the gates in the place of w."""
+        if self.gate is None:
+            return list(streams)
+        pairs = zip(self.streams, streams, strict=True)
+        return [self.gate[1](x) if name == "w" else x for name, x in pairs]
+
+    def runs(self) -> dict[str, Callable[..., Tensor]]:
+        """Functions of the streams, nlc's first."""
+        block = self.compiled().block("core")
+        count = 2 if self.states else 1
+        found: dict[str, Callable[..., Tensor]] = {
+            "nlc": lambda *x: block(*x)[0],
+            "loop": lambda *x: others.loop(self.token, self.given(x), count),
+        }
+        theirs = self.fla
+        if theirs is not None and fla.installed():
+            found["fla"] = lambda *x: theirs(*self.given(x))
+        return found
+
+
+def _draw(name: str, *front: int) -> Tensor:
+    shape = (*front, HEADS, *([SIZE] if name in SHAPES else []))
+    if name in UNIT:
+        return F.normalize(torch.randn(shape), dim=-1)
+    if name in NORMAL:
+        return torch.randn(shape)
+    return SLOW.get(name, torch.clone)(torch.rand(shape))
+
+
+# gates of the channels: nothing keeps these above zero, and these are above exp(-0.61) as RWKV-7's
+FREE = ("sigmoid(w)", torch.sigmoid)
+KEPT = ("exp(-0.606531 * sigmoid(w))", lambda w: torch.exp(-0.606531 * torch.sigmoid(w)))
+
+DELTA = ("q", "k", "v", "beta")
+KDA = "M = M @ diag(g); M = M - beta * grad(at = M)"
+GLA = "M = M @ diag(g) + outer(v, k)"
+
+CORES = {
+    "deltanet": Core("DeltaNet", DELTA, "M = M - beta * grad", others.delta, fla.delta),
+    "gated_deltanet": Core(
+        "Gated DeltaNet", (*DELTA, "a"), "M = a * M; M = M - beta * grad(at = M)",
+        others.delta, fla.gated_delta,
+    ),
+    "rwkv7": Core(
+        "RWKV-7", ("q", "w", "k", "v", "kappa", "share"),
+        "M = M @ (diag(g) - outer(kappa, share * kappa)) + outer(v, k)",
+        others.rwkv7, fla.rwkv7, gate=KEPT,
+    ),
+    "titans_linear": Core(
+        "Titans, linear", ("q", "k", "v", "theta", "eta", "alpha"),
+        "S = eta * S - theta * grad; M = (1 - alpha) * M + S",
+        others.titans, states="state S = 0",
+    ),
+    "kda_free": Core("KDA", (*DELTA, "w"), KDA, others.kda, gate=FREE),
+    "kda_kept": Core("KDA", (*DELTA, "w"), KDA, others.kda, fla.kda, gate=KEPT),
+    "gla_free": Core("GLA", ("q", "k", "v", "w"), GLA, others.gla, gate=FREE),
+    "gla_kept": Core("GLA", ("q", "k", "v", "w"), GLA, others.gla, gate=KEPT),
+}  # fmt: skip
