@@ -51,6 +51,26 @@ def qualified(function: Callable[..., Any]) -> str:
     return name
 
 
+def _uses(node: fx.Node) -> int:
+    """Count the places at which a node is used; `x * x` uses x twice.
+
+    What is returned counts once: two states that begin equal are two tensors.
+    """
+    count = 0
+
+    def seen(used: fx.Node) -> fx.Node:
+        nonlocal count
+        count += used is node
+        return used
+
+    for user in node.users:
+        if user.op == "output":
+            count += 1
+        else:
+            fx.map_arg((user.args, user.kwargs), seen)
+    return count
+
+
 def is_library(function: object) -> bool:
     """Say whether a function is copied into the emitted file."""
     return str(getattr(function, "__module__", "")).startswith("nlc.codegen.library")
@@ -96,7 +116,7 @@ class Printer:
             return False
         if "name" in node.meta or "above" in node.meta:
             return True
-        return len(node.users) > 1 and not self._is_short(node)
+        return _uses(node) > 1 and not self._is_short(node)
 
     def _is_short(self, node: fx.Node) -> bool:
         """Say whether a value may be written out wherever it is used: sizes, entries of states."""

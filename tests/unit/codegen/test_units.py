@@ -117,3 +117,11 @@ def test_one_rule_over_plain_tensors() -> None:
     assert torch.equal(weight.data, torch.full((2,), 0.5))
     with pytest.raises(SpecError):
         compiled.rule("titans")
+
+
+def test_a_read_used_twice_in_one_place_is_read_once() -> None:
+    from tests.unit.codegen.test_emitted import SYSTEMS
+
+    # loss(M) = ||M(k) - v||^2 squares what is read
+    source = nlc.compile(nlc.parse(SYSTEMS["surprise"])).source
+    assert source.count("self.M.read_before(") == 1
