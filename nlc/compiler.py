@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlc.diagnostics import Diagnostic, SpecError
+from nlc.ir.cost import Cost
 from nlc.ir.schedule import Plan
 from nlc.ir.system import Level, System
 from nlc.library import library_folder, shipped_rules
@@ -34,13 +35,16 @@ FORMS = {".nl": "nl", ".yaml": "yaml", ".yml": "yaml"}
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found out; `stability` and `cost` are None until they are computed."""
+    """What `check` found out.
+
+    `stability` is None until it is computed, `cost` for a system that cannot run yet.
+    """
 
     diagnostics: tuple[Diagnostic, ...]
     levels: tuple[Level, ...]
     plan: Plan
     stability: Mapping[str, Any] | None = None
-    cost: Mapping[str, Any] | None = None
+    cost: Cost | None = None
 
 
 def load(path: str | Path, set: Mapping[str, Any] | None = None) -> System:
@@ -74,10 +78,12 @@ def _picture(system: System) -> str:
 
 
 def check(system: System) -> Report:
-    """Say what there is to know of a system: warnings, levels, schedules."""
+    """Say what there is to know of a system: warnings, levels, schedules, cost."""
+    from nlc.passes.cost import cost
     from nlc.passes.plan import plan
 
-    return Report(system.warnings, system.levels, plan(system))
+    found = plan(system)
+    return Report(system.warnings, system.levels, found, cost=cost(system, found))
 
 
 def compile(system: System, target: str = "auto") -> Compiled:

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nlc.cli.cost_report import amount, cost_json
 from nlc.compiler import Report
 from nlc.diagnostics import Diagnostic
+from nlc.ir.cost import Cost
 from nlc.ir.schedule import Schedule
 from nlc.ir.shape import count
 from nlc.ir.system import Block, Call, Level, Map, Memory, Model, Repeat, Step, System, Weight
@@ -43,7 +45,7 @@ class Findings:
     diagnostics: tuple[Diagnostic, ...]
     schedules: Mapping[tuple[str, str], Schedule]
     stability: Mapping[str, Any] | None
-    cost: Mapping[str, Any] | None
+    cost: Cost | None
 
     @staticmethod
     def of(report: Report) -> Findings:
@@ -67,7 +69,8 @@ class Findings:
     def as_json(self, file: str, system: System) -> dict[str, object]:
         """Return what `check --format json` prints."""
         levels = levels_json(system, self)
-        return render_json(file, self.diagnostics, levels, self.stability, self.cost)
+        cost = None if self.cost is None else cost_json(self.cost)
+        return render_json(file, self.diagnostics, levels, self.stability, cost)
 
 
 def rows(system: System) -> list[Row]:
@@ -190,18 +193,6 @@ def shape_of(row: Row) -> str:
 def _names(weights: list[Row]) -> str:
     names = list(dict.fromkeys(row.name for row in weights))
     return " ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
-
-
-def amount(number: int) -> str:
-    """Write a number shortly.
-
-    >>> amount(960), amount(41_300), amount(1_234_567)
-    ('960', '41.3 k', '1.2 M')
-    """
-    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return str(number)
 
 
 # ---- JSON --------------------------------------------------------------------------------------

@@ -66,6 +66,19 @@ def test_counted_parameters_are_those_of_the_model(call: Call, tiny: Path) -> No
     assert counted == sum(p.numel() for p in model.parameters())
 
 
+def test_json_tells_what_each_memory_and_level_costs(call: Call, tiny: Path) -> None:
+    cost = json.loads(call("check", tiny, "--format", "json").out)["cost"]
+    assert set(cost) == {"tokens", "dtype", "memories", "blocks", "levels", "equations", "total"}
+    memory, total = cost["memories"]["mixer.M"], cost["total"]
+    # each copy has 4 heads of 32 x 32 numbers
+    assert memory["state_bytes"] == memory["copies"] * 4 * 32 * 32 * 4
+    assert list(cost["levels"]) == ["fast", "slow"]
+    for numbers in (memory, total, *cost["levels"].values(), *cost["blocks"].values()):
+        assert set(numbers) >= {"parameters", "state_bytes", "forward", "backward", "decode"}
+        assert set(numbers["decode"]) == {"flops", "products", "solves", "elementwise", "bytes"}
+    assert total["parameters"] == cost["levels"]["slow"]["parameters"] == 460_816
+
+
 def test_a_wrong_spec_ends_with_1_and_shows_the_place(call: Call) -> None:
     Path("wrong.nl").write_text(WRONG)
     answer = call("check", "wrong.nl")

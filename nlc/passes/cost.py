@@ -1,0 +1,125 @@
+"""Count what a system costs: parameters, state, arithmetic and bytes, of every component.
+
+In: a system and its plan. Out: a `Cost`, for one sequence of a given length, in float32, or None
+for a system that cannot run yet. What is counted is what the emitted code does, read from the
+equations and the schedules; nothing is run. Optimizers and the loss are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+from nlc.ir.cost import WIDTH, Cost, Entry
+from nlc.ir.schedule import Plan
+from nlc.ir.shape import count
+from nlc.ir.system import Block, Model, System
+from nlc.passes.carried import state_entries
+from nlc.passes.explicit import explicit
+from nlc.passes.tally import Tally
+from nlc.passes.walk import EQUATIONS, Walk
+
+# the length of the sequence where none is asked for
+TOKENS = 2048
+
+
+def cost(system: System, plan: Plan, tokens: int = TOKENS) -> Cost | None:
+    """Count what each component costs over `tokens` tokens, and for one token after them."""
+    if system.unsupported:
+        return None
+    system = explicit(system)
+    modules: dict[str, Block | Model] = {block.name: block for block in system.blocks}
+    if system.model is not None:
+        modules[""] = system.model
+    walks = {
+        name: (_walk(module, plan, tokens, False), _walk(module, plan, tokens, True))
+        for name, module in modules.items()
+    }
+    calls = _calls(system, walks)
+    entries = [
+        entry
+        for name, module in modules.items()
+        if calls[name] != (0, 0)
+        for entry in _entries(system, name, module, walks[name], calls[name], tokens)
+    ]
+    return Cost(tokens, tuple(level.name for level in system.levels), tuple(entries))
+
+
+def _walk(module: Block | Model, plan: Plan, tokens: int, decode: bool) -> Walk:
+    own = plan.block(module.name) if isinstance(module, Block) else None
+    walk = Walk(module, own, tokens, decode)
+    walk.run()
+    return walk
+
+
+Walks = Mapping[str, tuple[Walk, Walk]]
+
+
+def _calls(system: System, walks: Walks) -> dict[str, tuple[int, int]]:
+    """Count the calls of each block: over whole sequences, and token by token within one."""
+    found = dict.fromkeys(walks, (0, 0))
+    called = {block for walk, _ in walks.values() for block, _ in walk.calls}
+    roots = [""] if system.model is not None else [n for n in walks if n not in called]
+    waiting = [(name, 1, False) for name in roots]
+    while waiting:
+        name, times, looped = waiting.pop()
+        whole, single = found[name]
+        found[name] = (whole, single + times) if looped else (whole + times, single)
+        for (block, inside), number in walks[name][0].calls.items():
+            waiting.append((block, times * number, looped or inside))
+    return found
+
+
+def _entries(
+    system: System,
+    name: str,
+    module: Block | Model,
+    walks: tuple[Walk, Walk],
+    calls: tuple[int, int],
+    tokens: int,
+) -> Iterator[Entry]:
+    copies = next((c.copies for c in system.components if c.block == name), 1) if name else 1
+    for own, kind, level, held in _owned(module, tokens):
+        whole = ".".join(word for word in (name, own) if word)
+        sequence, token = (walk.tallies.get(own, Tally()) for walk in walks)
+        # a block that is called from within a loop runs token by token there
+        looped = tokens * calls[1]
+        yield Entry(
+            whole,
+            name,
+            kind,
+            level,
+            copies,
+            _parameters(system, whole) if own else (),
+            copies * held,
+            sequence.forward.times(calls[0]) + token.forward.times(looped),
+            sequence.backward.times(calls[0]) + token.backward.times(looped),
+            token.forward.times(sum(calls)),
+        )
+
+
+Owned = tuple[str, Literal["weights", "memory", "equations"], str, int]
+
+
+def _owned(module: Block | Model, tokens: int) -> Iterator[Owned]:
+    """List the components of a module: name, kind, level, bytes of state."""
+    tied = isinstance(module, Model) and module.tied
+    for weight in module.weights:
+        if not (tied and weight.name == "unembed"):
+            yield weight.name, "weights", weight.level, 0
+    if isinstance(module, Block):
+        for memory in module.memories:
+            held = WIDTH * state_entries(module, memory, tokens)
+            yield memory.name, "memory", memory.level, held
+    past = sum(history.length * count(history.shape) for history in module.histories)
+    yield EQUATIONS, "equations", "", WIDTH * past
+
+
+def _parameters(system: System, name: str) -> tuple[tuple[str, int], ...]:
+    """Count the parameters of a component, by the level that learns them."""
+    names = (name, f"{name}.start", f"{name}.pairs")
+    return tuple(
+        (c.level, c.copies * c.parameters)
+        for c in system.components
+        if c.name in names and c.parameters
+    )

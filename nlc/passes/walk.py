@@ -1,0 +1,216 @@
+"""Counts the work of one block or model, over a sequence or for one token.
+
+In: a block whose updates are written out, its plan, the number of tokens. Out: a `Tally` for each
+component. Follows what the emitted code does: every expression of a sequence is evaluated once,
+those that do not depend on tokens for all tokens together; a memory moves as its schedule says.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from nlc.ir.cost import NOTHING, WIDTH, Work
+from nlc.ir.expr import Expr, postorder
+from nlc.ir.operations import OPERATIONS
+from nlc.ir.schedule import BlockPlan, Parallel, Run, Schedule, TokenLoop
+from nlc.ir.shape import count
+from nlc.ir.system import Block, Call, Equation, Memory, Model, Repeat, Step, Update
+from nlc.passes import work_tiles
+from nlc.passes.reach import ALL, FLAT, Reached, live_nodes, reach
+from nlc.passes.tally import Tally
+from nlc.passes.walk_memories import collect, move_by_tiles, move_by_tokens, tiling
+from nlc.passes.walk_nodes import applied, attended, operation
+from nlc.passes.work_tiles import Coefficients
+
+# what has a value for every token, whatever it is made of
+MOVING = ("state", "attend", "position", "due", "shift", "conv", "window")
+
+# the component of what is neither weights nor a memory
+EQUATIONS = ""
+
+
+@dataclass
+class Walk:
+    """One execution: `tokens` at once, or one token after `tokens` where `decode`.
+
+    `times_of` says how many values a stream has, `flat` which have no gradient; `courses` are the
+    memories that ran over the sequence; `calls` counts calls by block and whether from a loop.
+    """
+
+    module: Block | Model
+    plan: BlockPlan | None
+    tokens: int
+    decode: bool
+    tallies: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    times_of: dict[str, int] = field(default_factory=dict)
+    flat: set[str] = field(default_factory=set)
+    courses: dict[str, Coefficients] = field(default_factory=dict)
+    calls: dict[tuple[str, bool], int] = field(default_factory=lambda: defaultdict(int))
+    reached: Reached = ALL
+    done: set[int] = field(default_factory=set)
+    used: set[int] = field(default_factory=set)
+    known: dict[int, tuple[int, bool]] = field(default_factory=dict)
+
+    # ---- steps ---------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Count everything."""
+        if isinstance(self.module, Model):
+            self.steps(self.module.steps)
+            return
+        self.reached = reach(self.module)
+        self.flat |= {i.name for i in self.module.inputs if i.integer}
+        if self.decode or self.plan is None:
+            self.steps(self.module.steps)
+        else:
+            self.stages(self.plan)
+        self.visit([i.default for i in self.module.inputs if i.default is not None], EQUATIONS)
+
+    def stages(self, plan: BlockPlan) -> None:
+        """Count the stages of a sequence."""
+        for stage in plan.stages:
+            match stage:
+                case Parallel(steps=steps):
+                    self.steps(steps)
+                case Run(memory=name) if self.memory(name).map.kind == "kernel":
+                    collect(self, name)
+                case Run(memory=name):
+                    move_by_tiles(self, name)
+                case TokenLoop(steps=steps):
+                    self.steps(steps, looped=True)
+
+    def steps(self, steps: Iterable[Step], passes: int = 1, looped: bool = False) -> None:
+        """Count steps that run `passes` times."""
+        for step in steps:
+            match step:
+                case Equation(name=name, value=value):
+                    if name not in self.reached.idle:
+                        self.visit([value], EQUATIONS, passes, name not in self.reached.flat)
+                    self.assign(name, *self.facts(value))
+                case Call(block=block, inputs=inputs, results=results):
+                    self.visit([value for _, value in inputs], EQUATIONS, passes)
+                    self.calls[block, looped] += passes
+                    for name in results:
+                        self.assign(name, self.span, True)
+                case Repeat(count=number, steps=inner):
+                    self.steps(inner, passes * number)
+                case Update(memory=name) if self.memory(name).map.kind == "kernel":
+                    collect(self, name)
+                case Update(memory=name):
+                    move_by_tokens(self, name)
+
+    def assign(self, name: str, times: int, needs: bool) -> None:
+        """Give a stream its value; what was known of another value of that name is forgotten."""
+        if name in self.times_of:
+            self.done.clear()
+            self.used.clear()
+            self.known.clear()
+        self.times_of[name] = times
+        self.flat.discard(name)
+        if not needs:
+            self.flat.add(name)
+
+    @property
+    def span(self) -> int:
+        """How many values something has that depends on tokens."""
+        return 1 if self.decode else self.tokens
+
+    def memory(self, name: str) -> Memory:
+        """Return a memory by name."""
+        assert isinstance(self.module, Block)
+        return self.module.memory(name)
+
+    def schedule(self, name: str) -> Schedule:
+        """Return the schedule of a memory."""
+        assert self.plan is not None
+        return self.plan.schedule(name)
+
+    # ---- expressions ---------------------------------------------------------------------------
+
+    def facts(self, root: Expr) -> tuple[int, bool]:
+        """Say how many values an expression has, and whether a gradient passes through it."""
+        if id(root) not in self.known:
+            for node in postorder([root]):
+                if id(node) not in self.known:
+                    self.known[id(node)] = self._facts(node)
+        return self.known[id(root)]
+
+    def _facts(self, node: Expr) -> tuple[int, bool]:
+        if node.op == "stream":
+            name = str(node.attr("name"))
+            return self.times_of.get(name, self.span), name not in self.flat
+        below = [self.known[id(arg)] for arg in node.args]
+        times = self.span if node.op in MOVING else max((t for t, _ in below), default=1)
+        needs = OPERATIONS[node.op].kind == "leaf" or node.op == "attend"
+        return times, node.op not in FLAT and (needs or any(n for _, n in below))
+
+    def entries(self, node: Expr) -> int:
+        """Count the numbers that all values of an expression hold."""
+        return count(node.shape) * self.facts(node)[0]
+
+    def visit(self, roots: Iterable[Expr], owner: str, passes: int = 1, live: bool = True) -> None:
+        """Count what some expressions need that has not been counted yet."""
+        roots = list(roots)
+        passed = live_nodes(roots) if live else set()
+        # the state of a memory that is applied is not asked for as a whole
+        bare = {id(root) for root in roots}
+        for node in postorder(roots):
+            bare |= {id(arg) for arg in (node.args[:1] if node.op == "apply" else node.args)}
+        for node in postorder(roots):
+            if id(node) in self.done or (node.op == "state" and id(node) not in bare):
+                continue
+            self.done.add(id(node))
+            who, tally = self.node(node, owner)
+            if id(node) in passed:
+                tally.backward += self.added_up(node)
+            else:
+                tally.backward = NOTHING
+            self.add(who, tally, passes)
+
+    def node(self, node: Expr, owner: str) -> tuple[str, Tally]:
+        """Count all evaluations of a node; say whose work it is."""
+        match node.op:
+            case "apply":
+                return self.owner(node, owner), applied(self, node)
+            case "attend":
+                return str(node.attr("memory")), attended(self, node)
+            case "state":
+                name = str(node.attr("memory"))
+                if name not in self.courses or node.attr("when") not in ("post", "prev"):
+                    return name, Tally()
+                return name, work_tiles.states(tiling(self, name), self.courses[name])
+            case _:
+                return self.owner(node, owner), operation(self, node)
+
+    def added_up(self, node: Expr) -> Work:
+        """Count the sums of gradients that come from several uses of the node's arguments."""
+        work = NOTHING
+        for arg in node.args:
+            if self.facts(arg)[1]:
+                if id(arg) in self.used:
+                    size = self.entries(arg)
+                    work += Work(elementwise=size, bytes=3 * WIDTH * size)
+                self.used.add(id(arg))
+        return work
+
+    def owner(self, node: Expr, owner: str) -> str:
+        """Name whose parts a node uses: weights, a memory, or what asks for it."""
+        if node.op not in ("apply", "matvec", "lookup", "conv"):
+            return owner
+        for part in node.args:
+            if part.op == "param":
+                name = str(part.attr("name")).split(".")[0]
+                if any(weight.name == name for weight in self.module.weights):
+                    tied = isinstance(self.module, Model) and self.module.tied
+                    return "embed" if tied and name == "unembed" else name
+            if part.op == "state" and not owner:
+                return str(part.attr("memory"))
+        return owner
+
+    def add(self, owner: str, tally: Tally, passes: int = 1) -> None:
+        """Add to the work of a component."""
+        into = self.tallies[owner]
+        into.forward += tally.forward.times(passes)
+        into.backward += tally.backward.times(passes)

@@ -1,0 +1,162 @@
+"""The cost report against what torch counts when the emitted code runs.
+
+Products, parameters and states are equal to the last digit. Where that takes a condition it is
+said: a state given from outside needs a gradient, so that the first token is like all others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from pathlib import Path
+
+import pytest
+import torch
+
+import nlc
+from nlc.ir.cost import Cost
+from nlc.ir.operations import OPERATIONS
+from nlc.ir.system import System
+from nlc.passes.cost import cost
+from nlc.passes.plan import plan
+from nlc.passes.work import ARITHMETIC
+from tests.references import features_chunk, features_memory, features_update
+from tests.references.features import FEATURES
+from tests.references.systems import SYSTEMS
+from tests.unit.codegen.test_units import NESTED
+from tests.unit.passes.counters import Bytes, Counted, count, inputs
+
+# importing them fills the registry
+assert features_chunk and features_memory and features_update
+SPECS = Path(nlc.__file__).parents[1] / "specs"
+SMALL = {"d": 16, "heads": 2, "d_k": 4, "d_v": 4, "hidden": 12, "window": 5}
+# one state, one write for each token, one gate for each copy; and what runs token by token
+STABLE = [
+    *("linear attention", "retnet", "deltanet", "gated deltanet", "previous", "self-modifying"),
+    *("self-modifying chunk 3", "titans mlp", "titans mlp chunk 4", "titans mlp reset"),
+    "titans mlp chunk and reset",
+]
+LIBRARY = [
+    *("deltanet", "gated_deltanet", "hybrid", "linear_attention", "retnet", "sliding_window"),
+    *("titans_lmm", "transformer"),
+]
+
+
+def counted(system: System, tokens: int) -> tuple[Cost, Counted]:
+    found = cost(system, plan(system), tokens)
+    assert found is not None
+    total = found.total
+    return found, Counted(
+        total.forward.products,
+        total.backward.products,
+        total.decode.products,
+        total.state_bytes,
+        total.parameters,
+    )
+
+
+def library(name: str) -> System:
+    dims = dict(nlc.load(SPECS / f"{name}.nl").dims)
+    small = {f"dims.{k}": v for k, v in SMALL.items() if k in dims}
+    return nlc.load(SPECS / f"{name}.nl", set=small)
+
+
+def test_every_operation_is_counted() -> None:
+    assert set(ARITHMETIC) == set(OPERATIONS)
+
+
+@pytest.mark.parametrize("name", STABLE)
+def test_a_block_costs_what_torch_counts(name: str) -> None:
+    system = nlc.parse(SYSTEMS[name][0])
+    assert counted(system, 37)[1] == count(system, "mixer", 37)
+
+
+@pytest.mark.parametrize("name", ["attention", "window"])
+def test_attention_costs_what_torch_counts(name: str) -> None:
+    # keys and values of one size, or torch on a CPU takes another way backward
+    text = SYSTEMS[name][0].replace("d_v = 3", "d_v = 4")
+    system = nlc.parse(text)
+    assert counted(system, 37)[1] == count(system, "mixer", 37, given=False)
+
+
+@pytest.mark.parametrize("name", sorted(FEATURES))
+def test_decoding_and_states_of_every_feature(name: str) -> None:
+    system = nlc.parse(FEATURES[name][0].replace("d_v = 3", "d_v = 4"))
+    ours, theirs = counted(system, 7)[1], count(system, "mixer", 7, given=False)
+    assert astuple(ours)[2:] == astuple(theirs)[2:]
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_a_model_costs_what_torch_counts(name: str) -> None:
+    system = library(name)
+    # more than one tile, as the first begins with a state that needs no gradient
+    assert counted(system, 70)[1] == count(system, "", 70, given=False)
+
+
+def test_blocks_in_blocks_and_repeats_count_every_call() -> None:
+    system = nlc.parse(NESTED)
+    ours, theirs = counted(system, 9)[1], count(system, "", 9, given=True)
+    assert ours.forward == theirs.forward and ours.decode == theirs.decode
+    assert (ours.state_bytes, ours.parameters) == (theirs.state_bytes, theirs.parameters)
+
+
+@pytest.mark.parametrize(
+    "name", ["gated_deltanet", "linear_attention", "titans_lmm", "transformer"]
+)
+def test_bytes_are_near_what_pytorch_moves(name: str) -> None:
+    """Backward, autograd also fills and adds up gradients that the estimate leaves out."""
+    system = nlc.load(SPECS / f"{name}.nl")
+    total = counted(system, 64)[0].total
+    module, (tokens,) = inputs(system, "", 64)
+    with Bytes() as forward:
+        logits, state = module(tokens)
+    with Bytes() as backward:
+        logits.sum().backward()
+    with Bytes() as decode, torch.no_grad():
+        module.step(tokens[:, 0], state)
+    assert 0.7 < total.forward.bytes / forward.total < 1.05
+    assert 0.6 < total.backward.bytes / backward.total < 1.15
+    assert 0.9 < total.decode.bytes / decode.total < 1.05
+
+
+def test_levels_and_equations_come_to_the_whole() -> None:
+    found = counted(library("titans_lmm"), 64)[0]
+    parts = [*(found.level(name) for name in found.levels), found.equations]
+    total = found.total
+    for name in ("forward", "backward", "decode"):
+        works = [getattr(part, name) for part in parts]
+        assert sum(w.flops for w in works) == getattr(total, name).flops
+        assert sum(w.bytes for w in works) == getattr(total, name).bytes
+    assert sum(part.state_bytes for part in parts) == total.state_bytes
+    assert sum(part.parameters for part in parts) == total.parameters
+    # what a memory begins with is learned at the slow level
+    assert found.level("fast").parameters == 0
+
+
+def test_an_eager_token_loop_moves_the_state_and_tiles_do_not() -> None:
+    tiled = counted(nlc.load(SPECS / "gated_deltanet.nl"), 512)[0].entry("mixer.S")
+    looped = counted(nlc.load(SPECS / "titans_lmm.nl"), 512)[0].entry("mixer.M")
+    assert tiled.forward.bytes / 512 < 2 * tiled.state_bytes
+    assert looped.forward.bytes / 512 > 4 * looped.state_bytes
+
+
+def test_decoding_does_not_depend_on_the_length_but_with_attention() -> None:
+    for name, grows in (
+        ("gated_deltanet", False),
+        ("sliding_window", False),
+        ("transformer", True),
+    ):
+        short, long = (counted(library(name), n)[0].total.decode.flops for n in (64, 128))
+        assert (long > short) == grows
+
+
+def test_what_nothing_needs_costs_nothing() -> None:
+    text = SYSTEMS["gated deltanet"][0]
+    more = text.replace("  out = W_o(", "  idle = W_o(v) + W_o(v * 2)\n  out = W_o(")
+    assert counted(nlc.parse(more), 37)[1] == counted(nlc.parse(text), 37)[1]
+
+
+def test_a_system_that_cannot_run_has_no_cost() -> None:
+    text = SYSTEMS["gated deltanet"][0].replace("every 1 token", "every 4 tokens")
+    text = text.replace("alpha * S", "0.5 * S").replace("beta *", "0.5 *")
+    system = nlc.parse(text)
+    assert system.unsupported and nlc.check(system).cost is None
