@@ -239,8 +239,9 @@ class Mixer(nn.Module):
         k = self.W_k(value)
         # step = sigmoid(W_step(W_r(v)) + b)   (spec.nl:29)
         step = torch.sigmoid(wide(self.W_step(self.W_r(value))) + self.b)
+        k_1 = wide(k)
         # e    = step / (1 + step * ||k||^2)   (spec.nl:30)
-        e = step / (1.0 + step * (wide(k) * wide(k)).sum(-1).unsqueeze(2))
+        e = step / (1.0 + step * (k_1 * k_1).sum(-1).unsqueeze(2))
         S_path, S = self.S(e, k, v, state["S"])
         # out = W_o((<S, q> + D * v) * silu(W_z(x)))   (spec.nl:37)
         total = (self.S.states(S_path) * q.unsqueeze(2)).sum(-1) + self.D * v
@@ -262,8 +263,9 @@ class Mixer(nn.Module):
         k = self.W_k(value)
         # step = sigmoid(W_step(W_r(v)) + b)   (spec.nl:29)
         step = torch.sigmoid(wide(self.W_step(self.W_r(value))) + self.b)
+        k_1 = wide(k)
         # e    = step / (1 + step * ||k||^2)   (spec.nl:30)
-        e = step / (1.0 + step * (wide(k) * wide(k)).sum(-1).unsqueeze(1))
+        e = step / (1.0 + step * (k_1 * k_1).sum(-1).unsqueeze(1))
         S = self.S.step(e, k, v, state["S"])
         # out = W_o((<S, q> + D * v) * silu(W_z(x)))   (spec.nl:37)
         out = self.W_o(
