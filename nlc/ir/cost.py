@@ -36,20 +36,30 @@ class Work:
         return self.products + self.solves + self.elementwise
 
     def __add__(self, other: Work) -> Work:
+        return self._with(other, 1)
+
+    def __sub__(self, other: Work) -> Work:
+        return self._with(other, -1)
+
+    def _with(self, other: Work, sign: int) -> Work:
         return Work(
-            self.products + other.products,
-            self.solves + other.solves,
-            self.elementwise + other.elementwise,
-            self.bytes + other.bytes,
+            self.products + sign * other.products,
+            self.solves + sign * other.solves,
+            self.elementwise + sign * other.elementwise,
+            self.bytes + sign * other.bytes,
         )
 
     def times(self, count: int) -> Work:
         """Return the work done `count` times."""
+        return NOTHING._with(self, count)
+
+    def share(self, part: int, whole: int) -> Work:
+        """Return `part` of `whole` equal pieces of the work."""
         return Work(
-            count * self.products,
-            count * self.solves,
-            count * self.elementwise,
-            count * self.bytes,
+            self.products * part // whole,
+            self.solves * part // whole,
+            self.elementwise * part // whole,
+            self.bytes * part // whole,
         )
 
 

@@ -20,9 +20,9 @@ from nlc.ir.system import Block, Call, Equation, Memory, Model, Repeat, Step, Up
 from nlc.passes import work_tiles
 from nlc.passes.reach import ALL, FLAT, Reached, live_nodes, reach
 from nlc.passes.tally import Tally
-from nlc.passes.walk_memories import collect, move_by_tiles, move_by_tokens, tiling
+from nlc.passes.walk_memories import collect, move_by_tiles, move_by_tokens
 from nlc.passes.walk_nodes import applied, attended, operation
-from nlc.passes.work_tiles import Coefficients
+from nlc.passes.work_tiles import Course
 
 # what has a value for every token, whatever it is made of
 MOVING = ("state", "attend", "position", "due", "shift", "conv", "window")
@@ -46,7 +46,7 @@ class Walk:
     tallies: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     times_of: dict[str, int] = field(default_factory=dict)
     flat: set[str] = field(default_factory=set)
-    courses: dict[str, Coefficients] = field(default_factory=dict)
+    courses: dict[str, Course] = field(default_factory=dict)
     calls: dict[tuple[str, bool], int] = field(default_factory=lambda: defaultdict(int))
     reached: Reached = ALL
     done: set[int] = field(default_factory=set)
@@ -180,7 +180,9 @@ class Walk:
                 name = str(node.attr("memory"))
                 if name not in self.courses or node.attr("when") not in ("post", "prev"):
                     return name, Tally()
-                return name, work_tiles.states(tiling(self, name), self.courses[name])
+                course, var = self.courses[name], str(node.attr("var"))
+                number = [v.name for v in self.memory(name).variables].index(var)
+                return name, work_tiles.states_of_tiles(course, number)
             case _:
                 return self.owner(node, owner), operation(self, node)
 

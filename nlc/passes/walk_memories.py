@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nlc.ir import normal_form
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.normal_form import Affine
+from nlc.ir.schedule import Schedule
 from nlc.ir.shape import count
 from nlc.ir.system import Memory
 from nlc.passes import work_tiles
 from nlc.passes.carried import pairs_held, runs_by_chunks, source_of
-from nlc.passes.work_tiles import Coefficients, Tiling
+from nlc.passes.sized import Sized
+from nlc.passes.work_tiles import Tiling, Write
 
 if TYPE_CHECKING:
     from nlc.passes.walk import Walk
@@ -30,7 +33,7 @@ def move_by_tokens(walk: Walk, name: str) -> None:
     source = source_of(memory)
     if memory.reset is not None and source in walk.courses:
         # it may begin anew with the other's state at every token
-        walk.add(source, work_tiles.states(tiling(walk, source), walk.courses[source]))
+        walk.add(source, work_tiles.states_of_tiles(walk.courses[source]))
 
 
 def collect(walk: Walk, name: str) -> None:
@@ -46,32 +49,67 @@ def collect(walk: Walk, name: str) -> None:
 
 def move_by_tiles(walk: Walk, name: str) -> None:
     """Count a memory that runs on its normal form: its coefficients, then the tiles."""
-    form = walk.schedule(name).forms[0][1]
+    memory, schedule = walk.memory(name), walk.schedule(name)
+    form = schedule.forms[0][1]
     assert isinstance(form, Affine)
-    write = form.writes[0] if form.writes else None
-    gate = form.decay[0][0]
-    found = [
-        None if gate is None or _is_one(gate.value) else gate.value,
-        write.reads[0] if write else None,
-        write.offset if write else None,
-        write.targets[0] if write else None,
+    decays = [
+        [None if gate is None else schedule.log or gate.value for gate in row] for row in form.decay
     ]
-    walk.visit([e for e in found if e is not None], name)
-    has = Coefficients(*(None if e is None else walk.facts(e)[1] for e in found))
-    walk.courses[name] = has
-    tiles = tiling(walk, name)
-    walk.add(name, work_tiles.move(tiles.turned if form.transposed else tiles, has))
+    coefficients = [e for row in decays for e in row] + [
+        e
+        for write in form.writes
+        for e in (*write.reads, *(c for _, c in write.earlier), write.offset, *write.targets)
+    ]
+    walk.visit([e for e in coefficients if e is not None], name)
+    tiles = tiling(memory, schedule, form, walk.tokens)
+
+    def gate(row: int, column: int, value: Expr | None) -> Sized | None:
+        if len(decays) == 1 and value is not None and _is_one(value):
+            return None
+        if value is None and (len(decays) > 1):
+            return None
+        kept = form.decay[row][column]
+        wide = kept is not None and kept.kind == "diagonal" and value is not None
+        width = value.shape[-1].size if wide and value is not None else 1
+        return tiles.of_token(width, value is not None and walk.facts(value)[1])
+
+    gates = [[gate(i, j, e) for j, e in enumerate(row)] for i, row in enumerate(decays)]
+    writes = [_write(walk, write) for write in form.writes] or [Write((), False, ((False, (0,)),))]
+    walk.courses[name], moved = work_tiles.solve_tiles(
+        tiles, writes, schedule.gates, gates, form.transposed, memory.learned
+    )
+    walk.add(name, moved)
 
 
-def tiling(walk: Walk, name: str) -> Tiling:
-    """Return the tiles of a memory over the sequence; chunks are tiled each by itself."""
-    memory, tile = walk.memory(name), walk.schedule(name).tile
+def _write(walk: Walk, write: normal_form.Write) -> Write:
+    """Say which coefficients a write has, and which need a gradient."""
+    into: dict[Expr, list[int]] = {}
+    for j, b in enumerate(write.targets):
+        if b is not None:
+            into.setdefault(b, []).append(j)
+    return Write(
+        tuple((walk.facts(p)[1], j) for j, p in enumerate(write.reads) if p is not None),
+        None if write.offset is None else walk.facts(write.offset)[1],
+        tuple((walk.facts(b)[1], tuple(js)) for b, js in into.items()) or ((False, (0,)),),
+        tuple((walk.facts(c)[1], s) for s, c in write.earlier),
+    )
+
+
+def tiling(memory: Memory, schedule: Schedule, form: Affine, tokens: int) -> Tiling:
+    """Return the tiles of a memory over a sequence; what ends at a chunk or a reset is padded."""
     shape = [axis.size for axis in memory.map.parts[0].shape]
-    rows, columns = [1] * (2 - len(shape)) + shape
-    length = memory.chunk if runs_by_chunks(memory) else walk.tokens
-    chunks, rest = divmod(walk.tokens, length)
-    tiles = chunks * -(-length // tile) + -(-rest // tile)
-    return Tiling(count(memory.lead), rows, columns, tiles, tile)
+    sizes = [1] * (2 - len(shape)) + shape
+    rows, columns = sizes[::-1] if form.transposed else sizes
+    length = tokens
+    if runs_by_chunks(memory):
+        length = memory.chunk
+    elif memory.reset is not None:
+        length = memory.reset.count
+    pieces, rest = divmod(tokens, length)
+    tiles = pieces * -(-length // schedule.tile) + -(-rest // schedule.tile)
+    ends = tokens // memory.reset.count if memory.reset is not None else 0
+    lanes = count(memory.lead)
+    return Tiling(lanes, rows, columns, tiles, schedule.tile, len(form.states), ends)
 
 
 def _is_one(value: Expr) -> bool:

@@ -15,7 +15,6 @@ from nlc.ir.system import Map
 from nlc.passes import work_tiles
 from nlc.passes.carried import pairs_held
 from nlc.passes.tally import Tally
-from nlc.passes.walk_memories import tiling
 from nlc.passes.work import arithmetic, layers
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def applied(walk: Walk, node: Expr) -> Tally:
     if moving and str(moving[0].attr("memory")) in walk.courses:
         name = str(moving[0].attr("memory"))
         asked = count(x.shape) // count((*walk.memory(name).lead, *form.inputs))
-        return work_tiles.read(tiling(walk, name), walk.courses[name], max(asked, 1))
+        return work_tiles.read_tiles(walk.courses[name], max(asked, 1))
     tally, (products, extra) = Tally(), layers(form)
     each = count(node.shape) // count(form.outputs) * walk.facts(node)[0]
     copies = count(node.shape[: int(node.attr("lead"))])

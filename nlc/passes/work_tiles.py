@@ -1,8 +1,8 @@
-"""The arithmetic of the schedules that run a memory over many tokens at once.
+"""What tiles and attention cost: `codegen/library_tiles.py`, counted and not run.
 
-In: a schedule's kind, the sizes of a memory's tiles, and what of its coefficients is there and
-needs a gradient. Out: a `Tally`. One function for moving, one for each way of reading; the
-formulas are those of `codegen/library_tiles.py` and `library_attention.py`, line by line.
+In: how a memory is cut into tiles, which coefficients its writes have, how its gates are kept. Out:
+the `Course` over a sequence, from which reads are counted. The functions have the names of those
+they count, and follow them line by line.
 """
 
 from __future__ import annotations
@@ -10,104 +10,174 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nlc.ir.cost import WIDTH, Work
+from nlc.ir.schedule import Gates
+from nlc.passes.sized import Sized, Sizes
 from nlc.passes.tally import Tally
+from nlc.passes.work_gates import COUNTED, CoupledGates, ScalarGate
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """`lanes` copies of a state [rows, columns] over `tiles` tiles of `size` tokens each."""
+    """`lanes` copies of n states [rows, columns] over `tiles` tiles of `size` tokens each.
+
+    `ends` of the tiles are followed by a reset, so that nothing reads the states after them.
+    """
 
     lanes: int
     rows: int
     columns: int
     tiles: int
     size: int
+    n: int = 1
+    ends: int = 0
 
-    @property
-    def turned(self) -> Tiling:
-        """The same of the transposed state."""
-        return Tiling(self.lanes, self.columns, self.rows, self.tiles, self.size)
-
-    @property
-    def all(self) -> int:
-        """Tiles of all copies."""
-        return self.lanes * self.tiles
-
-    @property
-    def state(self) -> int:
-        """Entries of one copy."""
-        return self.rows * self.columns
+    def of_token(self, width: int, needs: bool) -> Sized:
+        """A vector for each token, cut into tiles."""
+        return Sized((self.tiles, self.lanes, self.size, width), needs)
 
 
 @dataclass(frozen=True)
-class Coefficients:
-    """Which coefficients of a form there are, and whether each needs a gradient; None: it is 0.
+class Write:
+    """One outer product: whether each of its coefficients needs a gradient.
 
-    `gate` is None where it is 1.
+    `p` pairs that with the state that is read, `b` with the states it goes to, `c` with the write
+    of the same token that it sees; `u` is None for 0.
     """
 
-    gate: bool | None
-    reads: bool | None
-    offset: bool | None
-    target: bool | None
-
-    @property
-    def written(self) -> bool:
-        """Say whether a gradient passes to what is written."""
-        return bool(self.offset) or self.reads is not None
+    p: tuple[tuple[bool, int], ...]
+    u: bool | None
+    b: tuple[tuple[bool, tuple[int, ...]], ...]
+    c: tuple[tuple[bool, int], ...] = ()
 
 
-def move(t: Tiling, has: Coefficients) -> Tally:
-    """Solve or scan the tiles: from the coefficients to the writes and the states between tiles."""
-    tally, C, v, k = Tally(), t.size, t.rows, t.columns
-    keys, values, table = t.all * C * k, t.all * C * v, t.all * C * C
-    if has.gate is not None:
-        # F(t, i) and F(t, 0) as running products, and what each write is worth at the end
-        tally.elementwise(3 * table + 2 * t.all * C, t.all * C, table)
-    tally.elementwise(keys, keys, keys)
-    states = t.all * t.state
-    if has.reads is None:
-        needs = (bool(has.offset), bool(has.target or has.gate))
-        tally.product(2 * t.all * C * v * k, values, keys, states, needs)
-        tally.elementwise(2 * states, 2 * states, states)
-        return tally
-    tally.product(2 * table * k, keys, keys, table, (has.reads, bool(has.target)))
-    tally.elementwise(table, 2 * table, table)
-    # (I - A)^-1 by substitution; its gradient is two products with the inverse
-    tally.forward += Work(solves=table * C, bytes=2 * WIDTH * table)
-    tally.backward += Work(products=4 * table * C, bytes=6 * WIDTH * table)
-    tally.product(2 * table * v, table, values, values, (True, bool(has.offset)))
-    tally.elementwise(keys, 2 * keys, keys)
-    tally.product(2 * table * k, table, keys, keys)
-    # from tile to tile: the writes that hang on the tile's first state, and the state after it
-    tally.product(2 * t.all * C * v * k, keys, states, values)
-    tally.product(2 * t.all * C * v * k, values, keys, states)
-    tally.elementwise(values + 2 * states, 2 * values + 2 * states, values + states)
+Keys = list[tuple[Sized, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Course:
+    """A memory's course over a sequence."""
+
+    tiling: Tiling
+    gates: ScalarGate | CoupledGates
+    writes: tuple[Sized, ...]
+    keys: tuple[Keys, ...]
+    starts: Sized
+    transposed: bool
+
+
+def solve_tiles(
+    t: Tiling,
+    writes: list[Write],
+    kind: Gates,
+    gates: list[list[Sized | None]],
+    transposed: bool,
+    learned: bool,
+) -> tuple[Course, Tally]:
+    """Count the solve of all tokens' writes; a gate that is 1 of one state alone is None."""
+    tally = Tally()
+    at, d_v, d_k = Sizes(tally), t.rows, t.columns
+    D = COUNTED[kind](at, gates, t.size, t.of_token(1, False))
+    keys = [[(D.keys(at, t.of_token(d_k, b)), into) for b, into in w.b] for w in writes]
+    E = [t.of_token(1 if w.u is None else d_v, bool(w.u)) for w in writes]
+    open_ = [r for r, w in enumerate(writes) if w.p or w.c]
+    known = [r for r in range(len(writes)) if r not in open_]
+    left = {r: D.left(at, keys[r]) for r in known}
+    before = tally.backward
+    add = at.total([at.matmul(E[s].mT, left[s]) for s in known]) if known else None
+    if not open_:
+        tally.backward = before + (tally.backward - before).share(t.tiles - t.ends, t.tiles)
+    state = Sized((t.tiles, t.lanes, d_v, t.n * d_k), learned)
+    whole = D.whole()
+    at.each(Sized((*state.shape[:2], d_v, d_k), whole.needs), flops=2 * t.n * t.n)
+    if not open_:
+        # where every tile begins anew, only what is learned needs a gradient
+        goes_on = not t.ends or t.ends < t.tiles - 1
+        needs = learned or (goes_on and (whole.needs or bool(add and add.needs)))
+        starts = Sized(state.shape, needs)
+        return Course(t, D, tuple(E), tuple(keys), starts, transposed), tally
+    reads = {r: [(t.of_token(d_k, p), j) for p, j in writes[r].p] for r in open_}
+
+    def A(r: int, s: int) -> Sized:
+        found = [D.reach(at, into, j, p, b) for p, j in reads[r] for b, into in keys[s]]
+        given = [x for x in found if x is not None]
+        given += [t.of_token(t.size, c) for c, seen in writes[r].c if seen == s]
+        return at.total(given) if given else t.of_token(t.size, False)
+
+    X = [at.total([*(at.matmul(A(r, s), E[s]) for s in known), E[r]]) for r in open_]
+    blocks = [A(r, s) for r in open_ for s in open_]
+    size, needs = t.size * len(open_), any(x.needs for x in blocks)
+    lower = Sized((t.tiles, t.lanes, size, size), needs)
+    inverse = _inverse(tally, lower)
+    asked = [D.asked(at, reads[r]) for r in open_ if reads[r]]
+    wide = (t.tiles, t.lanes, size)
+    Y = at.matmul(inverse, Sized((*wide, t.n * d_k), any(x.needs for x in asked)))
+    b = Sized((*wide, t.n * d_k), any(D.left(at, keys[r]).needs for r in open_))
+    solved = at.matmul(inverse, Sized((*wide, d_v), any(x.needs for x in X)))
+    _scan(tally, t, solved, Y, b)
+    E = [t.of_token(d_v, True) if r in open_ else e for r, e in enumerate(E)]
+    return Course(t, D, tuple(E), tuple(keys), Sized(state.shape), transposed), tally
+
+
+def _inverse(tally: Tally, lower: Sized) -> Sized:
+    """(I - A)^-1 by substitution; its gradient is two products with the inverse."""
+    moved = WIDTH * lower.entries
+    tally.forward += Work(solves=lower.entries * lower.shape[-1], bytes=2 * moved)
+    if lower.needs:
+        products = 4 * lower.entries * lower.shape[-1]
+        tally.backward += Work(products=products, bytes=6 * moved)
+    return lower
+
+
+def _scan(tally: Tally, t: Tiling, X: Sized, Y: Sized, b: Sized) -> None:
+    """From tile to tile: E = X + Y M^T, then the states that the writes leave."""
+    at = Sizes(tally)
+    state = Sized((t.tiles, t.lanes, t.rows, t.n * t.columns))
+    # the gradient is made as a whole, whatever needs it
+    E = at.each(X, at.matmul(Sized(Y.shape), state.mT))
+    at.each(state, at.matmul(E.mT, Sized(b.shape)))
+    # that of the gates: for each pair of states a sum over their entries
+    tally.backward += Work(products=2 * t.n * state.entries, bytes=2 * WIDTH * state.entries)
+
+
+def read_tiles(course: Course, queries: int, state: int = 0) -> Tally:
+    """Count M_t q_t for `queries` vectors of every token; of the transposed state its own way."""
+    tally = Tally()
+    at, t, D = Sizes(tally), course.tiling, course.gates
+    rows = t.size * queries
+    width = t.rows if course.transposed else t.columns
+    q = Sized((t.tiles, t.lanes, rows, width))
+    pairs = [(e, b, into) for e, keys in zip(course.writes, course.keys, strict=True)
+             for b, into in keys]  # fmt: skip
+    if course.transposed:
+        found = [D.kept(at, state, at.matmul(q, course.starts))]
+        for e, b, into in pairs:
+            before = tally.backward
+            given = D.spread(at, into, state, at.matmul(q, e.mT), b)
+            found += [given] if given is not None else []
+            # no gradient comes back to a product that reaches no answer
+            tally.backward = before if given is None else tally.backward
+    else:
+        found = [at.matmul(D.asked(at, [(q, state)]), course.starts.mT)]
+        for e, b, into in pairs:
+            scores = D.reach(at, into, state, q, b)
+            found += [at.matmul(scores, e)] if scores is not None else []
+    at.total(found)
     return tally
 
 
-def read(t: Tiling, has: Coefficients, queries: int) -> Tally:
-    """Read the state of each token with `queries` vectors of a token."""
-    tally, C, v, k = Tally(), t.size, t.rows, t.columns
-    asked, answers = t.all * C * queries * k, t.all * C * queries * v
-    table = t.all * C * C * queries
-    keys, values, states = t.all * C * k, t.all * C * v, t.all * t.state
-    tally.product(2 * table * k, asked, keys, table, (True, bool(has.target)))
-    tally.elementwise(table, 2 * table, table)
-    tally.product(2 * table * v, table, values, answers, (True, has.written))
-    tally.product(2 * asked * v, asked, states, answers)
-    tally.elementwise(2 * answers, 2 * answers, answers)
-    return tally
-
-
-def states(t: Tiling, has: Coefficients) -> Tally:
-    """Give the state of each token as a whole."""
-    tally, C, v, k = Tally(), t.size, t.rows, t.columns
-    table, whole = t.all * C * C, t.all * C * t.state
-    tally.elementwise(table * v, table + t.all * C * v, table * v)
-    needs = (has.written or bool(has.gate), bool(has.target))
-    tally.product(2 * table * t.state, table * v, t.all * C * k, whole, needs)
-    tally.elementwise(2 * whole, 2 * whole, whole)
+def states_of_tiles(course: Course, state: int = 0) -> Tally:
+    """Count the state as a whole, for every token."""
+    tally = Tally()
+    at, t, D = Sizes(tally), course.tiling, course.gates
+    rows = t.size * t.rows
+    first = Sized((t.tiles, t.lanes, rows, t.n * t.columns), course.starts.needs)
+    found = [D.kept(at, state, first)]
+    for e, keys in zip(course.writes, course.keys, strict=True):
+        for b, into in keys:
+            scores = Sized((t.tiles, t.lanes, rows, t.size), e.needs)
+            given = D.spread(at, into, state, scores, b)
+            found += [given] if given is not None else []
+    at.total(found)
     return tally
 
 
@@ -115,8 +185,8 @@ def attend(lanes: int, rows: int, pairs: int, d_k: int, d_v: int) -> Tally:
     """Let rows attend to pairs, all scores computed; backward computes the scores once more."""
     tally = Tally()
     scores = lanes * rows * pairs
-    moved = lanes * (rows * (d_k + d_v) + pairs * (d_k + d_v))
-    tally.forward += Work(products=2 * scores * (d_k + d_v), bytes=WIDTH * moved)
-    tally.backward += Work(products=2 * scores * (3 * d_k + 2 * d_v), bytes=2 * WIDTH * moved)
+    moved = WIDTH * lanes * (rows + pairs) * (d_k + d_v)
+    tally.forward += Work(products=2 * scores * (d_k + d_v), bytes=moved)
+    tally.backward += Work(products=2 * scores * (3 * d_k + 2 * d_v), bytes=2 * moved)
     tally.elementwise(4 * scores, 0, 0)
     return tally

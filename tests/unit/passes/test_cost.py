@@ -6,11 +6,13 @@ said: a state given from outside needs a gradient, so that the first token is li
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import nlc
 from nlc.ir.cost import Cost
@@ -19,8 +21,10 @@ from nlc.ir.system import System
 from nlc.passes.cost import cost
 from nlc.passes.plan import plan
 from nlc.passes.work import ARITHMETIC
+from tests.properties.test_affine import Writer
 from tests.references import features_chunk, features_memory, features_update
 from tests.references.features import FEATURES
+from tests.references.specs import block
 from tests.references.systems import SYSTEMS
 from tests.unit.codegen.test_units import NESTED
 from tests.unit.passes.counters import Bytes, Counted, count, inputs
@@ -29,16 +33,10 @@ from tests.unit.passes.counters import Bytes, Counted, count, inputs
 assert features_chunk and features_memory and features_update
 SPECS = Path(nlc.__file__).parents[1] / "specs"
 SMALL = {"d": 16, "heads": 2, "d_k": 4, "d_v": 4, "hidden": 12, "window": 5}
-# one state, one write for each token, one gate for each copy; and what runs token by token
-STABLE = [
-    *("linear attention", "retnet", "deltanet", "gated deltanet", "previous", "self-modifying"),
-    *("self-modifying chunk 3", "titans mlp", "titans mlp chunk 4", "titans mlp reset"),
-    "titans mlp chunk and reset",
-]
-LIBRARY = [
-    *("deltanet", "gated_deltanet", "hybrid", "linear_attention", "retnet", "sliding_window"),
-    *("titans_lmm", "transformer"),
-]
+LIBRARY = sorted(path.stem for path in SPECS.glob("*.nl") if path.stem != "rules")
+BLOCKS = {name: text for name, (text, _) in {**SYSTEMS, **FEATURES}.items()}
+# backward through eigenvectors is an estimate
+EXACT = sorted(set(BLOCKS) - {"eig"})
 
 
 def counted(system: System, tokens: int) -> tuple[Cost, Counted]:
@@ -64,25 +62,25 @@ def test_every_operation_is_counted() -> None:
     assert set(ARITHMETIC) == set(OPERATIONS)
 
 
-@pytest.mark.parametrize("name", STABLE)
+@pytest.mark.parametrize("name", EXACT)
 def test_a_block_costs_what_torch_counts(name: str) -> None:
-    system = nlc.parse(SYSTEMS[name][0])
-    assert counted(system, 37)[1] == count(system, "mixer", 37)
+    # keys and values of one size, or torch's attention on a CPU takes another way backward
+    system = nlc.parse(BLOCKS[name].replace("d_v = 3", "d_v = 4"))
+    softmax = any(m.map.kind == "kernel" for m in system.block("mixer").memories)
+    assert counted(system, 37)[1] == count(system, "mixer", 37, given=not softmax)
 
 
-@pytest.mark.parametrize("name", ["attention", "window"])
-def test_attention_costs_what_torch_counts(name: str) -> None:
-    # keys and values of one size, or torch on a CPU takes another way backward
-    text = SYSTEMS[name][0].replace("d_v = 3", "d_v = 4")
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(st.integers(0, 10**6))
+def test_random_affine_updates_cost_what_torch_counts(seed: int) -> None:
+    text = block(Writer(seed).body())
     system = nlc.parse(text)
-    assert counted(system, 37)[1] == count(system, "mixer", 37, given=False)
-
-
-@pytest.mark.parametrize("name", sorted(FEATURES))
-def test_decoding_and_states_of_every_feature(name: str) -> None:
-    system = nlc.parse(FEATURES[name][0].replace("d_v = 3", "d_v = 4"))
-    ours, theirs = counted(system, 7)[1], count(system, "mixer", 7, given=False)
-    assert astuple(ours)[2:] == astuple(theirs)[2:]
+    ours, theirs = counted(system, 37)[1], count(system, "mixer", 37)
+    if "reset" in text:
+        # what a reset throws away is counted as if it were used
+        assert 0.98 * theirs.backward < ours.backward
+        ours = replace(ours, backward=theirs.backward)
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("name", LIBRARY)
@@ -100,7 +98,7 @@ def test_blocks_in_blocks_and_repeats_count_every_call() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["gated_deltanet", "linear_attention", "titans_lmm", "transformer"]
+    "name", ["gated_deltanet", "kda", "linear_attention", "titans_lmm", "transformer"]
 )
 def test_bytes_are_near_what_pytorch_moves(name: str) -> None:
     """Backward, autograd also fills and adds up gradients that the estimate leaves out."""
