@@ -21,7 +21,7 @@ from nlc.passes import work_tiles
 from nlc.passes.reach import ALL, FLAT, Reached, live_nodes, reach
 from nlc.passes.tally import Tally
 from nlc.passes.walk_memories import collect, move_by_tiles, move_by_tokens
-from nlc.passes.walk_nodes import applied, attended, operation
+from nlc.passes.walk_nodes import applied, asked_course, attended, operation, read
 from nlc.passes.work_tiles import Course
 
 # what has a value for every token, whatever it is made of
@@ -157,7 +157,9 @@ class Walk:
         # the state of a memory that is applied is not asked for as a whole
         bare = {id(root) for root in roots}
         for node in postorder(roots):
-            bare |= {id(arg) for arg in (node.args[:1] if node.op == "apply" else node.args)}
+            asked = asked_course(self, node)
+            applied_to = node.args[:1] if node.op == "apply" else node.args
+            bare |= {id(arg) for arg in applied_to if arg is not asked}
         for node in postorder(roots):
             if id(node) in self.done or (node.op == "state" and id(node) not in bare):
                 continue
@@ -171,6 +173,9 @@ class Walk:
 
     def node(self, node: Expr, owner: str) -> tuple[str, Tally]:
         """Count all evaluations of a node; say whose work it is."""
+        state = asked_course(self, node)
+        if state is not None:
+            return owner or str(state.attr("memory")), read(self, node, state)
         match node.op:
             case "apply":
                 return self.owner(node, owner), applied(self, node)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from nlc.ir.cost import Work
 from nlc.ir.expr import Expr
-from nlc.ir.shape import count
+from nlc.ir.shape import count, sizes
 from nlc.ir.system import Map
 from nlc.passes import work_tiles
 from nlc.passes.carried import pairs_held
@@ -48,15 +48,37 @@ def operation(walk: Walk, node: Expr) -> Tally:
     return tally
 
 
+def asked_course(walk: Walk, node: Expr) -> Expr | None:
+    """Return the state whose course over the sequence a node reads with a vector, if it does."""
+    match node.op:
+        case "apply":
+            states = node.args[1:]
+        case "matvec" if sizes(node.args[1].shape[:-1]) == sizes(node.args[0].shape[:-2]):
+            states = node.args[:1]
+        case _:
+            return None
+    for state in states:
+        late = state.op == "state" and state.attr("when") in ("post", "prev")
+        if late and str(state.attr("memory")) in walk.courses:
+            form = walk.memory(str(state.attr("memory"))).map
+            plain = len(form.inputs) == len(form.outputs) == 1
+            return state if plain or node.op == "apply" else None
+    return None
+
+
+def read(walk: Walk, node: Expr, state: Expr) -> Tally:
+    """Count a read of a memory that ran over the sequence."""
+    memory = walk.memory(str(state.attr("memory")))
+    x = node.args[0 if node.op == "apply" else 1]
+    queries = count(x.shape) // count((*memory.lead, *memory.map.inputs))
+    number = [v.name for v in memory.variables].index(str(state.attr("var")))
+    return work_tiles.read_tiles(walk.courses[memory.name], max(queries, 1), number)
+
+
 def applied(walk: Walk, node: Expr) -> Tally:
-    """Count a map applied: weights, the present state of a memory, or the course of one."""
+    """Count a map applied: weights, or the present state of a memory."""
     form: Map = node.attr("map")
     x, *parts = node.args
-    moving = [p for p in parts if p.op == "state" and p.attr("when") in ("post", "prev")]
-    if moving and str(moving[0].attr("memory")) in walk.courses:
-        name = str(moving[0].attr("memory"))
-        asked = count(x.shape) // count((*walk.memory(name).lead, *form.inputs))
-        return work_tiles.read_tiles(walk.courses[name], max(asked, 1))
     tally, (products, extra) = Tally(), layers(form)
     each = count(node.shape) // count(form.outputs) * walk.facts(node)[0]
     copies = count(node.shape[: int(node.attr("lead"))])
