@@ -17,11 +17,11 @@ from nlc.ir.operations import OPERATIONS
 from nlc.ir.schedule import BlockPlan, Parallel, Run, Schedule, TokenLoop
 from nlc.ir.shape import count
 from nlc.ir.system import Block, Call, Equation, Memory, Model, Repeat, Step, Update
-from nlc.passes import work_tiles
 from nlc.passes.reach import ALL, FLAT, Reached, live_nodes, reach
 from nlc.passes.tally import Tally
-from nlc.passes.walk_memories import collect, move_by_tiles, move_by_tokens
+from nlc.passes.walk_memories import collect, move_by_tiles, move_by_tokens, whole_states
 from nlc.passes.walk_nodes import applied, asked_course, attended, operation, read
+from nlc.passes.work_scan import Rows
 from nlc.passes.work_tiles import Course
 
 # what has a value for every token, whatever it is made of
@@ -46,7 +46,7 @@ class Walk:
     tallies: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     times_of: dict[str, int] = field(default_factory=dict)
     flat: set[str] = field(default_factory=set)
-    courses: dict[str, Course] = field(default_factory=dict)
+    courses: dict[str, Course | Rows] = field(default_factory=dict)
     calls: dict[tuple[str, bool], int] = field(default_factory=lambda: defaultdict(int))
     reached: Reached = ALL
     done: set[int] = field(default_factory=set)
@@ -187,7 +187,7 @@ class Walk:
                     return name, Tally()
                 course, var = self.courses[name], str(node.attr("var"))
                 number = [v.name for v in self.memory(name).variables].index(var)
-                return name, work_tiles.states_of_tiles(course, number)
+                return name, whole_states(course, number)
             case _:
                 return self.owner(node, owner), operation(self, node)
 

@@ -17,7 +17,9 @@ from nlc.ir.system import Memory
 from nlc.passes import work_tiles
 from nlc.passes.carried import pairs_held, runs_by_chunks, source_of
 from nlc.passes.sized import Sized
-from nlc.passes.work_tiles import Tiling, Write
+from nlc.passes.tally import Tally
+from nlc.passes.work_scan import Rows, scan_rows
+from nlc.passes.work_tiles import Course, Tiling, Write
 
 if TYPE_CHECKING:
     from nlc.passes.walk import Walk
@@ -33,7 +35,7 @@ def move_by_tokens(walk: Walk, name: str) -> None:
     source = source_of(memory)
     if memory.reset is not None and source in walk.courses:
         # it may begin anew with the other's state at every token
-        walk.add(source, work_tiles.states_of_tiles(walk.courses[source]))
+        walk.add(source, whole_states(walk.courses[source]))
 
 
 def collect(walk: Walk, name: str) -> None:
@@ -60,7 +62,11 @@ def move_by_tiles(walk: Walk, name: str) -> None:
         for write in form.writes
         for e in (*write.reads, *(c for _, c in write.earlier), write.offset, *write.targets)
     ]
-    walk.visit([e for e in coefficients if e is not None], name)
+    found = [e for e in coefficients if e is not None]
+    walk.visit(found, name)
+    if schedule.kind == "scan":
+        _scan(walk, memory, form, found)
+        return
     tiles = tiling(memory, schedule, form, walk.tokens)
 
     def gate(row: int, column: int, value: Expr | None) -> Sized | None:
@@ -81,6 +87,22 @@ def move_by_tiles(walk: Walk, name: str) -> None:
     walk.add(name, moved)
 
 
+def _scan(walk: Walk, memory: Memory, form: Affine, coefficients: list[Expr]) -> None:
+    """States of one row: token by token within all tiles at once."""
+    gates = [gate for row in form.decay for gate in row if gate is not None]
+    entries = count(memory.map.parts[0].shape)
+    rows = Rows(
+        walk.tokens, count(memory.lead), entries, len(form.states),
+        memory.learned or any(walk.facts(e)[1] for e in coefficients),
+    )  # fmt: skip
+    width = entries if any(gate.kind == "diagonal" for gate in gates) else 1
+    gated = any(walk.facts(gate.value)[1] for gate in gates)
+    written = [e for write in form.writes for e in (write.offset, *write.targets) if e is not None]
+    writes = any(walk.facts(e)[1] for e in written)
+    walk.courses[memory.name], moved = scan_rows(rows, len(form.writes), width, writes, gated)
+    walk.add(memory.name, moved)
+
+
 def _write(walk: Walk, write: normal_form.Write) -> Write:
     """Say which coefficients a write has, and which need a gradient."""
     into: dict[Expr, list[int]] = {}
@@ -93,6 +115,11 @@ def _write(walk: Walk, write: normal_form.Write) -> Write:
         tuple((walk.facts(b)[1], tuple(js)) for b, js in into.items()) or ((False, (0,)),),
         tuple((walk.facts(c)[1], s) for s, c in write.earlier),
     )
+
+
+def whole_states(course: Course | Rows, state: int = 0) -> Tally:
+    """Count what it takes to have a state as a whole for every token."""
+    return Tally() if isinstance(course, Rows) else work_tiles.states_of_tiles(course, state)
 
 
 def tiling(memory: Memory, schedule: Schedule, form: Affine, tokens: int) -> Tiling:

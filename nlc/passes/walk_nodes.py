@@ -16,6 +16,7 @@ from nlc.passes import work_tiles
 from nlc.passes.carried import pairs_held
 from nlc.passes.tally import Tally
 from nlc.passes.work import arithmetic, layers
+from nlc.passes.work_scan import Rows, read_rows
 
 if TYPE_CHECKING:
     from nlc.passes.walk import Walk
@@ -71,8 +72,11 @@ def read(walk: Walk, node: Expr, state: Expr) -> Tally:
     memory = walk.memory(str(state.attr("memory")))
     x = node.args[0 if node.op == "apply" else 1]
     queries = count(x.shape) // count((*memory.lead, *memory.map.inputs))
+    course = walk.courses[memory.name]
+    if isinstance(course, Rows):
+        return read_rows(course, max(queries, 1))
     number = [v.name for v in memory.variables].index(str(state.attr("var")))
-    return work_tiles.read_tiles(walk.courses[memory.name], max(queries, 1), number)
+    return work_tiles.read_tiles(course, max(queries, 1), number)
 
 
 def applied(walk: Walk, node: Expr) -> Tally:
