@@ -34,3 +34,12 @@ def omega(p: P, x: Tensor, dims: Dims) -> Mixed:
         phi(unit(q)), unit(phi(unit(k))), v, alpha, gamma, first, dims["window"]
     )
     return out(p, rmsnorm(y) * p["gain"] * silu(split(p, "W_g", x, dims))), {"M": M}
+
+
+def mesanet(p: P, x: Tensor, dims: Dims) -> Mixed:
+    q, k = (unit(short(p, of, x, dims)) for of in "qk")
+    v = split(p, "W_v", x, dims)
+    beta, gamma = (torch.sigmoid(linear(p, f"W_{n}", x)) for n in ("beta", "gamma"))
+    strength = torch.nn.functional.softplus(p["L"]) + 0.25
+    y, G, H = cores_memories.mesa(q, k, v, gamma, beta, strength)
+    return out(p, rmsnorm(y) * p["gain"]), {"G": G, "H": H}
