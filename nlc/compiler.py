@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from nlc.diagnostics import Diagnostic, SpecError
 from nlc.ir.cost import Cost
 from nlc.ir.schedule import Plan
+from nlc.ir.stability import Verdict
 from nlc.ir.system import Level, System
 from nlc.library import library_folder, shipped_rules
 from nlc.semantics.resolve import resolve
@@ -37,13 +38,13 @@ FORMS = {".nl": "nl", ".yaml": "yaml", ".yml": "yaml"}
 class Report:
     """What `check` found out.
 
-    `stability` is None until it is computed, `cost` for a system that cannot run yet.
+    `stability` is by `block.memory`; `cost` is None for a system that cannot run yet.
     """
 
     diagnostics: tuple[Diagnostic, ...]
     levels: tuple[Level, ...]
     plan: Plan
-    stability: Mapping[str, Any] | None = None
+    stability: Mapping[str, Verdict]
     cost: Cost | None = None
 
 
@@ -78,12 +79,15 @@ def _picture(system: System) -> str:
 
 
 def check(system: System) -> Report:
-    """Say what there is to know of a system: warnings, levels, schedules, cost."""
+    """Say what there is to know of a system: warnings, levels, schedules, stability, cost."""
     from nlc.passes.cost import cost
     from nlc.passes.plan import plan
+    from nlc.passes.stability import stability
 
     found = plan(system)
-    return Report(system.warnings, system.levels, found, cost=cost(system, found))
+    steady = stability(system, found)
+    warnings = (*system.warnings, *steady.warnings)
+    return Report(warnings, system.levels, found, steady.verdicts, cost(system, found))
 
 
 def compile(system: System, target: str = "auto") -> Compiled:

@@ -12,6 +12,7 @@ from nlc.compiler import Report
 from nlc.ir.normal_form import Affine, Neither, Write
 from nlc.ir.schedule import Schedule
 from nlc.ir.show import show_expr
+from nlc.ir.stability import Verdict
 from nlc.ir.system import Block, Memory, System
 from nlc.render import printable
 
@@ -24,6 +25,8 @@ def explanation(system: System, report: Report) -> str:
         for memory in block.memories:
             schedule = report.plan.block(block.name).schedule(memory.name)
             lines += ["", *_memory(system, block, memory, schedule)]
+            verdict = report.stability.get(f"{block.name}.{memory.name}")
+            lines += _stability(verdict) if verdict is not None else []
     return "\n".join(lines) + "\n"
 
 
@@ -45,6 +48,14 @@ def _memory(system: System, block: Block, memory: Memory, schedule: Schedule) ->
     yield f"  because      {schedule.reason}"
     for read in memory.frozen:
         yield f"  frozen read  {printable(read.what)}, taken at the start of each chunk"
+
+
+def _stability(verdict: Verdict) -> Iterator[str]:
+    """How the state develops, and what that takes as given."""
+    rate = f", by {verdict.rate:.3g} or less at every token" if verdict.rate is not None else ""
+    yield f"  stability    {printable(str(verdict))}{rate}"
+    if verdict.given:
+        yield f"               given {verdict.given}"
 
 
 def _form(part: str, form: Affine | Neither) -> Iterator[str]:

@@ -17,6 +17,7 @@ from nlc.diagnostics import Diagnostic
 from nlc.ir.cost import Cost
 from nlc.ir.schedule import Schedule
 from nlc.ir.shape import count
+from nlc.ir.stability import Verdict
 from nlc.ir.system import Block, Call, Level, Map, Memory, Model, Repeat, Step, System, Weight
 from nlc.render import render_json
 
@@ -44,7 +45,7 @@ class Findings:
 
     diagnostics: tuple[Diagnostic, ...]
     schedules: Mapping[tuple[str, str], Schedule]
-    stability: Mapping[str, Any] | None
+    stability: Mapping[str, Verdict]
     cost: Cost | None
 
     @staticmethod
@@ -64,13 +65,14 @@ class Findings:
 
     def verdict(self, row: Row) -> str:
         """Say how stable a memory is, where that is known."""
-        return str((self.stability or {}).get(f"{row.block}.{row.name}", ""))
+        return str(self.stability.get(f"{row.block}.{row.name}", ""))
 
     def as_json(self, file: str, system: System) -> dict[str, object]:
         """Return what `check --format json` prints."""
         levels = levels_json(system, self)
         cost = None if self.cost is None else cost_json(self.cost)
-        return render_json(file, self.diagnostics, levels, self.stability, cost)
+        verdicts = {name: verdict_json(v) for name, v in self.stability.items()}
+        return render_json(file, self.diagnostics, levels, verdicts, cost)
 
 
 def rows(system: System) -> list[Row]:
@@ -224,6 +226,21 @@ def levels_json(system: System, findings: Findings) -> list[dict[str, object]]:
         }
         for level in system.levels
     ]
+
+
+def verdict_json(verdict: Verdict) -> dict[str, object]:
+    """Return how a memory's state develops: the word, the term that decides it, and its place."""
+    place = None
+    if verdict.place is not None:
+        line, column = verdict.place.source.position(verdict.place.start)
+        place = {"line": line, "column": column}
+    return {
+        "verdict": verdict.word,
+        "term": verdict.term or None,
+        "rate": verdict.rate,
+        "given": verdict.given or None,
+        "place": place,
+    }
 
 
 def frequency(level: Level) -> dict[str, object]:

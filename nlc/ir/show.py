@@ -49,7 +49,7 @@ def _show(expr: Expr, depth: int) -> tuple[str, int]:
             return f"-{_operand(expr.args[0], 4, depth)}", 4
         case "dot":
             left, right = (show_expr(arg, depth - 1) for arg in expr.args)
-            return f"<{left}, {right}>", ATOM
+            return (f"||{left}||^2" if left == right else f"<{left}, {right}>"), ATOM
         case "apply":
             return f"{_owner(expr)}({show_expr(expr.args[0], depth - 1)})", ATOM
     if not expr.args or expr.op == "let":

@@ -462,8 +462,8 @@ class ChannelGates(ScalarGate):
 class MixerS(nn.Module):
     """Memory S: linear(d_k -> d_v), one per heads; every 1 token.
 
-    S = S @ diag(alpha)   (spec.nl:37)
-    S = S + outer(w * v - S(e * k), k)   (spec.nl:38)
+    S = S @ diag(alpha)   (spec.nl:38)
+    S = S + outer(w * v - S(e * k), k)   (spec.nl:39)
     state  S [B, heads, d_v, d_k]
     runs   tile-solve: affine in its state, which its writes read
     """
@@ -570,26 +570,26 @@ class Mixer(nn.Module):
         convolved, conv_q = self.conv_q(
             self.W_q(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_q"]
         )
-        # q = unit(silu(conv_q(W_q(x))))   (spec.nl:29)
+        # q = unit(silu(conv_q(W_q(x))))   (spec.nl:30)
         q = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
         convolved, conv_k = self.conv_k(
             self.W_k(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_k"]
         )
-        # k = unit(silu(conv_k(W_k(x))))   (spec.nl:30)
+        # k = unit(silu(conv_k(W_k(x))))   (spec.nl:31)
         k = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
         convolved, conv_v = self.conv_v(
             self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
         )
-        # v = silu(conv_v(W_v(x)))   (spec.nl:31)
+        # v = silu(conv_v(W_v(x)))   (spec.nl:32)
         v = F.silu(wide(convolved.unflatten(-1, (4, 32))))
-        # e, w = sigmoid(W_e(x)), sigmoid(W_w(x))   (spec.nl:32)
+        # e, w = sigmoid(W_e(x)), sigmoid(W_w(x))   (spec.nl:33)
         e = torch.sigmoid(wide(self.W_e(x).unflatten(-1, (4, 32))))
         w = torch.sigmoid(wide(self.W_w(x).unflatten(-1, (4, 32))))
-        # alpha = exp(-exp(A) * softplus(F_up(F_down(x)) + b))   (spec.nl:33)
+        # alpha = exp(-exp(A) * softplus(F_up(F_down(x)) + b))   (spec.nl:34)
         value = softplus(wide(self.F_up(self.F_down(x)).unflatten(-1, (4, 32))) + self.b)
         alpha = torch.exp((-wide(torch.exp(self.A))).unsqueeze(1) * value)
         S_path, S = self.S(alpha, e, k, w, v, state["S"])
-        # out = W_o(rmsnorm(S(q), gain = gain) * silu(G_up(G_down(x))))   (spec.nl:42)
+        # out = W_o(rmsnorm(S(q), gain = gain) * silu(G_up(G_down(x))))   (spec.nl:43)
         product = rmsnorm(self.S.read(q, S_path)) * self.gain.unsqueeze(0)
         value = (product * F.silu(self.G_up(self.G_down(x)).unflatten(-1, (4, 32)))).flatten(-2)
         out = self.W_o(value.to(x.dtype))
@@ -603,26 +603,26 @@ class Mixer(nn.Module):
         convolved, conv_q = self.conv_q.step(
             self.W_q(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_q"]
         )
-        # q = unit(silu(conv_q(W_q(x))))   (spec.nl:29)
+        # q = unit(silu(conv_q(W_q(x))))   (spec.nl:30)
         q = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
         convolved, conv_k = self.conv_k.step(
             self.W_k(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_k"]
         )
-        # k = unit(silu(conv_k(W_k(x))))   (spec.nl:30)
+        # k = unit(silu(conv_k(W_k(x))))   (spec.nl:31)
         k = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
         convolved, conv_v = self.conv_v.step(
             self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
         )
-        # v = silu(conv_v(W_v(x)))   (spec.nl:31)
+        # v = silu(conv_v(W_v(x)))   (spec.nl:32)
         v = F.silu(wide(convolved.unflatten(-1, (4, 32))))
-        # e, w = sigmoid(W_e(x)), sigmoid(W_w(x))   (spec.nl:32)
+        # e, w = sigmoid(W_e(x)), sigmoid(W_w(x))   (spec.nl:33)
         e = torch.sigmoid(wide(self.W_e(x).unflatten(-1, (4, 32))))
         w = torch.sigmoid(wide(self.W_w(x).unflatten(-1, (4, 32))))
-        # alpha = exp(-exp(A) * softplus(F_up(F_down(x)) + b))   (spec.nl:33)
+        # alpha = exp(-exp(A) * softplus(F_up(F_down(x)) + b))   (spec.nl:34)
         value = softplus(wide(self.F_up(self.F_down(x)).unflatten(-1, (4, 32))) + self.b)
         alpha = torch.exp((-wide(torch.exp(self.A))).unsqueeze(1) * value)
         S = self.S.step(alpha, w, v, e, k, state["S"])
-        # out = W_o(rmsnorm(S(q), gain = gain) * silu(G_up(G_down(x))))   (spec.nl:42)
+        # out = W_o(rmsnorm(S(q), gain = gain) * silu(G_up(G_down(x))))   (spec.nl:43)
         product = rmsnorm(self.S.read_step(q, S)) * self.gain.unsqueeze(0)
         value = (product * F.silu(self.G_up(self.G_down(x)).unflatten(-1, (4, 32)))).flatten(-2)
         out = self.W_o(value.to(x.dtype))
@@ -653,7 +653,7 @@ class Ffn(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # out = F(x)   (spec.nl:48)
+        # out = F(x)   (spec.nl:49)
         out = self.F(x)
         state = {}
         return out, state
@@ -695,13 +695,13 @@ class ModelRepeat(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:55)
+        # mixer(rmsnorm(x))   (spec.nl:56)
         mixer_out, mixer = self.mixer(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:55)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:56)
         x = x + mixer_out
-        # ffn(rmsnorm(x))   (spec.nl:56)
+        # ffn(rmsnorm(x))   (spec.nl:57)
         ffn_out, ffn = self.ffn(rmsnorm(x), state["ffn"])
-        # x = x + ffn(rmsnorm(x))   (spec.nl:56)
+        # x = x + ffn(rmsnorm(x))   (spec.nl:57)
         x = x + ffn_out
         state = {"mixer": mixer, "ffn": ffn}
         return x, state
@@ -710,13 +710,13 @@ class ModelRepeat(nn.Module):
         """Run one token: x [B, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:55)
+        # mixer(rmsnorm(x))   (spec.nl:56)
         mixer_out, mixer = self.mixer.step(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:55)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:56)
         x = x + mixer_out
-        # ffn(rmsnorm(x))   (spec.nl:56)
+        # ffn(rmsnorm(x))   (spec.nl:57)
         ffn_out, ffn = self.ffn.step(rmsnorm(x), state["ffn"])
-        # x = x + ffn(rmsnorm(x))   (spec.nl:56)
+        # x = x + ffn(rmsnorm(x))   (spec.nl:57)
         x = x + ffn_out
         state = {"mixer": mixer, "ffn": ffn}
         return x, state
@@ -754,12 +754,12 @@ class Model(nn.Module):
         """Run a whole sequence: tokens [B, T]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:53)
+        # x[d] = embed(tokens)   (spec.nl:54)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:58)
+        # logits = unembed(rmsnorm(x))   (spec.nl:59)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state
@@ -770,12 +770,12 @@ class Model(nn.Module):
         """Run one token: tokens [B]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:53)
+        # x[d] = embed(tokens)   (spec.nl:54)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer.step(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:58)
+        # logits = unembed(rmsnorm(x))   (spec.nl:59)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state

@@ -433,7 +433,7 @@ class Ln(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # out = layernorm(x, gain = gain, offset = offset)   (spec.nl:34)
+        # out = layernorm(x, gain = gain, offset = offset)   (spec.nl:35)
         out = layernorm(x) * self.gain + self.offset
         state = {}
         return out, state
@@ -450,7 +450,7 @@ class Ln(nn.Module):
 class TimeMixS(nn.Module):
     """Memory S: linear(d_k -> d_v), one per heads; every 1 token.
 
-    S = S @ (diag(w) - outer(kappa, a * kappa)) + outer(v, k)   (spec.nl:79)
+    S = S @ (diag(w) - outer(kappa, a * kappa)) + outer(v, k)   (spec.nl:80)
     state  S [B, heads, d_v, d_k]
     runs   tile-solve: affine in its state, which its writes read
     """
@@ -588,44 +588,44 @@ class TimeMix(nn.Module):
         shifted, shift_1 = shift(x, state["shift_1"])
         x_1 = wide(x)
         difference = wide(shifted) - x_1
-        # r    = W_r(lerp(x, past, x_r))   (spec.nl:65)
+        # r    = W_r(lerp(x, past, x_r))   (spec.nl:66)
         r = self.W_r((x_1 + self.x_r * difference).to(x.dtype)).unflatten(-1, (4, 32))
         value = (x_1 + self.x_v * difference).to(x.dtype)
-        # own  = W_v(lerp(x, past, x_v))   (spec.nl:66)
+        # own  = W_v(lerp(x, past, x_v))   (spec.nl:67)
         own = self.W_v(value).unflatten(-1, (4, 32))
         v_first = given(v_first, own)
         own = wide(own)
-        # v    = lerp(own, v_first, sigmoid(v0 + v2(v1(lerp(x, past, x_v)))))   (spec.nl:67)
+        # v    = lerp(own, v_first, sigmoid(v0 + v2(v1(lerp(x, past, x_v)))))   (spec.nl:68)
         value_1 = torch.sigmoid(self.v0 + wide(self.v2(self.v1(value)).unflatten(-1, (4, 32))))
         v = own + value_1 * (wide(v_first) - own)
-        # w    = exp(-exp(-0.5) * sigmoid(w0 + w2(tanh(w1(lerp(x, past, x_w))))))   (spec.nl:68)
+        # w    = exp(-exp(-0.5) * sigmoid(w0 + w2(tanh(w1(lerp(x, past, x_w))))))   (spec.nl:69)
         value = self.w2(
             torch.tanh(wide(self.w1((x_1 + self.x_w * difference).to(x.dtype)))).to(x.dtype)
         )
         value_2 = torch.sigmoid(self.w0 + wide(value.unflatten(-1, (4, 32))))
         w = torch.exp(number(-0.6065306597126334, x).unsqueeze(0).unsqueeze(1) * value_2)
-        # a    = sigmoid(a0 + a2(a1(lerp(x, past, x_a))))   (spec.nl:69)
+        # a    = sigmoid(a0 + a2(a1(lerp(x, past, x_a))))   (spec.nl:70)
         value = wide(
             self.a2(self.a1((x_1 + self.x_a * difference).to(x.dtype))).unflatten(-1, (4, 32))
         )
         a = torch.sigmoid(self.a0 + value)
-        # g    = g2(sigmoid(g1(lerp(x, past, x_g))))   (spec.nl:70)
+        # g    = g2(sigmoid(g1(lerp(x, past, x_g))))   (spec.nl:71)
         g = self.g2(torch.sigmoid(self.g1((x + self.x_g * difference).to(x.dtype)))).unflatten(
             -1, (4, 32)
         )
-        # key_  = W_k(lerp(x, past, x_k))   (spec.nl:72)
+        # key_  = W_k(lerp(x, past, x_k))   (spec.nl:73)
         key_ = self.W_k((x_1 + self.x_k * difference).to(x.dtype)).unflatten(-1, (4, 32))
         key_ = wide(key_)
-        # kappa = unit(key_ * k_k)   (spec.nl:73)
+        # kappa = unit(key_ * k_k)   (spec.nl:74)
         kappa = unit(key_ * self.k_k)
-        # k     = key_ * lerp(1, a, k_a)   (spec.nl:74)
+        # k     = key_ * lerp(1, a, k_a)   (spec.nl:75)
         k = key_ * (1.0 + self.k_a * (a - 1.0))
         S_path, S = self.S(w, kappa, a, v, k, state["S"])
-        # y     = layernorm(S(r), gain = gain, offset = offset, eps = 64e-5)   (spec.nl:82)
+        # y     = layernorm(S(r), gain = gain, offset = offset, eps = 64e-5)   (spec.nl:83)
         y = layernorm(self.S.read(r, S_path), eps=0.00064) * self.gain + self.offset
-        # bonus = <r, r_k * k> * v   (spec.nl:83)
+        # bonus = <r, r_k * k> * v   (spec.nl:84)
         bonus = (r * (self.r_k * k)).sum(-1).unsqueeze(3) * v
-        # out   = W_o(g * (y + bonus))   (spec.nl:84)
+        # out   = W_o(g * (y + bonus))   (spec.nl:85)
         out = self.W_o((g * (y + bonus)).flatten(-2).to(x.dtype))
         state = {"S": S, "shift_1": shift_1}
         return (out, v_first), state
@@ -639,44 +639,44 @@ class TimeMix(nn.Module):
         shifted, shift_1 = shift_step(x, state["shift_1"])
         x_1 = wide(x)
         difference = wide(shifted) - x_1
-        # r    = W_r(lerp(x, past, x_r))   (spec.nl:65)
+        # r    = W_r(lerp(x, past, x_r))   (spec.nl:66)
         r = self.W_r((x_1 + self.x_r * difference).to(x.dtype)).unflatten(-1, (4, 32))
         value = (x_1 + self.x_v * difference).to(x.dtype)
-        # own  = W_v(lerp(x, past, x_v))   (spec.nl:66)
+        # own  = W_v(lerp(x, past, x_v))   (spec.nl:67)
         own = self.W_v(value).unflatten(-1, (4, 32))
         v_first = given(v_first, own)
         own = wide(own)
-        # v    = lerp(own, v_first, sigmoid(v0 + v2(v1(lerp(x, past, x_v)))))   (spec.nl:67)
+        # v    = lerp(own, v_first, sigmoid(v0 + v2(v1(lerp(x, past, x_v)))))   (spec.nl:68)
         value_1 = torch.sigmoid(self.v0 + wide(self.v2(self.v1(value)).unflatten(-1, (4, 32))))
         v = own + value_1 * (wide(v_first) - own)
-        # w    = exp(-exp(-0.5) * sigmoid(w0 + w2(tanh(w1(lerp(x, past, x_w))))))   (spec.nl:68)
+        # w    = exp(-exp(-0.5) * sigmoid(w0 + w2(tanh(w1(lerp(x, past, x_w))))))   (spec.nl:69)
         value = self.w2(
             torch.tanh(wide(self.w1((x_1 + self.x_w * difference).to(x.dtype)))).to(x.dtype)
         )
         value_2 = torch.sigmoid(self.w0 + wide(value.unflatten(-1, (4, 32))))
         w = torch.exp(number(-0.6065306597126334, x).unsqueeze(0).unsqueeze(1) * value_2)
-        # a    = sigmoid(a0 + a2(a1(lerp(x, past, x_a))))   (spec.nl:69)
+        # a    = sigmoid(a0 + a2(a1(lerp(x, past, x_a))))   (spec.nl:70)
         value = wide(
             self.a2(self.a1((x_1 + self.x_a * difference).to(x.dtype))).unflatten(-1, (4, 32))
         )
         a = torch.sigmoid(self.a0 + value)
-        # g    = g2(sigmoid(g1(lerp(x, past, x_g))))   (spec.nl:70)
+        # g    = g2(sigmoid(g1(lerp(x, past, x_g))))   (spec.nl:71)
         g = self.g2(torch.sigmoid(self.g1((x + self.x_g * difference).to(x.dtype)))).unflatten(
             -1, (4, 32)
         )
-        # key_  = W_k(lerp(x, past, x_k))   (spec.nl:72)
+        # key_  = W_k(lerp(x, past, x_k))   (spec.nl:73)
         key_ = self.W_k((x_1 + self.x_k * difference).to(x.dtype)).unflatten(-1, (4, 32))
         key_ = wide(key_)
-        # kappa = unit(key_ * k_k)   (spec.nl:73)
+        # kappa = unit(key_ * k_k)   (spec.nl:74)
         kappa = unit(key_ * self.k_k)
-        # k     = key_ * lerp(1, a, k_a)   (spec.nl:74)
+        # k     = key_ * lerp(1, a, k_a)   (spec.nl:75)
         k = key_ * (1.0 + self.k_a * (a - 1.0))
         S = self.S.step(w, kappa, a, v, k, state["S"])
-        # y     = layernorm(S(r), gain = gain, offset = offset, eps = 64e-5)   (spec.nl:82)
+        # y     = layernorm(S(r), gain = gain, offset = offset, eps = 64e-5)   (spec.nl:83)
         y = layernorm(self.S.read_step(r, S), eps=0.00064) * self.gain + self.offset
-        # bonus = <r, r_k * k> * v   (spec.nl:83)
+        # bonus = <r, r_k * k> * v   (spec.nl:84)
         bonus = (r * (self.r_k * k)).sum(-1).unsqueeze(2) * v
-        # out   = W_o(g * (y + bonus))   (spec.nl:84)
+        # out   = W_o(g * (y + bonus))   (spec.nl:85)
         out = self.W_o((g * (y + bonus)).flatten(-2).to(x.dtype))
         state = {"S": S, "shift_1": shift_1}
         return (out, v_first), state
@@ -711,7 +711,7 @@ class ChannelMix(nn.Module):
         if state is None:
             state = self.initial_state(x.shape[0], x)
         shifted, shift_1 = shift(x, state["shift_1"])
-        # out = W_v(relu(W_k(lerp(x, shift(x), x_k)))^2)   (spec.nl:92)
+        # out = W_v(relu(W_k(lerp(x, shift(x), x_k)))^2)   (spec.nl:93)
         out = self.W_v(F.relu(self.W_k(x + self.x_k * (shifted - x))).square())
         state = {"shift_1": shift_1}
         return out, state
@@ -760,18 +760,18 @@ class ModelRepeat(nn.Module):
         """Run a whole sequence: x [B, T, d], v_first [B, T, heads, d_v]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # ln(x)   (spec.nl:100)
+        # ln(x)   (spec.nl:101)
         ln_out, ln = self.ln(x, state["ln"])
-        # time_mix(ln(x), v_first)   (spec.nl:100)
+        # time_mix(ln(x), v_first)   (spec.nl:101)
         time_mix_out, time_mix = self.time_mix(ln_out, v_first, state["time_mix"])
         time_mix_out_1, time_mix_v_first = time_mix_out
-        # x = x + y   (spec.nl:101)
+        # x = x + y   (spec.nl:102)
         x = x + time_mix_out_1
-        # ln(x)   (spec.nl:102)
+        # ln(x)   (spec.nl:103)
         ln_1_out, ln_1 = self.ln_1(x, state["ln_1"])
-        # channel_mix(ln(x))   (spec.nl:102)
+        # channel_mix(ln(x))   (spec.nl:103)
         channel_mix_out, channel_mix = self.channel_mix(ln_1_out, state["channel_mix"])
-        # x = x + channel_mix(ln(x))   (spec.nl:102)
+        # x = x + channel_mix(ln(x))   (spec.nl:103)
         x = x + channel_mix_out
         state = {"ln": ln, "time_mix": time_mix, "ln_1": ln_1, "channel_mix": channel_mix}
         return (time_mix_v_first, x), state
@@ -782,18 +782,18 @@ class ModelRepeat(nn.Module):
         """Run one token: x [B, d], v_first [B, heads, d_v]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # ln(x)   (spec.nl:100)
+        # ln(x)   (spec.nl:101)
         ln_out, ln = self.ln.step(x, state["ln"])
-        # time_mix(ln(x), v_first)   (spec.nl:100)
+        # time_mix(ln(x), v_first)   (spec.nl:101)
         time_mix_out, time_mix = self.time_mix.step(ln_out, v_first, state["time_mix"])
         time_mix_out_1, time_mix_v_first = time_mix_out
-        # x = x + y   (spec.nl:101)
+        # x = x + y   (spec.nl:102)
         x = x + time_mix_out_1
-        # ln(x)   (spec.nl:102)
+        # ln(x)   (spec.nl:103)
         ln_1_out, ln_1 = self.ln_1.step(x, state["ln_1"])
-        # channel_mix(ln(x))   (spec.nl:102)
+        # channel_mix(ln(x))   (spec.nl:103)
         channel_mix_out, channel_mix = self.channel_mix.step(ln_1_out, state["channel_mix"])
-        # x = x + channel_mix(ln(x))   (spec.nl:102)
+        # x = x + channel_mix(ln(x))   (spec.nl:103)
         x = x + channel_mix_out
         state = {"ln": ln, "time_mix": time_mix, "ln_1": ln_1, "channel_mix": channel_mix}
         return (time_mix_v_first, x), state
@@ -837,9 +837,9 @@ class Model(nn.Module):
         """Run a whole sequence: tokens [B, T]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:97)
+        # x[d] = embed(tokens)   (spec.nl:98)
         x = self.embed(tokens)
-        # ln(x)   (spec.nl:98)
+        # ln(x)   (spec.nl:99)
         ln_out, ln = self.ln(x, state["ln"])
         v_first = None
         repeat_states = {}
@@ -847,9 +847,9 @@ class Model(nn.Module):
             (v_first, ln_out), repeat_states[str(i)] = layer(
                 ln_out, v_first, state["repeat"][str(i)]
             )
-        # ln(x)   (spec.nl:104)
+        # ln(x)   (spec.nl:105)
         ln_1_out, ln_1 = self.ln_1(ln_out, state["ln_1"])
-        # logits = unembed(ln(x))   (spec.nl:104)
+        # logits = unembed(ln(x))   (spec.nl:105)
         logits = self.unembed(ln_1_out)
         state = {"ln": ln, "repeat": repeat_states, "ln_1": ln_1}
         return logits, state
@@ -860,9 +860,9 @@ class Model(nn.Module):
         """Run one token: tokens [B]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:97)
+        # x[d] = embed(tokens)   (spec.nl:98)
         x = self.embed(tokens)
-        # ln(x)   (spec.nl:98)
+        # ln(x)   (spec.nl:99)
         ln_out, ln = self.ln.step(x, state["ln"])
         v_first = None
         repeat_states = {}
@@ -870,9 +870,9 @@ class Model(nn.Module):
             (v_first, ln_out), repeat_states[str(i)] = layer.step(
                 ln_out, v_first, state["repeat"][str(i)]
             )
-        # ln(x)   (spec.nl:104)
+        # ln(x)   (spec.nl:105)
         ln_1_out, ln_1 = self.ln_1.step(ln_out, state["ln_1"])
-        # logits = unembed(ln(x))   (spec.nl:104)
+        # logits = unembed(ln(x))   (spec.nl:105)
         logits = self.unembed(ln_1_out)
         state = {"ln": ln, "repeat": repeat_states, "ln_1": ln_1}
         return logits, state

@@ -611,26 +611,26 @@ class Mixer(nn.Module):
         convolved, conv_q = self.conv_q(
             self.W_q(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_q"]
         )
-        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:27)
+        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:28)
         q = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
         convolved, conv_k = self.conv_k(
             self.W_k(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_k"]
         )
-        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:28)
+        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:29)
         k = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
         convolved, conv_v = self.conv_v(
             self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
         )
-        # v     = silu(conv_v(W_v(x)))   (spec.nl:29)
+        # v     = silu(conv_v(W_v(x)))   (spec.nl:30)
         v = F.silu(wide(convolved.unflatten(-1, (4, 32))))
-        # theta = sigmoid(W_theta(x))   (spec.nl:30)
+        # theta = sigmoid(W_theta(x))   (spec.nl:31)
         theta = torch.sigmoid(wide(self.W_theta(x)))
-        # eta   = sigmoid(W_eta(x))   (spec.nl:31)
+        # eta   = sigmoid(W_eta(x))   (spec.nl:32)
         eta = torch.sigmoid(wide(self.W_eta(x)))
-        # alpha = sigmoid(W_alpha(x) - 4)   (spec.nl:32)
+        # alpha = sigmoid(W_alpha(x) - 4)   (spec.nl:33)
         alpha = torch.sigmoid(wide(self.W_alpha(x)) - 4.0)
         M_path, M, M_S = self.M(alpha, eta, theta, k, v, state["M"], state["M.S"])
-        # out = W_o(rmsnorm(M(q), gain = gain) * silu(W_g(x)))   (spec.nl:41)
+        # out = W_o(rmsnorm(M(q), gain = gain) * silu(W_g(x)))   (spec.nl:42)
         product = rmsnorm(self.M.read(q, M_path)) * self.gain.unsqueeze(0)
         out = self.W_o(
             (product * F.silu(self.W_g(x).unflatten(-1, (4, 32)))).flatten(-2).to(x.dtype)
@@ -645,26 +645,26 @@ class Mixer(nn.Module):
         convolved, conv_q = self.conv_q.step(
             self.W_q(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_q"]
         )
-        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:27)
+        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:28)
         q = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
         convolved, conv_k = self.conv_k.step(
             self.W_k(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_k"]
         )
-        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:28)
+        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:29)
         k = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
         convolved, conv_v = self.conv_v.step(
             self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
         )
-        # v     = silu(conv_v(W_v(x)))   (spec.nl:29)
+        # v     = silu(conv_v(W_v(x)))   (spec.nl:30)
         v = F.silu(wide(convolved.unflatten(-1, (4, 32))))
-        # theta = sigmoid(W_theta(x))   (spec.nl:30)
+        # theta = sigmoid(W_theta(x))   (spec.nl:31)
         theta = torch.sigmoid(wide(self.W_theta(x)))
-        # eta   = sigmoid(W_eta(x))   (spec.nl:31)
+        # eta   = sigmoid(W_eta(x))   (spec.nl:32)
         eta = torch.sigmoid(wide(self.W_eta(x)))
-        # alpha = sigmoid(W_alpha(x) - 4)   (spec.nl:32)
+        # alpha = sigmoid(W_alpha(x) - 4)   (spec.nl:33)
         alpha = torch.sigmoid(wide(self.W_alpha(x)) - 4.0)
         M, M_S = self.M.step(alpha, eta, theta, k, v, state["M"], state["M.S"])
-        # out = W_o(rmsnorm(M(q), gain = gain) * silu(W_g(x)))   (spec.nl:41)
+        # out = W_o(rmsnorm(M(q), gain = gain) * silu(W_g(x)))   (spec.nl:42)
         product = rmsnorm(self.M.read_step(q, M)) * self.gain.unsqueeze(0)
         out = self.W_o(
             (product * F.silu(self.W_g(x).unflatten(-1, (4, 32)))).flatten(-2).to(x.dtype)
@@ -696,9 +696,9 @@ class ModelRepeat(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:47)
+        # mixer(rmsnorm(x))   (spec.nl:48)
         mixer_out, mixer = self.mixer(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:47)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:48)
         x = x + mixer_out
         state = {"mixer": mixer}
         return x, state
@@ -707,9 +707,9 @@ class ModelRepeat(nn.Module):
         """Run one token: x [B, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:47)
+        # mixer(rmsnorm(x))   (spec.nl:48)
         mixer_out, mixer = self.mixer.step(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:47)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:48)
         x = x + mixer_out
         state = {"mixer": mixer}
         return x, state
@@ -747,12 +747,12 @@ class Model(nn.Module):
         """Run a whole sequence: tokens [B, T]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:46)
+        # x[d] = embed(tokens)   (spec.nl:47)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:48)
+        # logits = unembed(rmsnorm(x))   (spec.nl:49)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state
@@ -763,12 +763,12 @@ class Model(nn.Module):
         """Run one token: tokens [B]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:46)
+        # x[d] = embed(tokens)   (spec.nl:47)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer.step(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:48)
+        # logits = unembed(rmsnorm(x))   (spec.nl:49)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state

@@ -39,6 +39,7 @@ def test_the_first_spec_is_fine_and_canonical(call: Call, tiny: Path) -> None:
         "4",
         "heads",
         "tile-solve",
+        "contractive",
     ]
     assert "every 1 step, adamw" in slow and slow.endswith("460.8 k parameters")
     assert call("fmt", "--check", tiny).status == 0
