@@ -1,86 +1,402 @@
-"""The optimizer over all step levels; its text is copied into emitted packages.
+"""What emitted optimizers are made of; their text is copied into emitted files.
 
-In: parameters by level, and each level's rule. Out: one `torch.optim.Optimizer` that is called at
-every training step.
+In: parameters, the numbers of a rule's arguments, gradients. Out: `torch.optim.Optimizer`s. `Rule`
+is what the class of each rule stands on; `Levels` runs several rules, each at its own period.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+# yields values at which it wants gradients, and is sent these
+Points = Generator[list[Tensor], list[Tensor], None]
 
-class Levels(torch.optim.Optimizer):
-    """All levels of steps as one optimizer; one param group per level.
 
-    rules: per level its name, its period in steps, a class of torch.optim and its arguments. A
-    level with a period N sums the gradients of N calls and moves at the N-th.
+class Bucket:
+    """Parameters that move together, as lists with one tensor for each.
+
+    `w` are their values and `grad` their gradients, in float32 or better; `axes` says how many axes
+    are their own (the others are copies), `group` is their param group, `kept` are their states.
     """
 
-    def __init__(
-        self,
-        groups: dict[str, list[Tensor]],
-        rules: list[tuple[str, int, Any, dict[str, Any]]],
-    ):
-        params = []
-        self.inner: list[torch.optim.Optimizer] = []
-        for level, period, rule, words in rules:
-            if groups.get(level):
-                self.inner.append(rule(groups[level], **words))
-                group = {"params": groups[level], "level": level, "period": period}
-                params.append({**group, **words, "calls": 0})
-        super().__init__(params, {})
+    def __init__(self, group: dict[str, Any], axes: int) -> None:
+        self.group, self.axes = group, axes
+        self.w: list[Tensor] = []
+        self.grad: list[Tensor] = []
+        self.kept: list[dict[str, Any]] = []
+
+    def given(self, *names: str) -> list[Any]:
+        """Arguments of the rule."""
+        return [self.group[name] for name in names]
+
+    def lists(self, *names: str) -> list[list[Tensor]]:
+        """States, a list of tensors each."""
+        return [[kept[name] for kept in self.kept] for name in names]
+
+    def counts(self, *names: str) -> list[Any]:
+        """States that are plain numbers, the same for all parameters here."""
+        return [self.kept[0][name] for name in names]
+
+    def keep(self, numbers: dict[str, Any]) -> None:
+        """Set states that are plain numbers."""
+        for kept in self.kept:
+            kept.update(numbers)
+
+    def count(self) -> int:
+        """Count this call."""
+        calls: int = self.kept[0]["grad.calls"] + 1
+        self.keep({"grad.calls": calls})
+        return calls
+
+
+class Rule(torch.optim.Optimizer):
+    """A rule as an optimizer.
+
+    The arguments of the rule are options of a param group, so groups and schedulers work as they do
+    with torch's own. `state[p]` holds the states by name. A tensor of more than two axes is a batch
+    of matrices; where it is not, the option `lead` says how many of its axes are copies.
+
+    A class says: the `states` it keeps and which of them are plain `numbers`; arguments that are
+    `whole` numbers; whether parameters move only with others of their shape (`shaped`), and with
+    how many own axes it cannot move them (`refused`) or moves them as a matrix of one row (`rows`);
+    whether it takes gradients at other values (`asks`), and whether others than the parameters'
+    values are read outside training (`averaged`).
+    """
+
+    states: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
+    refused: tuple[int, ...] = ()
+    rows: tuple[int, ...] = ()
+    shaped = False
+    asks = False
+    averaged = False
+
+    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+        self.aside: dict[Tensor, Tensor] = {}
+        super().__init__(params, {**defaults, "lead": None})
+
+    @staticmethod
+    def start(w: Tensor, axes: int) -> dict[str, Any]:
+        """Make the states of a parameter."""
+        return {}
+
+    @classmethod
+    def move(cls, at: Bucket) -> Points | None:
+        """Run the equations once; a rule that asks gives a generator."""
+        moves = (cls.scalars, cls.vectors, cls.matrices)
+        return moves[at.axes](at)
+
+    @staticmethod
+    def matrices(at: Bucket) -> Points | None:
+        """Move matrices."""
+        raise NotImplementedError
+
+    vectors = scalars = matrices
+
+    @staticmethod
+    def evaluated(at: Bucket) -> list[Tensor]:
+        """Give the values that are read outside training."""
+        return at.w
+
+    def rule(self, group: dict[str, Any]) -> type[Rule]:
+        """Return the rule of a param group."""
+        return type(self)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, after a look at whether the rule can move them."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        rule = self.rule(group)
+        name = rule.__name__
+        for word in rule.whole:
+            if group[word] < 1 or group[word] != int(group[word]):
+                raise ValueError(f"{name}: {word} is a whole number from 1 on, not {group[word]}")
+        for p in group["params"]:
+            if not p.is_floating_point():
+                raise ValueError(f"{name} moves real numbers, not a tensor of {p.dtype}")
+            axes = own_axes(p, group)
+            if axes in rule.refused:
+                kind = ("single numbers", "vectors", "matrices")[axes]
+                raise ValueError(f"{name} does not move {kind}, here one of shape {[*p.shape]}")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Take one training step."""
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Take one training step; a closure computes the loss and its gradients anew."""
+        if self.aside:
+            raise RuntimeError("other values are in place since eval(): call train() before step()")
+        asks = [group for group in self.param_groups if self.rule(group).asks]
+        if asks and closure is None:
+            raise ValueError(
+                f"{self.rule(asks[0]).__name__} takes gradients at other values: give step a "
+                "closure that clears the gradients, computes the loss and calls backward"
+            )
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group, inner in zip(self.param_groups, self.inner, strict=True):
-            group["calls"] += 1
-            if group["period"] == 1:
-                self.move(group, inner)
-                continue
-            for p in group["params"]:
-                if p.grad is not None:
-                    total = self.state[p].get("sum")
-                    self.state[p]["sum"] = p.grad.clone() if total is None else total + p.grad
-            if group["calls"] % group["period"] == 0:
-                now = [p.grad for p in group["params"]]
-                for p in group["params"]:
-                    p.grad = self.state[p].pop("sum", None)
-                self.move(group, inner)
-                for p, grad in zip(group["params"], now, strict=True):
-                    p.grad = grad
+        if closure is not None and asks:
+            found = [b for group in asks for b in self.buckets(group, self.due(group))]
+            self.together(found, closure)
+        for group in self.param_groups:
+            if not self.rule(group).asks:
+                for params, at in self.buckets(group, self.due(group)):
+                    self.run(self.rule(group), at)
+                    put(params, at.w)
         return loss
 
-    def move(self, group: dict[str, Any], inner: torch.optim.Optimizer) -> None:
-        """Let a level's rule move its parameters, with the group's present numbers."""
-        own = inner.param_groups[0]
-        own.update({k: v for k, v in group.items() if k in own and k != "params"})
-        inner.step()
+    def run(self, rule: type[Rule], at: Bucket) -> None:
+        """Run a rule's equations once; on a CPU in pieces that stay in its cache."""
+        if rule.shaped or at.w[0].device.type != "cpu":
+            rule.move(at)
+            return
+        for piece in pieces(at):
+            rule.move(piece)
+        numbers = {name: piece.kept[0][name] for name in rule.numbers}
+        at.keep(numbers)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The sums, and the states of all rules."""
-        return {**super().state_dict(), "inner": [inner.state_dict() for inner in self.inner]}
+    def due(self, group: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
+        """Return the parameters that move at this call, with their gradients."""
+        return [(p, dense(p.grad)) for p in group["params"] if p.grad is not None]
+
+    def buckets(
+        self, group: dict[str, Any], due: Iterable[tuple[Tensor, Tensor]]
+    ) -> list[tuple[list[Tensor], Bucket]]:
+        """Put parameters together that can move together."""
+        rule = self.rule(group)
+        found: dict[Any, tuple[list[Tensor], Bucket]] = {}
+        for p, grad in due:
+            kept = self.state[p]
+            axes = own_axes(p, group)
+            w, grad = wide(p.detach()), wide(grad)
+            if axes in rule.rows:
+                # a vector is a matrix of one row, a number one of one entry
+                w, grad = (x.unsqueeze(-2) if axes else x[..., None, None] for x in (w, grad))
+                axes = 2
+            if any(name not in kept for name in rule.states):
+                kept.update(rule.start(w, axes))
+            shape = (axes, *w.shape) if rule.shaped else ()
+            numbers = tuple(kept[name] for name in rule.numbers)
+            key = (p.device, w.dtype, grad.dtype, shape, numbers)
+            params, at = found.setdefault(key, ([], Bucket(group, axes)))
+            params.append(p)
+            at.w.append(w)
+            at.grad.append(grad)
+            at.kept.append(kept)
+        return list(found.values())
+
+    def together(
+        self, found: list[tuple[list[Tensor], Bucket]], closure: Callable[[], Any]
+    ) -> None:
+        """Run rules that take gradients at other values: all parameters go there at once."""
+        runs: list[tuple[list[Tensor], Bucket, Points]] = []
+        for params, at in found:
+            points = self.rule(at.group).move(at)
+            assert points is not None
+            runs.append((params, at, points))
+        answers: list[list[Tensor] | None] = [None] * len(runs)
+        while runs:
+            waiting, moved = [], []
+            for (params, at, points), answer in zip(runs, answers, strict=True):
+                try:
+                    where = next(points) if answer is None else points.send(answer)
+                except StopIteration:
+                    put(params, at.w)
+                    continue
+                waiting.append((params, at, points))
+                moved.append((params, where))
+            runs = waiting
+            answers = [*self.gradients(moved, closure)] if runs else []
+
+    def gradients(
+        self, moved: list[tuple[list[Tensor], list[Tensor]]], closure: Callable[[], Any]
+    ) -> Iterator[list[Tensor]]:
+        """Compute the gradients with parameters at other values, and put all back."""
+        every = [p for group in self.param_groups for p in group["params"]]
+        before = [p.grad for p in every]
+        values = [[p.detach().clone() for p in params] for params, _ in moved]
+        for p in every:
+            p.grad = None
+        for params, where in moved:
+            put(params, where)
+        with torch.enable_grad():
+            closure()
+        for (params, where), value in zip(moved, values, strict=True):
+            yield [
+                torch.zeros_like(x) if p.grad is None else wide(dense(p.grad)).view_as(x)
+                for p, x in zip(params, where, strict=True)
+            ]
+            put(params, value)
+        for p, grad in zip(every, before, strict=True):
+            p.grad = grad
+
+    @torch.no_grad()
+    def eval(self) -> None:
+        """Put the values in place that are read outside training; `train` takes them back."""
+        if self.aside:
+            return
+        for group in self.param_groups:
+            rule = self.rule(group)
+            if not rule.averaged:
+                continue
+            begun = [p for p in group["params"] if all(n in self.state[p] for n in rule.states)]
+            for params, at in self.buckets(group, [(p, p.detach()) for p in begun]):
+                values = [value.clone() for value in rule.evaluated(at)]
+                self.aside.update((p, p.detach().clone()) for p in params)
+                put(params, values)
+
+    @torch.no_grad()
+    def train(self) -> None:
+        """Put the values in place that training goes on with."""
+        for p, value in self.aside.items():
+            p.copy_(value)
+        self.aside = {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
-        rest = dict(state_dict)
-        for inner, state in zip(self.inner, rest.pop("inner"), strict=True):
-            inner.load_state_dict(state)
-        super().load_state_dict(rest)
+        """Take up what `state_dict` gave, every number in the type it had."""
+        super().load_state_dict(state_dict)
+        saved = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        own = chain.from_iterable(group["params"] for group in self.param_groups)
+        for key, p in zip(saved, own, strict=True):
+            if key in state_dict["state"]:
+                kept = state_dict["state"][key].items()
+                self.state[p] = {name: placed(value, p) for name, value in kept}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "aside": self.aside}
 
 
-def grouped(module: nn.Module, levels: dict[str, str]) -> dict[str, list[Tensor]]:
-    """The parameters of each level, in order; a frozen one belongs to none."""
-    found: dict[str, list[Tensor]] = {}
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            found.setdefault(levels[name], []).append(parameter)
-    return found
+class Levels(Rule):
+    """All levels of steps as one optimizer; a level's parameters are one or more param groups.
+
+    A level of period N sums the gradients of N calls and moves at the N-th.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], rules: dict[str, type[Rule]]) -> None:
+        self.rules = rules
+        super().__init__(groups, {})
+
+    def rule(self, group: dict[str, Any]) -> type[Rule]:
+        """Return the rule of a param group."""
+        return self.rules[group["level"]]
+
+    def due(self, group: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
+        """Return the parameters that move at this call, with the sum of their gradients."""
+        group["calls"] += 1
+        now = super().due(group)
+        if group["period"] == 1:
+            return now
+        for p, grad in now:
+            total = self.state[p].get("level.sum")
+            self.state[p]["level.sum"] = wide(grad).clone() if total is None else total.add_(grad)
+        if group["calls"] % group["period"]:
+            return []
+        states = [(p, self.state[p]) for p in group["params"]]
+        return [(p, kept.pop("level.sum")) for p, kept in states if "level.sum" in kept]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "rules": self.rules}
+
+
+def grouped(
+    module: nn.Module,
+    levels: dict[str, str],
+    copies: dict[str, int],
+    rules: list[tuple[str, int, dict[str, Any]]],
+) -> list[dict[str, Any]]:
+    """Make the param groups of a module's levels; a parameter without a level stays as it is.
+
+    levels: the level of each parameter; copies: how many axes in front are copies, where these are
+    not all but the last two; rules: each level's period and the arguments of its rule.
+    """
+    groups = []
+    for level, period, arguments in rules:
+        own = [(n, p) for n, p in module.named_parameters() if levels[n] == level]
+        own = [(n, p) for n, p in own if p.requires_grad]
+        for lead in dict.fromkeys(copies.get(name) for name, _ in own):
+            params = [p for name, p in own if copies.get(name) == lead]
+            group = {"params": params, "level": level, "period": period, "calls": 0, "lead": lead}
+            groups.append({**group, **arguments})
+    return groups
+
+
+def own_axes(p: Tensor, group: dict[str, Any]) -> int:
+    """Count the axes of a parameter that are no copies: 2, 1 or 0."""
+    return min(p.ndim - (group["lead"] or 0), 2)
+
+
+def pieces(at: Bucket, size: int = 2**16) -> Iterator[Bucket]:
+    """Cut the lists of a rule that works entry by entry: tensors in parts, small ones together."""
+    piece, room = Bucket(at.group, at.axes), size
+    for w, grad, kept in zip(at.w, at.grad, at.kept, strict=True):
+        states = {name: x for name, x in kept.items() if isinstance(x, Tensor)}
+        alike = all(x.is_contiguous() and x.shape == w.shape for x in (w, grad, *states.values()))
+        cut = alike and w.numel() > size
+        for start in range(0, w.numel() if cut else 1, size):
+            if room <= 0:
+                yield piece
+                piece, room = Bucket(at.group, at.axes), size
+            part = slice(start, start + size)
+            piece.w.append(w.view(-1)[part] if cut else w)
+            piece.grad.append(grad.view(-1)[part] if cut else grad)
+            own = {name: x.view(-1)[part] if cut else x for name, x in states.items()}
+            piece.kept.append(kept | own)
+            room -= piece.w[-1].numel()
+    yield piece
+
+
+def dense(grad: Tensor) -> Tensor:
+    """Give a gradient with all its entries."""
+    return grad.to_dense() if grad.is_sparse else grad
+
+
+def put(params: list[Tensor], values: list[Tensor]) -> None:
+    """Write values into parameters, in their own type and shape."""
+    for p, value in zip(params, values, strict=True):
+        if p.data_ptr() != value.data_ptr() or p.dtype != value.dtype:
+            p.copy_(value.view_as(p))
+
+
+def placed(value: Any, p: Tensor) -> Any:
+    """Give a copy of a state where its parameter is."""
+    if isinstance(value, dict):
+        return {name: placed(part, p) for name, part in value.items()}
+    return value.to(p.device, copy=True) if isinstance(value, Tensor) else value
+
+
+def chosen(holds: list[Tensor], new: list[Tensor], old: list[Tensor], axes: int) -> list[Tensor]:
+    """Choose between two lists, for each copy by itself."""
+    places = (..., *([None] * axes))
+    return [torch.where(c[places], a, b) for c, a, b in zip(holds, new, old, strict=True)]
+
+
+def orthogonal(
+    xs: list[Tensor], steps: int, coefficients: tuple[tuple[float, float, float], ...], eps: float
+) -> list[Tensor]:
+    """Orthogonalise matrices of one shape: X <- a X + (b A + c A^2) X, A = X X^T, from X / ||X||.
+
+    Small ones all at once.
+    """
+    shape, tall = xs[0].shape, xs[0].shape[-2] > xs[0].shape[-1]
+    if len(xs) > 1 and xs[0].numel() > (2**16 if xs[0].device.type == "cpu" else 2**20):
+        return [x for one in xs for x in orthogonal([one], steps, coefficients, eps)]
+    x = torch.stack(xs).flatten(0, -3)
+    x = x.mT if tall else x
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + eps)
+    for i in range(steps):
+        a, b, c = coefficients[i % len(coefficients)]
+        gram = x @ x.mT
+        # one pass each: b A + c A A, a X + (...) X
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x = x.mT if tall else x
+    return list(x.reshape(len(xs), *shape).unbind())
+
+
+def wide(x: Tensor) -> Tensor:
+    """Give x in float32 or better: the precision of states and decays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -62,8 +62,15 @@ def library_texts(names: Iterable[str]) -> list[str]:
 
 def source_of(file: str, name: str) -> str:
     """Return the text of one definition of another library file."""
+    return _sources(file)[name]
+
+
+@cache
+def _sources(file: str) -> dict[str, str]:
     text = files("nlc.codegen").joinpath(f"{file}.py").read_text("utf-8")
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
-            return "\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno])
-    raise KeyError(name)
+    lines = text.splitlines()
+    return {
+        node.name: "\n".join(lines[node.lineno - 1 : node.end_lineno])
+        for node in ast.parse(text).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }

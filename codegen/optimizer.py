@@ -1,107 +1,72 @@
-"""The emitted `optimizers.py`: one `torch.optim.Optimizer` over all step levels.
+"""The emitted `optimizers.py`: a class for each rule, and one optimizer over all step levels.
 
-In: a system. Out: Python text that imports torch only. A level's optimizer is told by what its
-rule's definition says, not by its name: sgd and adamw as the library writes them are run by torch's
-own; any other rule is refused by `unsupported_rules`.
+In: a system, the motions of its rules. Out: Python text that imports torch only. Which parameters a
+level has follows from where the system's weights are; what a rule does, from its equations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from nlc.codegen.library_source import source_of
+from nlc.codegen.library_source import library_texts, source_of
 from nlc.codegen.names import class_name
+from nlc.codegen.parameters import of_memory
+from nlc.codegen.rule_class import RuleText, write_class
+from nlc.codegen.rule_motion import dictionary
 from nlc.codegen.unit import calls
 from nlc.codegen.writer import Writer, split_call
 
-from nlc.ir.system import Block, Level, Model, Optimizer, Repeat, Step, System
+from nlc.ir.rule import OptimizerRule
+from nlc.ir.shape import Shape
+from nlc.ir.system import Block, Level, Model, Repeat, Step, System
 
-# what torch calls the arguments of a rule
-WORDS: Mapping[str, Mapping[str, str]] = {
-    "sgd": {"lr": "lr", "weight_decay": "weight_decay"},
-    "adamw": {"lr": "lr", "eps": "eps", "weight_decay": "weight_decay"},
-}
-CLASSES = {"sgd": "SGD", "adamw": "AdamW"}
+# what every emitted file has, in this order
+ALWAYS = ("Bucket", "Rule", "own_axes", "pieces", "dense", "put", "placed", "wide")
+LEVELS = ("Levels", "grouped")
 
 
 @dataclass(frozen=True)
-class StepLevel:
-    """A step level with torch's class for its rule and the names of its parameters."""
+class Owned:
+    """A parameter of a module: its name, its level, its leading axes and its own shape."""
 
-    level: Level
-    torch_class: str
-    words: tuple[tuple[str, object], ...]
-    parameters: tuple[str, ...]
+    name: str
+    level: str
+    lead: Shape
+    shape: Shape
 
+    @property
+    def copies(self) -> int | None:
+        """How many axes in front are copies, where these are not all but the last two."""
+        usual = max(len(self.lead) + len(self.shape) - 2, 0)
+        return len(self.lead) if len(self.lead) > usual else None
 
-def known_rule(definition: Any, shipped: Mapping[str, Any]) -> str | None:
-    """Return which of torch's optimizers a rule is, by its definition alone."""
-    for name in CLASSES:
-        rule = shipped.get(name)
-        if rule is not None and replace(rule, name="") == replace(definition, name=""):
-            return name
-    return None
-
-
-def unsupported_rules(system: System, shipped: Mapping[str, Any]) -> list[Optimizer]:
-    """List the optimizers of step levels that cannot be run yet."""
-    return [
-        level.optimizer
-        for level in system.levels
-        if level.period.unit == "steps"
-        and level.optimizer is not None
-        and known_rule(level.optimizer.definition, shipped) is None
-    ]
+    @property
+    def axes(self) -> int:
+        """How many axes an optimizer takes as the parameter's own: 2, 1 or 0."""
+        return min(len(self.shape), 2)
 
 
-def step_levels(system: System, shipped: Mapping[str, Any], root: str) -> list[StepLevel]:
-    """List the step levels with an optimizer; `root` is a block's name, or "" for the model."""
-    module: Block | Model | None = system.block(root) if root else system.model
-    if module is None:
-        return []
-    names = dict(parameter_levels(system, module))
-    found = []
-    for level in system.levels:
-        if level.period.unit != "steps" or level.optimizer is None:
-            continue
-        rule = known_rule(level.optimizer.definition, shipped)
-        if rule is None:
-            continue
-        given = dict(level.optimizer.arguments)
-        words: dict[str, object] = {
-            word: given[name] for name, word in WORDS[rule].items() if name in given
-        }
-        if rule == "adamw":
-            words["betas"] = (given.get("beta1", 0.9), given.get("beta2", 0.999))
-        own = tuple(name for name, at in names.items() if at == level.name)
-        found.append(StepLevel(level, CLASSES[rule], tuple(words.items()), own))
-    return found
-
-
-def parameter_levels(
-    system: System, module: Block | Model, prefix: str = ""
-) -> list[tuple[str, str]]:
+def owned(system: System, module: Block | Model, prefix: str = "") -> list[Owned]:
     """List all parameters of a module with the level that moves them."""
-    found: list[tuple[str, str]] = []
+    found: list[Owned] = []
     for weight in module.weights:
         if isinstance(module, Model) and module.tied and weight.name == "unembed":
             continue
         for part in weight.map.parts:
             name = f"{weight.name}.{part.name}" if part.name else weight.name
-            found.append((prefix + name, weight.level))
+            found.append(Owned(prefix + name, weight.level, weight.lead, part.shape))
     slow = [level.name for level in system.levels if level.period.unit == "steps"]
     if isinstance(module, Block):
-        from nlc.codegen.parameters import of_memory
-
         for memory in module.memories:
             for own in of_memory(memory):
                 name = f"{memory.name}.{own.name}" if own.name else memory.name
+                lead, shape = memory.lead, own.shape[len(memory.lead) :]
                 # a learned start is moved by the fastest level of steps
-                found.append((prefix + name, slow[0] if slow else ""))
+                found.append(Owned(prefix + name, slow[0] if slow else "", lead, shape))
     for path, block in _instances(system, module.steps, ""):
-        found += parameter_levels(system, block, f"{prefix}{path}.")
+        found += owned(system, block, f"{prefix}{path}.")
     return found
 
 
@@ -121,60 +86,124 @@ def _instances(system: System, steps: tuple[Step, ...], prefix: str) -> list[tup
     return list(found.items())
 
 
-def emit_optimizers(system: System, shipped: Mapping[str, Any]) -> str:
-    """Return the text of `optimizers.py`."""
-    out = Writer()
-    out.docstring([
-        f"Optimizers of {system.name}: one for all levels of steps.",
-        "Call `step` at every training step and `zero_grad` after it; each level acts at its own",
-        "period, with the sum of the gradients since it last did.",
-    ])  # fmt: skip
-    out.blank()
-    for line in (
-        "from __future__ import annotations", "", "from collections.abc import Callable",
-        "from typing import Any", "", "import torch", "from torch import Tensor, nn",
-    ):  # fmt: skip
-        out.line(line)
-    out.blank(2)
-    out.lines += source_of("library_optimizer", "Levels").splitlines()
-    out.lines += source_of("library_optimizer", "grouped").splitlines() and [
-        "", "", *source_of("library_optimizer", "grouped").splitlines()
+def moving_levels(system: System) -> list[Level]:
+    """List the levels of steps that have an optimizer."""
+    return [
+        level for level in system.levels
+        if level.period.unit == "steps" and level.optimizer is not None
     ]  # fmt: skip
-    roots = [(f"{class_name(b.name)}", b.name) for b in system.blocks]
-    if system.model is not None:
-        roots.append(("Model", ""))
-    out.blank(2)
-    out.line("# the level that moves each parameter, by module")
-    out.line("LEVELS: dict[str, dict[str, str]] = {")
-    with out.indent():
-        for label, root in roots:
-            module = system.block(root) if root else system.model
-            assert module is not None
-            out.line(f'"{label}": {{')
-            with out.indent():
-                for name, level in parameter_levels(system, module):
-                    out.line(f'"{name}": "{level}",')
-            out.line("},")
-    out.line("}")
-    out.blank(2)
-    _make(out, step_levels(system, shipped, "" if system.model else system.blocks[0].name))
+
+
+def emit_optimizers(system: System, rules: Sequence[OptimizerRule]) -> str:
+    """Return the text of `optimizers.py`, with the given rules and the levels' own."""
+    out = Writer()
+    levels = moving_levels(system)
+    about = [f"Optimizers of {system.name}."]
+    if levels:
+        about += [
+            "`optimizer(module)` is one optimizer for all levels of steps. Call `step` at every",
+            "training step and `zero_grad` after it; each level acts at its own period, with the",
+            "sum of the gradients since it last did.",
+        ]  # fmt: skip
+    texts = [write_class(rule, system) for rule in rules]
+    _imports(out, about, texts, bool(levels))
+    for name in (*ALWAYS[:2], *(LEVELS if levels else ()), *ALWAYS[2:]):
+        _definition(out, name)
+    helpers = sorted({name for text in texts for name in text.used})
+    own = [name for name in ("chosen", "orthogonal") if name in helpers]
+    for name in own:
+        _definition(out, name)
+    for source in library_texts([name for name in helpers if name not in own]):
+        if not source.startswith("def wide("):
+            out.blank(2)
+            out.lines += source.splitlines()
+    for text in texts:
+        out.blank(2)
+        out.lines += text.lines
+    if levels:
+        out.blank(2)
+        _tables(out, system)
+        out.blank(2)
+        _make(out, levels)
     return out.text()
 
 
-def _make(out: Writer, levels: list[StepLevel]) -> None:
+def _imports(out: Writer, about: list[str], texts: Iterable[RuleText], levels: bool) -> None:
+    out.docstring(about)
+    out.blank()
+    lines = ["from __future__ import annotations", ""]
+    if any("math." in line for text in texts for line in text.lines):
+        lines.append("import math")
+    lines += [
+        "from collections.abc import Callable, Generator, Iterable, Iterator",
+        "from itertools import chain", "from typing import Any", "", "import torch",
+    ]  # fmt: skip
+    if any(re.search(r"\bF\.", line) for text in texts for line in text.lines):
+        lines.append("import torch.nn.functional as F")
+    lines.append("from torch import Tensor, nn" if levels else "from torch import Tensor")
+    for line in lines:
+        out.line(line)
+    out.blank()
+    out.line("# yields values at which it wants gradients, and is sent these")
+    out.line("Points = Generator[list[Tensor], list[Tensor], None]")
+
+
+def _definition(out: Writer, name: str) -> None:
+    out.blank(2)
+    out.lines += source_of("library_optimizer", name).splitlines()
+
+
+def _tables(out: Writer, system: System) -> None:
+    """Write which level moves each parameter, by module, and where axes in front are copies."""
+    modules: list[tuple[str, Block | Model]] = [(class_name(b.name), b) for b in system.blocks]
+    if system.model is not None:
+        modules.append(("Model", system.model))
+    out.line("# the level that moves each parameter, by module")
+    out.line("LEVELS: dict[str, dict[str, str]] = {")
+    with out.indent():
+        for label, module in modules:
+            out.line(f'"{label}": {{')
+            with out.indent():
+                for own in owned(system, module):
+                    out.line(f'"{own.name}": "{own.level}",')
+            out.line("},")
+    out.line("}")
+    some = {label: [own for own in owned(system, m) if own.copies is not None]
+            for label, m in modules}  # fmt: skip
+    out.line("# how many axes in front are copies, where these are not all but the last two")
+    if not any(some.values()):
+        out.line("COPIES: dict[str, dict[str, int]] = {}")
+        return
+    out.line("COPIES: dict[str, dict[str, int]] = {")
+    with out.indent():
+        for label, parameters in some.items():
+            if not parameters:
+                continue
+            out.line(f'"{label}": {{')
+            with out.indent():
+                for own in parameters:
+                    out.line(f'"{own.name}": {own.copies},')
+            out.line("},")
+    out.line("}")
+
+
+def _make(out: Writer, levels: list[Level]) -> None:
     out.line("def optimizer(module: nn.Module) -> Levels:")
     with out.indent():
         out.docstring(["Make the optimizer of a model or a block, for all its levels of steps."])
-        out.line("groups = grouped(module, LEVELS[type(module).__name__])")
-        out.line("rules: list[tuple[str, int, Any, dict[str, Any]]] = [")
+        out.line("name = type(module).__name__")
+        out.line("levels: list[tuple[str, int, dict[str, Any]]] = [")
         with out.indent():
-            for entry in levels:
-                words = ", ".join(f'"{k}": {v!r}' for k, v in entry.words)
-                pieces = [
-                    f'"{entry.level.name}"', str(entry.level.period.count),
-                    f"torch.optim.{entry.torch_class}", f"{{{words}}}",
-                ]  # fmt: skip
+            for level in levels:
+                assert level.optimizer is not None
+                words = ", ".join(f'"{k}": {v!r}' for k, v in level.optimizer.arguments)
+                pieces = [f'"{level.name}"', str(level.period.count), f"{{{words}}}"]
                 for text in split_call("(", pieces, "),", out.room):
                     out.line(text)
         out.line("]")
+        pairs = [
+            f'"{lv.name}": {class_name(lv.optimizer.rule)}' for lv in levels if lv.optimizer
+        ]  # fmt: skip
+        dictionary(out, "rules: dict[str, type[Rule]] = ", pairs)
+        out.line("groups = grouped(module, LEVELS[name], COPIES.get(name, {}), levels)")
         out.line("return Levels(groups, rules)")

@@ -88,8 +88,6 @@ class Printer:
     holders: dict[str, fx.Node] = field(default_factory=dict)
     pinned: set[str] = field(default_factory=set)
     _place: dict[fx.Node, int] = field(default_factory=dict)
-    # texts of nodes as they are now; a new name changes those of what uses it
-    _texts: dict[fx.Node, tuple[str, int]] = field(default_factory=dict)
 
     def run(self) -> None:
         """Print all statements, without the return."""
@@ -107,7 +105,6 @@ class Printer:
         """Say that a node is known under a name."""
         self.bound[node] = name
         self.holders[name] = node
-        self._texts.clear()
 
     # ---- which nodes are statements ------------------------------------------------------------
 
@@ -292,9 +289,7 @@ class Printer:
         """Return an expression's text and how strongly it binds."""
         match value:
             case fx.Node():
-                if value not in self._texts:
-                    self._texts[value] = self._node(value)
-                return self._texts[value]
+                return self._node(value)
             case bool() | None | str():
                 return (f'"{value}"' if isinstance(value, str) else repr(value)), ATOM
             case int() | float():

@@ -8,22 +8,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from nlc.codegen.optimizer import CLASSES, emit_optimizers, known_rule, unsupported_rules
+from nlc.codegen.names import class_name
+from nlc.codegen.optimizer import emit_optimizers
 from nlc.codegen.package import write_package
 from nlc.codegen.torch_module import emit_model
 from nlc.diagnostics import Faults
 from nlc.ir.schedule import Plan, Schedule
 from nlc.ir.system import System
 from nlc.library import shipped_rules
+from nlc.optimizers import (
+    ARTICLES,
+    optimizer_faults,
+    refuse_rule,
+    rule_as_optimizer,
+    rules_to_emit,
+)  # fmt: skip
 from nlc.passes.explicit import explicit
 from nlc.passes.plan import plan
 from nlc.runtime.load import load_module
-from nlc.source import Span
 
 if TYPE_CHECKING:
     import torch
@@ -48,19 +56,8 @@ def refuse(system: System) -> None:
     faults = Faults()
     for code, words, span in getattr(system, "unsupported", ()):
         faults.error(code, words, span, "not supported yet", "leave it out for now")
-    for optimizer in unsupported_rules(system, shipped_rules()):
-        _refuse_rule(faults, optimizer.rule, optimizer.span)
+    faults.found += optimizer_faults(system)
     faults.stop_on_errors()
-
-
-def _refuse_rule(faults: Faults, name: str, span: Span) -> None:
-    faults.error(
-        "NL0806",
-        f"the optimizer `{name}` cannot be compiled yet",
-        span,
-        "a rule of its own",
-        "at step levels, `sgd` and `adamw` of the library run for now",
-    )
 
 
 class Compiled:
@@ -110,8 +107,6 @@ class Compiled:
 
     def block(self, name: str, **new: Any) -> nn.Module:
         """Make a block: `out, state = block(x, state=None)`."""
-        from nlc.codegen.names import class_name
-
         names = [block.name for block in self.system.blocks]
         if name not in names:
             raise ValueError(f"there is no block {name!r}; there are {', '.join(names)}")
@@ -135,10 +130,15 @@ class Compiled:
     @cached_property
     def optimizers_source(self) -> str:
         """The text of `optimizers.py`."""
-        return emit_optimizers(self.system, shipped_rules())
+        return emit_optimizers(self.system, rules_to_emit(self.system))
 
     def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
         """Make the optimizer of all step levels for a model or a block of this system."""
+        if all(lv.optimizer is None or lv.period.unit != "steps" for lv in self.system.levels):
+            raise ValueError(
+                "no level of steps has an optimizer: write `level slow every 1 step, optimizer "
+                "adamw(lr = 1e-3)`"
+            )
         loaded = load_module(self.optimizers_source, f"{self.system.name}_optimizers")
         made: torch.optim.Optimizer = loaded.optimizer(module)
         return made
@@ -163,17 +163,17 @@ class Compiled:
     def rule(self, name: str) -> Callable[..., torch.optim.Optimizer]:
         """Return one rule as an optimizer over a plain list of tensors: `rule(params, lr = 0.1)`.
 
-        Raises `SpecError` where the rule is not one that torch has.
+        Raises `SpecError` where the rule cannot be one.
         """
-        import torch
-
         rules = {**shipped_rules(), **{rule.name: rule for rule in self.system.rules}}
         if name not in rules:
             raise ValueError(f"there is no rule {name!r}; there are {', '.join(sorted(rules))}")
-        known = known_rule(rules[name], shipped_rules())
-        if known is None:
+        found = rule_as_optimizer(self.system, rules[name])
+        if not found.motions:
             faults = Faults()
-            _refuse_rule(faults, name, rules[name].span)
+            refuse_rule(faults, found, "matrix", ARTICLES["matrix"], rules[name].span)
             faults.stop_on_errors()
-        made: Callable[..., torch.optim.Optimizer] = getattr(torch.optim, CLASSES[known or "sgd"])
+        plain = replace(self.system, levels=())
+        loaded = load_module(emit_optimizers(plain, [found]), f"{self.system.name}_{name}")
+        made: Callable[..., torch.optim.Optimizer] = getattr(loaded, class_name(name))
         return made

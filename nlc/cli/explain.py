@@ -81,18 +81,12 @@ def faults_of(text: str, form: str) -> list[Diagnostic]:
 
 
 def _unsupported(system: System) -> list[Diagnostic]:
-    from nlc.codegen.optimizer import unsupported_rules
-    from nlc.library import shipped_rules
+    from nlc.optimizers import optimizer_faults
 
     faults = Faults()
     for code, words, span in system.unsupported:
         faults.error(code, words, span, "not supported yet", "leave it out for now")
-    for optimizer in unsupported_rules(system, shipped_rules()):
-        faults.error(
-            "NL0806", f"the optimizer `{optimizer.rule}` cannot be compiled yet", optimizer.span,
-            "a rule of its own",
-            "at step levels, `sgd` and `adamw` of the library run for now",
-        )  # fmt: skip
+    faults.found += optimizer_faults(system)
     return faults.found
 
 

@@ -97,18 +97,27 @@ class Learner:
     def learn(self, window: Tensor) -> float:
         """Take one training step on the model's objective; return bits per byte before it."""
         self.model.train()
-        logits, targets = predict(self.model, window.to(self.device))
+        window = window.to(self.device)
         objective: Any = getattr(self.model, "loss", cross_entropy)
-        loss = objective(logits, targets)
-        with torch.no_grad():
-            bits = float(cross_entropy(logits, targets)) / math.log(2)
-        if not math.isfinite(bits) or not math.isfinite(float(loss.detach())):
-            raise self.diverged(f"the loss became {float(loss.detach())}")
-        torch.autograd.backward(loss)
-        self.optimizer.step()
+        found: list[float] = []
+
+        def again() -> Tensor:
+            """Compute the loss and its gradients; a rule may ask for them at other values."""
+            self.optimizer.zero_grad(set_to_none=True)
+            logits, targets = predict(self.model, window)
+            loss: Tensor = objective(logits, targets)
+            with torch.no_grad():
+                bits = float(cross_entropy(logits, targets)) / math.log(2)
+            if not math.isfinite(bits) or not math.isfinite(float(loss.detach())):
+                raise self.diverged(f"the loss became {float(loss.detach())}")
+            torch.autograd.backward(loss)
+            found.append(bits)
+            return loss
+
+        self.optimizer.step(again)  # type: ignore[arg-type]
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return bits
+        return found[0]
 
     def diverged(self, what: str) -> Diverged:
         """Say that training left the finite numbers, and what is left."""

@@ -7,7 +7,7 @@ expression raises `Bad`, caught where the next statement begins, so that all are
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -256,28 +256,29 @@ def flat(shape: Shape) -> Axis:
     return Axis("*".join(axis.name for axis in shape) or "1", size)
 
 
-def real(context: Context, expr: tree.Expr) -> float:
-    """Evaluate a number written with dims: `3e-4`, `1/sqrt(d_k)`."""
+def real(context: Context, expr: tree.Expr, known: Mapping[str, float] | None = None) -> float:
+    """Evaluate a number written with dims, `3e-4`, `1/sqrt(d_k)`, or with other known names."""
+    names = {**context.dims, **(known or {})}
     functions: dict[str, Callable[[float], float]] = {
         "sqrt": math.sqrt, "exp": math.exp, "log": math.log, "abs": abs,
     }  # fmt: skip
     match expr:
         case tree.Number():
             return float(expr.value)
-        case tree.Name(id=name) if name in context.dims:
-            return float(context.dims[name])
+        case tree.Name(id=name) if name in names:
+            return float(names[name])
         case tree.Name(id=name):
-            context.unknown("dim", name, expr.span, list(context.dims), "NL0413")
+            context.unknown("dim", name, expr.span, list(names), "NL0413")
         case tree.Unary(operator=op, operand=operand):
-            value = real(context, operand)
+            value = real(context, operand, known)
             return -value if op == "-" else value
         case tree.Call(function=tree.Name(id=name), arguments=(one,)) if name in functions:
-            value = real(context, one)
+            value = real(context, one, known)
             if (name == "log" and value <= 0) or (name == "sqrt" and value < 0):
                 _no_number(context, expr)
             return float(functions[name](value)) if abs(value) < 700 or name != "exp" else math.inf
         case tree.Binary(operator=op, left=left, right=right) if op in "+-*/^":
-            a, b = real(context, left), real(context, right)
+            a, b = real(context, left, known), real(context, right, known)
             try:
                 match op:
                     case "+":

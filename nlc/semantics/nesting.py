@@ -10,6 +10,7 @@ from typing import Any
 
 from nlc.ir.system import Level, Optimizer, Period
 from nlc.semantics.context import Bad, Context, real
+from nlc.semantics.periods import count_arguments
 from nlc.syntax import tree
 
 
@@ -65,8 +66,19 @@ def _optimizer(context: Context, written: tree.Expr, resolver: Any) -> Optimizer
         )  # fmt: skip
     rule = resolver.rule(name.id, name.span)
     given = resolver.arguments(rule, written)
-    numbers = tuple((key, real(context, value)) for key, value in given.items())
-    return Optimizer(rule.name, numbers, rule, written.span)
+    numbers: dict[str, float] = {}
+    defaults = {id(parameter.default) for parameter in rule.parameters}
+    for key, value in given.items():
+        # a default sees the arguments before it, what is given sees dims alone
+        numbers[key] = real(context, value, numbers if id(value) in defaults else None)
+    for key in sorted(count_arguments(rule)):
+        if numbers[key] < 1 or numbers[key] != int(numbers[key]):
+            context.fail(
+                "NL0401", f"`{key}` is not a whole number", given[key].span,
+                f"this is {numbers[key]:g}", "it counts steps: write a whole number of at least 1",
+                (rule.span, "the rule"),
+            )  # fmt: skip
+    return Optimizer(rule.name, tuple(numbers.items()), rule, written.span)
 
 
 def _nest(context: Context, unit: str, places: dict[str, tree.Level]) -> None:

@@ -6,6 +6,7 @@ level is part of the memories it moves, and its states are theirs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from nlc.ir.level_graph import Component, Edge
@@ -22,7 +23,7 @@ def optimizer_states(level: Level, learning: list[Component]) -> Iterator[Compon
     rule = level.optimizer.definition
     entries = sum(c.size * c.copies for c in learning)
     tensors = sum(c.copies for c in learning)
-    periods = _periods(rule.equations, level.period.count)
+    periods = _periods(rule.equations, level)
     for state in rule.states:
         scalar = state.shape == ()
         yield Component(
@@ -94,20 +95,34 @@ def _assigns(statements: tuple[tree.Stmt, ...]) -> Iterator[tree.Assign]:
                 pass
 
 
-def _periods(statements: tuple[tree.Stmt, ...], whole: int) -> Mapping[str, int]:
+def _periods(statements: tuple[tree.Stmt, ...], level: Level) -> Mapping[str, int]:
     """Find the states that are set only inside `every N steps { }`, with their periods."""
-    inside: dict[str, int] = {}
-    outside: set[str] = set()
-    for statement in statements:
-        if isinstance(statement, tree.Every):
-            number = statement.period.count
-            times = int(number.value) if isinstance(number, tree.Number) else 1
-            for assign in _assigns(statement.body):
-                inside |= {target.path[0]: whole * times for target in assign.targets}
-        else:
-            for assign in _assigns((statement,)):
-                outside |= {target.path[0] for target in assign.targets}
-    return {name: period for name, period in inside.items() if name not in outside}
+    assert level.optimizer is not None
+    given = {**dict(level.optimizer.arguments)}
+    found: dict[str, list[int]] = {}
+
+    def walk(body: tuple[tree.Stmt, ...], calls: int) -> None:
+        for statement in body:
+            match statement:
+                case tree.Every(period=period, body=inside):
+                    count = period.count
+                    times = 1.0
+                    if isinstance(count, tree.Number):
+                        times = float(count.value)
+                    elif isinstance(count, tree.Name):
+                        times = given.get(count.id, 1.0)
+                    # a block in a block runs at the calls at which both do
+                    walk(inside, math.lcm(calls, int(times)))
+                case tree.When(body=inside) | tree.Repeat(body=inside):
+                    walk(inside, calls)
+                case tree.Assign(targets=targets):
+                    for target in targets:
+                        found.setdefault(target.path[0], []).append(calls)
+                case tree.Share():
+                    pass
+
+    walk(statements, 1)
+    return {name: level.period.count * min(calls) for name, calls in found.items()}
 
 
 def names_in(node: object) -> Iterator[str]:

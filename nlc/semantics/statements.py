@@ -15,6 +15,7 @@ from nlc.semantics.axes import align, embeddings, split
 from nlc.semantics.context import Bad
 from nlc.semantics.functions import RESERVED
 from nlc.semantics.memories import route_of
+from nlc.semantics.periods import period_in
 from nlc.semantics.trees import substitute
 from nlc.semantics.values import Struct, Value, each, select
 from nlc.source import Span
@@ -64,7 +65,9 @@ def _every(
     scope: UpdateScope, period: tree.Period, body: tuple[tree.Stmt, ...], span: Span
 ) -> None:
     """Run equations when a period ends; a step is one update, and `grad` is then their sum."""
-    unit, count = scope.context.period(period)
+    unit, number = period_in(scope, period)
+    # an argument without a value stands for any count: the rule is only being checked
+    count = int(number.attr("value")) if number.op == "const" else 1
     own, size = scope.period
     if unit == "tokens" and own == "tokens" and count % size:
         level = scope.context.levels[scope.body.level]
@@ -106,10 +109,13 @@ def _assign(scope: UpdateScope, statement: tree.Assign) -> None:
     )  # fmt: skip
     values = values_of(scope.block, scope, statement)
     for target, value in zip(statement.targets, values, strict=True):
-        _set(scope, target, value, text, statement.span)
+        assign_one(scope, target, value, text, statement.span)
 
 
-def _set(scope: UpdateScope, target: tree.Target, value: Value, text: str, span: Span) -> None:
+def assign_one(
+    scope: UpdateScope, target: tree.Target, value: Value, text: str, span: Span
+) -> None:
+    """Let a name stand for a value from here on, and note the equation."""
     name, *rest = target.path
     if scope.own(name) and rest and scope.is_state(rest[0]):
         name, *rest = rest

@@ -21,3 +21,8 @@ def test_emitted_model(spec: str, golden: Callable[[str, str], None]) -> None:
 def test_emitted_optimizers(golden: Callable[[str, str], None]) -> None:
     compiled = nlc.compile(nlc.load(next(p for p in SPECS if p.stem == "gated_deltanet")))
     golden("models/gated_deltanet_optimizers.py", compiled.optimizers_source)
+
+
+def test_emitted_rules(golden: Callable[[str, str], None]) -> None:
+    compiled = nlc.compile(nlc.load(next(p for p in SPECS if p.stem == "rules")))
+    golden("models/rules_optimizers.py", compiled.optimizers_source)

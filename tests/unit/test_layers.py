@@ -35,6 +35,8 @@ ALLOWED: dict[str, str] = {
 }
 ALLOWED["library"] = ALLOWED["semantics"]
 ALLOWED["compiler"] += " library"
+ALLOWED["optimizers"] = ALLOWED["semantics"] + " passes semantics library"
+ALLOWED["compiler"] += " optimizers"
 ALLOWED["compiled"] = ALLOWED["compiler"]
 ALLOWED["compiler"] += " compiled"
 ALLOWED["nlc"] = ALLOWED["compiler"] + " compiler"

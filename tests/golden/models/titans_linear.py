@@ -495,8 +495,8 @@ def circular_tables(D: list[list[Tensor | None]]) -> list[list[Tensor | None]]:
 class MixerM(nn.Module):
     """Memory M: linear(d_k -> d_v), one per heads; every 1 token.
 
-    S = eta * S - theta * grad   (rules.nl:20)
-    self = (1 - alpha) * self + S   (rules.nl:21)
+    S = eta * S - theta * grad   (rules.nl:27)
+    self = (1 - alpha) * self + S   (rules.nl:28)
     state  M [B, heads, d_v, d_k]
     state  M.S.weight [B, heads, d_v, d_k]
     runs   tile-solve: affine in its state, which its writes read

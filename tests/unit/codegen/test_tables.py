@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from nlc.codegen.library_source import library_names, library_texts
+from nlc.codegen.rule_elements import ELEMENTS
+from nlc.codegen.rule_numbers import NUMBERS
 from nlc.codegen.spelling import SPELLING
 
 from nlc.ir.operations import OPERATIONS
@@ -19,3 +21,9 @@ def test_a_text_brings_what_it_needs() -> None:
         assert f" {name}(" in texts or f" {name}(" in texts.replace("class", " ")
     assert "attend" not in texts
     assert len(set(library_names())) == len(library_names())
+
+
+def test_every_operation_has_a_text_in_optimizers() -> None:
+    assert set(ELEMENTS) == set(OPERATIONS)
+    elementwise = {name for name, op in OPERATIONS.items() if op.kind == "elementwise"}
+    assert set(NUMBERS) == elementwise

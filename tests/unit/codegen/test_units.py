@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import nlc
-from nlc.diagnostics import SpecError
 from tests.unit.codegen.agree import agree, close, randomised, same_states
 
 NESTED = """system nested
@@ -70,37 +69,6 @@ def test_nested_repeats_and_tied_embeddings() -> None:
     assert "unembed.weight" not in dict(model.named_parameters())
 
 
-def test_a_rule_that_torch_does_not_have_is_refused() -> None:
-    text = """
-system own
-dims { d = 4 }
-rule mine(lr) { self = self - lr * sign(grad) }
-level slow every 1 step, optimizer mine(lr = 0.1)
-block f(x[d]) -> out[d] {
-  weights A : linear(d -> d)
-  out = A(x)
-}
-"""
-    with pytest.raises(SpecError) as found:
-        nlc.compile(nlc.parse(text))
-    assert [d.code for d in found.value.diagnostics] == ["NL0806"]
-
-
-def test_a_rule_is_known_by_its_definition_not_by_its_name() -> None:
-    text = """
-system own
-dims { d = 4 }
-rule plain(lr, weight_decay = 0) { self = self - lr * (grad + weight_decay * self) }
-level slow every 1 step, optimizer plain(lr = 0.1)
-block f(x[d]) -> out[d] {
-  weights A : linear(d -> d)
-  out = A(x)
-}
-"""
-    compiled = nlc.compile(nlc.parse(text))
-    assert "torch.optim.SGD" in compiled.optimizers_source
-
-
 def test_a_reference_has_the_parameters_of_the_module_made_last() -> None:
     compiled = nlc.compile(nlc.parse(NESTED))
     block = randomised(compiled.block("inner").double())
@@ -115,8 +83,6 @@ def test_one_rule_over_plain_tensors() -> None:
     weight.sum().backward()
     optimizer.step()
     assert torch.equal(weight.data, torch.full((2,), 0.5))
-    with pytest.raises(SpecError):
-        compiled.rule("titans")
 
 
 def test_a_read_used_twice_in_one_place_is_read_once() -> None:

@@ -142,3 +142,14 @@ def test_the_graph_is_networkx_and_is_loaded_only_on_request() -> None:
     code = "import nlc, sys; nlc.load('specs/deltanet.nl'); print('networkx' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
+
+
+def test_a_block_every_n_steps_is_a_slower_level_of_its_optimizer() -> None:
+    text = HEAD.replace("adamw(lr = 1e-3)", "m3(lr = 1e-3, f = 5)")
+    system = nlc.parse(f"{text}\nblock mixer(x[d]) -> out[d] {{\n{WEIGHTS}{DELTA}\n}}\n")
+    periods = {n: system.component(f"slow.m3.{n}").period.count for n in ("M1", "V", "M2", "O2")}
+    assert periods == {"M1": 1, "V": 1, "M2": 5, "O2": 5}
+    rank = {c.name: c.rank for c in system.components}
+    assert rank["slow.m3.M1"] < rank["mixer.W_q"] < rank["slow.m3.M2"] < rank["slow.m3.O2"]
+    assert ("slow.m3.M2", "slow.m3.O2") in edges(system, "reads")
+    assert ("slow.m3.O2", "mixer.W_q") in edges(system, "optimises")
