@@ -104,11 +104,16 @@ def _header(
     if loop.counter:
         source = rows[0] if len(rows) == 1 else f"zip({', '.join(rows)}, strict=True)"
         head = f"for {texts[loop.counter]}, {inside} in enumerate("
-        if len(source) + 5 > room:
+        if len(rows) > 1 and (len(source) + 5 > room or len(head) > room):
             name = fresh("tokens")
             first = split_call(f"{name} = zip(", [*rows, "strict=True"], ")", room)
-            return [*first, f"{head}{name}, start={start}):"]
+            tail = f") in enumerate({name}, start={start}):"
+            return [*first, *split_call(f"for {texts[loop.counter]}, (", taken, tail, room)]
         arguments, tail = [source, f"start={start}"], "):"
+    elif len(rows) > 1 and len(head) > room:
+        name = fresh("tokens")
+        first = split_call(f"{name} = zip(", [*rows, "strict=True"], ")", room)
+        return [*first, *split_call("for (", taken, f") in {name}:", room)]
     return split_call(head, arguments, tail, room) if arguments else [head + tail]
 
 

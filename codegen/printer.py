@@ -88,6 +88,8 @@ class Printer:
     holders: dict[str, fx.Node] = field(default_factory=dict)
     pinned: set[str] = field(default_factory=set)
     _place: dict[fx.Node, int] = field(default_factory=dict)
+    # texts of nodes as they are now; a new name changes those of what uses it
+    _texts: dict[fx.Node, tuple[str, int]] = field(default_factory=dict)
 
     def run(self) -> None:
         """Print all statements, without the return."""
@@ -105,6 +107,7 @@ class Printer:
         """Say that a node is known under a name."""
         self.bound[node] = name
         self.holders[name] = node
+        self._texts.clear()
 
     # ---- which nodes are statements ------------------------------------------------------------
 
@@ -289,7 +292,9 @@ class Printer:
         """Return an expression's text and how strongly it binds."""
         match value:
             case fx.Node():
-                return self._node(value)
+                if value not in self._texts:
+                    self._texts[value] = self._node(value)
+                return self._texts[value]
             case bool() | None | str():
                 return (f'"{value}"' if isinstance(value, str) else repr(value)), ATOM
             case int() | float():

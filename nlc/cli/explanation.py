@@ -33,7 +33,9 @@ def explanation(system: System, report: Report) -> str:
 def _memory(system: System, block: Block, memory: Memory, schedule: Schedule) -> Iterator[str]:
     level = system.level(memory.level)
     yield f"memory {memory.name} of {block.name}, at {level.name}: {period(level)}"
-    if memory.objective is not None:
+    if memory.written_objective is not None and not memory.is_task:
+        yield f"  objective    {printable(' '.join(memory.written_objective.text.split()))}"
+    elif memory.objective is not None:
         yield f"  objective    {show_expr(memory.objective)}"
     word = "update"
     for statement in memory.statements:

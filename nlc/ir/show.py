@@ -55,6 +55,8 @@ def _show(expr: Expr, depth: int) -> tuple[str, int]:
     if not expr.args or expr.op == "let":
         return _leaf(expr), ATOM
     arguments = ", ".join(show_expr(arg, depth - 1) for arg in expr.args)
+    if expr.op == "shift" and expr.attr("n") != 1:
+        arguments += f", {expr.attr('n')}"
     return f"{expr.op}({arguments})", ATOM
 
 
@@ -98,4 +100,6 @@ def _leaf(expr: Expr) -> str:
             return name if when == "post" else f"{when}({name})"
         case "index" | "identity":
             return f"{expr.op}({expr.attr('axis').name})"
+        case "position":
+            return "position"
     return f"{expr.op}()"

@@ -13,7 +13,7 @@ from nlc.ir.system import (
 )  # fmt: skip
 from nlc.semantics.axes import enter
 from nlc.semantics.expressions import Scope
-from nlc.semantics.histories import delayed
+from nlc.semantics.histories import earlier
 from nlc.semantics.memories import memory_readable, state_leaf, variables
 from nlc.semantics.records import Body
 from nlc.semantics.values import Readable, Value, each, pack
@@ -24,6 +24,9 @@ from nlc.syntax import tree
 if TYPE_CHECKING:
     from nlc.semantics.blocks import BlockResolver
     from nlc.semantics.scopes import BlockScope
+
+# how many tokens `recent` may sum over: each is a term of its own
+RECENT = 256
 
 
 def over_tokens(call: tree.Call) -> tree.Expr | None:
@@ -262,23 +265,32 @@ class ObjectiveScope(BodyScope):
         written, count = call.arguments
         e = self.plain(written)
         n = self.context.positive(count, "the number of tokens")
-        if n > 4096:
+        if n > RECENT:
             self.context.fail(
                 "NL0402", "`recent` looks back too far", count.span, f"{n} tokens",
-                "up to 4096 tokens",
+                f"up to {RECENT} tokens",
             )  # fmt: skip
-        total = e
+        if n == 1:
+            return e
+        terms = [earlier(self.block, e, 0, None, call.span)]
         for back in range(1, n):
-            past = delayed(self.block, e, back)
             position = self.make("position", span=call.span)
             bound = self.context.number(float(back), call.span)
             begun = self.make("ge", position, bound, span=call.span)
+            past = earlier(self.block, e, back, begun, call.span)
             nothing = self.context.number(0.0, call.span)
             kept = self.combine(
                 "where", call.span,
                 [(begun, call.span), (past, written.span), (nothing, call.span)],
             )  # fmt: skip
-            added = self.combine("add", call.span, [(total, call.span), (kept, call.span)])
-            assert isinstance(added, Expr)
-            total = added
-        return total
+            assert isinstance(kept, Expr)
+            terms.append(kept)
+        return self._total(terms, call.span)
+
+    def _total(self, terms: list[Expr], span: Span) -> Expr:
+        """Add in pairs, so that a long sum is no deep one."""
+        while len(terms) > 1:
+            pairs = zip(terms[::2], terms[1::2], strict=False)
+            added = [self.combine("add", span, [(a, span), (b, span)]) for a, b in pairs]
+            terms = [*(x for x in added if isinstance(x, Expr)), *terms[len(added) * 2 :]]
+        return terms[0]

@@ -20,6 +20,7 @@ from tests.references.features import (
     project,
     zeros,
 )
+from tests.references.layers import conv, heads, linear, unit
 
 
 @feature(
@@ -109,6 +110,40 @@ def omega(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
 
     M, y = over_tokens(q, zeros(x, H, DV, DK), move)
     return out(p, y), {"M": M}
+
+
+@feature(
+    "the last three tokens, with keys and weights made in place",
+    """
+  weights conv_c : conv(heads*d_k, width = 2)
+  weights W_g : linear(d -> heads)
+  memory M : linear(d_k -> d_v, bias) at fast {
+    key unit(conv_c(W_k(x)))
+    value 0.5 * v
+    objective recent(sigmoid(W_g(x)) * ||M(key) - value||^2 / (2 + position), 3)
+    update { self = 0.9 * self - 0.1 * grad }
+  }
+  out = W_o(M(q))
+""",
+)
+def weighed_omega(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """The offset would learn from tokens before the start, if there were any."""
+    q, _, v = project(p, x)
+    k = unit(heads(conv(p, "conv_c", linear(p, "W_k", x)), H))
+    weight = 2 * torch.sigmoid(linear(p, "W_g", x))
+
+    def move(t: int, state: Any) -> Any:
+        W, b = state
+        gW, gb = torch.zeros_like(W), torch.zeros_like(b)
+        for s in range(max(t - 2, 0), t + 1):
+            error = read(W, k[:, s]) + b - 0.5 * v[:, s]
+            error = weight[:, s, :, None] / (2 + s) * error
+            gW, gb = gW + outer(error, k[:, s]), gb + error
+        W, b = 0.9 * W - 0.1 * gW, 0.9 * b - 0.1 * gb
+        return (W, b), read(W, q[:, t]) + b
+
+    (W, b), y = over_tokens(q, (zeros(x, H, DV, DK), zeros(x, H, DV)), move)
+    return out(p, y), {"M": {"weight": W, "bias": b}}
 
 
 @feature(

@@ -133,6 +133,8 @@ MODELS: dict[str, Callable[[P, Tensor, Dims], Mixed]] = {
     ),
     "titans_lmm": stack(("mixer", titans_lmm)),
     "titans_linear": stack(("mixer", library_memories.titans_linear)),
+    "mesanet": stack(("mixer", library_memories.mesanet), ("ffn", glu)),
+    "omega": stack(("mixer", library_memories.omega), ("ffn", glu)),
     "gla": stack(("mixer", library_affine.gla), ("ffn", glu)),
     "mamba2": stack(("mixer", library_affine.mamba2), unembed="embed"),
     "kda": stack(("mixer", library_affine.kda), ("ffn", glu)),

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(FLA is None, reason="fla-core is not installed")
 
 B, H, K, V = 2, 3, 8, 6
 BLOCK = """system core
-dims {{ heads = 3, d_k = 8, d_v = 6 }}
+dims {{ heads = 3, d_k = 8, d_v = {d_v} }}
 level fast every 1 token
 level slow every 1 step
 block core({inputs}) -> out[heads, d_v] {{
@@ -31,11 +31,12 @@ block core({inputs}) -> out[heads, d_v] {{
 KEYS = "q[heads, d_k], k[heads, d_k], v[heads, d_v]"
 
 
-def core(spec: str, inputs: str, read: str = "M(q)") -> nn.Module:
+def core(spec: str, inputs: str, read: str = "M(q)", d_v: int = V) -> nn.Module:
     """The memories of a shipped spec in a block of their own."""
     text = files("nlc.specs").joinpath(f"{spec}.nl").read_text("utf-8")
     memories = re.findall(r"^  memory .*?\n  }\n", text, re.MULTILINE | re.DOTALL)
-    system = nlc.parse(BLOCK.format(inputs=inputs, memories="".join(memories), read=read))
+    body = {"memories": "".join(memories), "read": read, "d_v": d_v}
+    system = nlc.parse(BLOCK.format(inputs=inputs, **body))
     block: nn.Module = nlc.compile(system).block("core")
     return block
 
@@ -44,8 +45,8 @@ def gates(length: int, *seeds: int) -> list[Tensor]:
     return [draw(B, length, H, seed=seed).sigmoid().requires_grad_() for seed in seeds]
 
 
-def keys(length: int) -> list[Tensor]:
-    q, v = draw(B, length, H, K, seed=20), draw(B, length, H, V, seed=21)
+def keys(length: int, d_v: int = V) -> list[Tensor]:
+    q, v = draw(B, length, H, K, seed=20), draw(B, length, H, d_v, seed=21)
     k = normalize(draw(B, length, H, K, seed=30), dim=-1)
     return [x.requires_grad_() for x in (q, k, v)]
 
@@ -76,3 +77,22 @@ def test_titans_linear_is_flas_delta_rule_with_momentum(length: int) -> None:
     )  # fmt: skip
     ours = [out, state["M"], state["M.S"]]
     compare(ours, [wanted, last[0].mT, -last[1].mT], [q, k, v, theta, eta, alpha, M, S])
+
+
+@pytest.mark.parametrize("length", [1, 7, 70])
+def test_mesanet_is_flas_exact_form(length: int) -> None:
+    """fla's h_kk is H, its h_kv the transpose of G; its values are as wide as its keys."""
+    q, k, v = keys(length, K)
+    beta, gamma = gates(length, 1, 2)
+    strength = 0.25 + draw(H, K, seed=3).sigmoid()
+    inputs = f"{KEYS}, beta[heads], gamma[heads], Lambda[heads, d_k]"
+    block = core("mesanet", inputs, "G(solve(H + diag(Lambda), q))", K)
+    out, state = block(q, k, v, beta, gamma, strength.expand(B, length, H, K))
+    wanted, kk, kv = naive("mesa_net").naive_mesa_net_exact(q, k, v, gamma.log(), strength, beta)
+    ours = [out, state["H"], state["G"]]
+    compare(ours, [wanted, kk, kv.mT], [q, k, v, beta, gamma])
+    if length == 70:
+        solved, *_ = naive("mesa_net").naive_mesa_net_CG(
+            q, k, v, gamma.log(), strength, beta, chunk_size=35
+        )
+        torch.testing.assert_close(out, solved, rtol=1e-3, atol=1e-3)

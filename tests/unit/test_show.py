@@ -25,6 +25,14 @@ def test_operators_bind_as_in_the_language() -> None:
     check(g.make("sigmoid", g.make("unsqueeze", a, axes=(-1,))), "sigmoid(a)")
 
 
+def test_time_is_written_as_in_a_spec() -> None:
+    g = Graph()
+    k = g.make("stream", name="k", shape=K)
+    assert show_expr(g.make("shift", k, n=1, slot="shift_1")) == "shift(k)"
+    assert show_expr(g.make("shift", k, n=3, slot="shift_1")) == "shift(k, 3)"
+    assert show_expr(g.make("position")) == "position"
+
+
 def test_states_say_when() -> None:
     g = Graph()
     state = {"memory": "M", "var": "S", "part": "weight", "shape": K}

@@ -1,0 +1,930 @@
+"""omega: OmegaNet with a linear memory (ATLAS, arXiv:2505.23735, eqs. 9-11)
+
+Made by nlc from spec.nl. It imports torch only; change it as you like.
+Levels, fastest first:
+    fast: every 1 token
+    slow: every 1 step
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def wide(x: Tensor) -> Tensor:
+    """Give x in float32 or better: the precision of states and decays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def unit(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-12) -> Tensor:
+    """x / max(||x||, eps)."""
+    return x / torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(eps)
+
+
+def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Tensor:
+    """x / sqrt(mean(x^2) + eps)."""
+    return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
+
+
+def number(value: float, like: Tensor) -> Tensor:
+    """Give a number as a tensor, in float32 or better."""
+    return wide(like.new_full((), value))
+
+
+def positions(start: int, tokens: int, like: Tensor) -> Tensor:
+    """Count the tokens from the sequence's start: [1, T], in float32 or better."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.arange(start, start + tokens, device=like.device, dtype=dtype)[None]
+
+
+def zeros(like: Tensor, *shape: int) -> Tensor:
+    """Give zeros in float32 or better, where states are kept."""
+    return like.new_zeros(shape, dtype=torch.promote_types(like.dtype, torch.float32))
+
+
+def read_linear(x: Tensor, weight: Tensor, lead: int) -> Tensor:
+    """W x: x [B, *lead, *more, d_in], weight [B, *lead, d_out, d_in]."""
+    if x.ndim == 2 + lead:
+        return matvec(weight, x)
+    y = x.flatten(1 + lead, -2) @ weight.mT
+    return y.unflatten(1 + lead, x.shape[1 + lead : -1])
+
+
+def concat(*parts: Tensor) -> Tensor:
+    """Join along the last axis; the axes in front broadcast."""
+    front = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    return torch.cat([part.expand(*front, part.shape[-1]) for part in parts], -1)
+
+
+def matvec(matrix: Tensor, x: Tensor) -> Tensor:
+    """[..., m, k], [..., k] -> [..., m]."""
+    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+
+
+def outer(a: Tensor, b: Tensor) -> Tensor:
+    """a b^T: [..., m], [..., n] -> [..., m, n]."""
+    return a.unsqueeze(-1) * b.unsqueeze(-2)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """-log softmax(logits)[target], per token: [..., n], [...] -> [...]."""
+    losses = F.cross_entropy(wide(logits).flatten(0, -2), targets.flatten(), reduction="none")
+    return losses.view(targets.shape)
+
+
+def shift(x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+    """x of n tokens ago: x [B, T, ...], past [B, n, ...] -> shifted [B, T, ...], new past."""
+    joined = torch.cat((past.to(x.dtype), x), 1)
+    return joined[:, : x.shape[1]], joined[:, x.shape[1] :].to(past.dtype)
+
+
+def shift_step(x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+    """x of n tokens ago, for one token: x [B, ...], past [B, n, ...]."""
+    return past[:, 0].to(x.dtype), torch.cat((past[:, 1:], x[:, None].to(past.dtype)), 1)
+
+
+def uniform(weight: Tensor, fan_in: int) -> None:
+    """Draw from the uniform distribution in +-1/sqrt(fan in)."""
+    bound = 1 / math.sqrt(max(fan_in, 1))
+    nn.init.uniform_(weight, -bound, bound)
+
+
+class Conv(nn.Module):
+    """Depthwise causal convolution over time; the last tap is the present token."""
+
+    def __init__(self, channels: int, width: int, bias: bool = False, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.weight = nn.Parameter(torch.empty(channels, 1, width, **new))
+        self.bias = nn.Parameter(torch.empty(channels, **new)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        uniform(self.weight, self.weight.shape[-1])
+        if self.bias is not None:
+            uniform(self.bias, self.weight.shape[-1])
+
+    def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, T, channels], past [B, width - 1, channels] -> y, new past."""
+        joined = torch.cat((past.to(x.dtype), x), 1)
+        y = F.conv1d(joined.mT, self.weight, self.bias, groups=self.weight.shape[0]).mT
+        return y, joined[:, x.shape[1] :].to(past.dtype)
+
+    def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, channels] of one token -> y, new past."""
+        joined = torch.cat((past.to(x.dtype), x[:, None]), 1)
+        y = (joined * self.weight[:, 0].mT).sum(1)
+        y = y if self.bias is None else y + self.bias
+        return y, joined[:, 1:].to(past.dtype)
+
+
+def activation(name: str, x: Tensor) -> Tensor:
+    """The activation of a map by its name in the spec."""
+    match name:
+        case "none":
+            return x
+        case "exp":
+            return torch.exp(x)
+        case "softplus":
+            return torch.logaddexp(x, x.new_zeros(()))
+        case _:
+            return getattr(F, name)(x)
+
+
+class GLU(nn.Module):
+    """down (act(gate x) * (up x))."""
+
+    def __init__(
+        self, d_in: int, hidden: int, d_out: int, act: str = "silu", device=None, dtype=None
+    ):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.act = act
+        self.gate = nn.Parameter(torch.empty(hidden, d_in, **new))
+        self.up = nn.Parameter(torch.empty(hidden, d_in, **new))
+        self.down = nn.Parameter(torch.empty(d_out, hidden, **new))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for weight in (self.gate, self.up, self.down):
+            uniform(weight, weight.shape[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        gated = activation(self.act, F.linear(x, self.gate)) * F.linear(x, self.up)
+        return F.linear(gated, self.down)
+
+
+class Write(NamedTuple):
+    """One outer product for each token: e b^T with e = sum M_j p + u + sum c e_s."""
+
+    p: list[tuple[Tensor, int]]  # what state j is read with
+    u: Tensor | None
+    b: list[tuple[Tensor, tuple[int, ...]]]  # along which it goes, and into which states
+    c: tuple[tuple[Tensor, int], ...] = ()  # how much of the same token's write s it sees
+
+
+class Tiles(NamedTuple):
+    """A memory's course over a sequence; N tiles of C tokens, H copies, n states."""
+
+    gates: Any  # products of gates from token to token
+    writes: list[Tensor]  # e of each write [B, N, H, C, d_v]
+    keys: list[list[tuple[Tensor, tuple[int, ...]]]]  # b of each write [B, N, H, C, d_k]
+    starts: Tensor  # the states before each tile, side by side [B, N, H, d_v, n * d_k]
+    tokens: int
+    lead: tuple[int, ...]
+    origin: Tensor | None = None  # the state before the chunk, as it is
+
+
+class UnitLowerInverse(torch.autograd.Function):
+    """(I - A)^-1 for A below the diagonal; its gradient is X^T G X^T, masked by A's own."""
+
+    @staticmethod
+    def forward(ctx, lower):
+        one = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
+        inverse = torch.linalg.solve_triangular(
+            one - lower, one.expand(lower.shape), upper=False, unitriangular=True
+        )
+        ctx.save_for_backward(inverse)
+        return inverse
+
+    @staticmethod
+    def backward(ctx, grad):
+        (inverse,) = ctx.saved_tensors
+        return inverse.mT @ grad @ inverse.mT
+
+
+def tiled(x: Tensor, front: tuple[int, ...], d: int, tile: int, fill: float = 0.0) -> Tensor:
+    """Cut the sequence into tiles: [B, T, *lead, d] -> [B, N, H, C, d]."""
+    tokens = front[1]
+    x = x.expand(*front, d).reshape(front[0], tokens, -1, d)
+    if tokens % tile:
+        x = F.pad(x, (0, 0, 0, 0, 0, -tokens % tile), value=fill)
+    return x.unflatten(1, (-1, tile)).transpose(2, 3).contiguous()
+
+
+def untiled(x: Tensor, tokens: int, lead: tuple[int, ...]) -> Tensor:
+    """Join tiles again: [B, N, H, C, ...] -> [B, T, *lead, ...]."""
+    x = x.transpose(2, 3).flatten(1, 2)[:, :tokens]
+    return x.reshape(*x.shape[:2], *lead, *x.shape[3:])
+
+
+def solve_tiles(
+    writes: list[Write], kind: Any, gates: list[list[Any]], states: list[Tensor], tile: int
+) -> tuple[Any, ...]:
+    """Solve the writes of all tokens: the course and the states after it; `gates[a][j]` is D_aj."""
+    lead, (d_v, d_k) = tuple(states[0].shape[1:-2]), states[0].shape[-2:]
+    M = torch.cat([Z.reshape(Z.shape[0], -1, d_v, d_k) for Z in states], -1)
+    front = common_front(writes, kind, gates, (M.shape[0], 1, *lead))
+    D = kind(gates, front, tile, M)
+
+    def cut(x: Tensor, d: int) -> Tensor:
+        return tiled(x.to(M.dtype), front, d, tile)
+
+    keys = [[(D.keys(cut(b, d_k)), into) for b, into in w.b] for w in writes]
+    E = [torch.zeros_like(k[0][0][..., :1]) if w.u is None else cut(w.u, d_v)
+         for w, k in zip(writes, keys, strict=True)]  # fmt: skip
+    open_ = [r for r, w in enumerate(writes) if w.p or w.c]
+    known = [r for r in range(len(writes)) if r not in open_]
+    # what the known writes leave in the states at each tile's end
+    add = sum(E[s].mT @ D.left(keys[s]) for s in known) if known else None
+    if open_:
+        reads = {r: [(cut(p, d_k), j) for p, j in writes[r].p] for r in open_}
+        sees = {r: {s: cut(c.unsqueeze(-1), 1) for c, s in writes[r].c} for r in open_}
+
+        def A(r: int, s: int) -> Tensor:
+            return reached(D, reads[r], keys[s], sees[r].get(s))
+
+        # E = X + Y M_0^T: what of the writes is known, and what hangs on the tile's first states
+        X = [sum((A(r, s) @ E[s] for s in known), E[r]) for r in open_]
+        X = [x.expand(*x.shape[:-1], d_v) for x in X]
+        inverse = UnitLowerInverse.apply(woven_square([[A(r, s) for s in open_] for r in open_]))
+        Y = inverse @ woven([D.asked(reads[r], late=False) for r in open_])
+        left = woven([D.left(keys[r]) for r in open_])
+        solved, starts, M = TileScan.apply(inverse @ woven(X), Y, left, D.whole(), add, M)
+        for place, r in enumerate(open_):
+            E[r] = solved[..., place :: len(open_), :]
+    else:
+        starts, M = scan_known(add, D.whole(), M)
+    path = Tiles(D, E, keys, starts, front[1], lead)
+    return path, *(Z.reshape(Z.shape[0], *lead, d_v, d_k) for Z in M.split(d_k, -1))
+
+
+def common_front(
+    writes: list[Write], kind: Any, gates: list[list[Any]], least: tuple[int, ...]
+) -> tuple[int, ...]:
+    """B, T, *lead of all that is given, some of which may be one for all tokens or copies."""
+    vectors = [x for w in writes for x, _ in (*w.p, *w.b)]
+    vectors += [w.u for w in writes if w.u is not None]
+    numbers = [c for w in writes for c, _ in w.c]
+    given = [g for row in gates for g in row if isinstance(g, Tensor)]
+    fronts = [x.shape[:-1] for x in vectors] + [x.shape for x in numbers]
+    fronts += [g.shape[: g.ndim - kind.axes] for g in given]
+    return tuple(torch.broadcast_shapes(*fronts, least))
+
+
+def reached(
+    D: Any, reads: list[tuple[Tensor, int]], keys: list[tuple[Tensor, tuple[int, ...]]], c: Any
+) -> Tensor:
+    """A[t, i]: how much the reads of token t take of a write of token i < t, or i = t by c."""
+    found = [D.reach(into, j, p, b, late=False) for p, j in reads for b, into in keys]
+    found += [] if c is None else [torch.diag_embed(c.squeeze(-1))]
+    found = [x for x in found if x is not None]
+    b = keys[0][0]
+    return sum(found[1:], found[0]) if found else b.new_zeros(*b.shape[:-1], b.shape[-2])
+
+
+def woven(rows: list[Tensor]) -> Tensor:
+    """Put the writes of a token one after another: R of [.., C, d] -> [.., C * R, d]."""
+    return rows[0] if len(rows) == 1 else torch.stack(rows, -2).flatten(-3, -2)
+
+
+def woven_square(blocks: list[list[Tensor]]) -> Tensor:
+    """As `woven`, for both axes: R x R of [.., C, C] -> [.., C * R, C * R]."""
+    if len(blocks) == 1:
+        return blocks[0][0]
+    shape = torch.broadcast_shapes(*(b.shape for row in blocks for b in row))
+    rows = [torch.stack([b.expand(shape) for b in row], -1).flatten(-2) for row in blocks]
+    return torch.stack(rows, -2).flatten(-3, -2)
+
+
+def carried(M: Tensor, w: Tensor) -> Tensor:
+    """M_j <- sum_a M_a w_aj: M [.., d_v, n * d_k], w [.., n, n, 1 or d_k]."""
+    n = w.shape[-2]
+    if n == 1:
+        return w.squeeze(-3) * M
+    Z = M.unflatten(-1, (n, 1, -1))
+    return (w.unsqueeze(-4) * Z).sum(-3).flatten(-2)
+
+
+class TileScan(torch.autograd.Function):
+    """From tile to tile: E = X + Y M^T, then M <- carried(M, w) + E^T b + add.
+
+    X [B, N, H, C, d_v], Y, b [B, N, H, C, n * d_k], w [B, N, H, n, n, 1 or d_k],
+    M [B, H, d_v, n * d_k]. Gives the writes E, the states before each tile and the last ones. Its
+    gradient runs from the last tile to the first with two products a tile, and takes all others
+    at once.
+    """
+
+    @staticmethod
+    def forward(ctx, X, Y, b, w, add, M):
+        writes, starts = [], []
+        more = [None] * X.shape[1] if add is None else add.unbind(1)
+        tiles = zip(X.unbind(1), Y.unbind(1), b.unbind(1), w.unbind(1), more, strict=True)
+        for x, y, key, decay, known in tiles:
+            starts.append(M)
+            writes.append(x + y @ M.mT)
+            M = carried(M, decay) + writes[-1].mT @ key
+            M = M if known is None else M + known
+        E, S = torch.stack(writes, 1), torch.stack(starts, 1)
+        ctx.save_for_backward(Y, b, w, E, S)
+        ctx.adds = add is not None
+        return E, S, M
+
+    @staticmethod
+    def backward(ctx, dE, dS, dM):
+        Y, b, w, E, S = ctx.saved_tensors
+        back, writes, after = w.transpose(-3, -2), [], []
+        for i in reversed(range(E.shape[1])):
+            after.append(dM)
+            writes.append(dE[:, i] + b[:, i] @ dM.mT)
+            dM = dS[:, i] + carried(dM, back[:, i]) + writes[-1].mT @ Y[:, i]
+        dX, A = torch.stack(writes[::-1], 1), torch.stack(after[::-1], 1)
+        n = w.shape[-2]
+        before, later = S.unflatten(-1, (n, -1)), A.unflatten(-1, (n, -1))
+        if w.shape[-1] == 1:
+            dw = torch.einsum("...vik,...vjk->...ij", before, later).unsqueeze(-1)
+        else:
+            dw = torch.einsum("...vik,...vjk->...ijk", before, later)
+        return dX, dX @ S, E @ A, dw, A if ctx.adds else None, dM
+
+
+def scan_known(add: Tensor, w: Tensor, M: Tensor) -> tuple[Tensor, Tensor]:
+    """As `TileScan`, with writes that do not hang on the state."""
+    starts = []
+    for known, decay in zip(add.unbind(1), w.unbind(1), strict=True):
+        starts.append(M)
+        M = carried(M, decay) + known
+    return torch.stack(starts, 1), M
+
+
+def queries(q: Tensor, path: Tiles) -> Tensor:
+    """Cut queries into tiles: [B, T, *lead, *more, d] -> [B, N, H, C * more, d]."""
+    front = (path.starts.shape[0], path.tokens, *path.lead)
+    more = q.shape[2 + len(path.lead) : -1]
+    rows = q.to(path.starts.dtype).expand(*front, *more, q.shape[-1]).reshape(*front, -1)
+    rows = tiled(rows, front, rows.shape[-1], path.gates.tile)
+    return rows.unflatten(-1, (-1, q.shape[-1])).flatten(-3, -2) if more else rows
+
+
+def answers(y: Tensor, q: Tensor, path: Tiles) -> Tensor:
+    """Undo `queries` for what was read."""
+    more = q.shape[2 + len(path.lead) : -1]
+    y = y.unflatten(-2, (path.gates.tile, -1)) if more else y
+    y = untiled(y, path.tokens, path.lead)
+    return (y.unflatten(-2, more) if more else y).to(q.dtype)
+
+
+def read_tiles(q: Tensor, path: Tiles, late: bool = True, state: int = 0) -> Tensor:
+    """M_t q_t (late), or M_{t-1} q_t: q [B, T, *lead, *more, d_k] -> [B, T, *lead, *more, d_v]."""
+    D, rows = path.gates, queries(q, path)
+    y = D.asked([(rows, state)], late) @ path.starts.mT
+    for e, keys in zip(path.writes, path.keys, strict=True):
+        for b, into in keys:
+            scores = D.reach(into, state, rows, b, late)
+            y = y if scores is None else y + scores @ e
+    return answers(y, q, path)
+
+
+def per_row(table: Tensor, rows: Tensor, dim: int = -2) -> Tensor:
+    """Repeat a table's row of each token for all its queries."""
+    times = rows.shape[-2] // table.shape[dim]
+    return table if times == 1 else table.repeat_interleave(times, dim)
+
+
+def gate_tiles(
+    g: Tensor | float | None,
+    front: tuple[int, ...],
+    tile: int,
+    like: Tensor,
+    axes: int,
+    fill: float,
+) -> Tensor:
+    """Cut gates into tiles [B, N, H, C, 1 or d_k]; tokens beyond the last change nothing."""
+    if not isinstance(g, Tensor):
+        g = like.new_full((1,), g or 0.0)
+    elif axes == 0:
+        g = g.unsqueeze(-1)
+    return tiled(g.to(like.dtype), front, g.shape[-1], tile, fill)
+
+
+def products(g: Tensor) -> Tensor:
+    """g_{i+1} ... g_t for i <= t, else 0: [.., C, d] -> [.., C, C, d]; nothing is divided."""
+    one = torch.ones(g.shape[-2], g.shape[-2], dtype=torch.bool, device=g.device)
+    found = torch.where(one.tril(-1).unsqueeze(-1), g.unsqueeze(-2), 1.0).cumprod(-3)
+    return torch.where(one.tril().unsqueeze(-1), found, 0.0)
+
+
+class ScalarGate:
+    """One number a token, multiplied forward; nothing is divided, so a gate of 0 is exact.
+
+    `inner` is F(t, i) and `since` F(t, 0), with an axis for channels in the classes below.
+    """
+
+    axes = 0
+
+    def __init__(self, gates, front, tile, like):
+        self.tile, g = tile, gates[0][0]
+        if isinstance(g, float) and g == 1.0:
+            self.inner = like.new_ones(tile, tile).tril()
+            self.since = like.new_ones(
+                *like.shape[:1], -(-front[1] // tile), like.shape[1], tile, 1
+            )
+        else:
+            g = gate_tiles(g, front, tile, like, 0, 1.0)
+            self.inner, self.since = products(g).squeeze(-1), g.cumprod(-2)
+
+    def keys(self, b):
+        return b
+
+    def table(self, rows, late):
+        return per_row(self.inner if late else F.pad(self.inner, (0, 0, 1, -1)), rows)
+
+    def reach(self, into, j, q, b, late=True):
+        return self.table(q, late) * (q @ b.mT)
+
+    def spread(self, into, j, s, b, late=True):
+        return (self.table(s, late) * s) @ b
+
+    def asked(self, reads, late=True):
+        return self.kept(0, reads[0][0], late)
+
+    def kept(self, j, M, late=True):
+        since = self.since if late else F.pad(self.since, (0, 0, 1, -1), value=1.0)
+        return per_row(since, M) * M
+
+    def left(self, keys):
+        return self.inner[..., -1, :, None] * keys[0][0]
+
+    def whole(self):
+        return self.since[..., -1:, None, :]
+
+
+class MixerM(nn.Module):
+    """Memory M: linear(features -> d_v), one per heads; every 1 token.
+
+    M = alpha * M - grad   (spec.nl:52)
+    state  M [B, heads, d_v, features]
+    runs   tile-solve: affine in its state, which its writes read
+    """
+
+    def initial(self, batch: int, like: Tensor) -> Tensor:
+        """Give the state at the start."""
+        return zeros(like, batch, 4, 32, 72)
+
+    def forward(
+        self,
+        alpha: Tensor,
+        gamma_3_ago: Tensor,
+        phi_k_3_ago: Tensor,
+        v_3_ago: Tensor,
+        gamma_2_ago: Tensor,
+        phi_k_2_ago: Tensor,
+        v_2_ago: Tensor,
+        gamma_1_ago: Tensor,
+        phi_k_1_ago: Tensor,
+        v_1_ago: Tensor,
+        gamma: Tensor,
+        phi_k: Tensor,
+        v: Tensor,
+        position: Tensor,
+        M: Tensor,
+    ) -> tuple[Tiles, Tensor]:
+        """Move over a sequence, 8 tokens at a time."""
+        # e1 = M_{t-1} p + u
+        # e2 = M_{t-1} p + u
+        # e3 = M_{t-1} p + u
+        # e4 = M_{t-1} p + u
+        # M_t = M_{t-1} g + e1 b^T + e2 b^T + e3 b^T + e4 b^T
+        value = number(1.0, alpha)
+        product = torch.where(position >= 3.0, value, 0.0).unsqueeze(2) * gamma_3_ago
+        p = (-product).unsqueeze(3) * phi_k_3_ago
+        u = product.unsqueeze(3) * v_3_ago
+        e1 = Write([(p, 0)], u, [(phi_k_3_ago, (0,))])
+        product = torch.where(position >= 2.0, value, 0.0).unsqueeze(2) * gamma_2_ago
+        p = (-product).unsqueeze(3) * phi_k_2_ago
+        u = product.unsqueeze(3) * v_2_ago
+        e2 = Write([(p, 0)], u, [(phi_k_2_ago, (0,))])
+        product = torch.where(position >= 1.0, value, 0.0).unsqueeze(2) * gamma_1_ago
+        p = (-product).unsqueeze(3) * phi_k_1_ago
+        u = product.unsqueeze(3) * v_1_ago
+        e3 = Write([(p, 0)], u, [(phi_k_1_ago, (0,))])
+        p = (-gamma).unsqueeze(3) * phi_k
+        u = gamma.unsqueeze(3) * v
+        e4 = Write([(p, 0)], u, [(phi_k, (0,))])
+        path, M = solve_tiles([e1, e2, e3, e4], ScalarGate, [[alpha]], [M], 8)
+        return path, M
+
+    def read(self, q: Tensor, path: Tiles) -> Tensor:
+        """Read M(q) at every token, after its update."""
+        return read_tiles(q, path)
+
+    def step(
+        self,
+        alpha: Tensor,
+        gamma_3_ago: Tensor,
+        phi_k_3_ago: Tensor,
+        v_3_ago: Tensor,
+        gamma_2_ago: Tensor,
+        phi_k_2_ago: Tensor,
+        v_2_ago: Tensor,
+        gamma_1_ago: Tensor,
+        phi_k_1_ago: Tensor,
+        v_1_ago: Tensor,
+        gamma: Tensor,
+        phi_k: Tensor,
+        v: Tensor,
+        position: Tensor,
+        M: Tensor,
+    ) -> Tensor:
+        """Move by one token."""
+        value = number(1.0, alpha)
+        phi_k_3_ago = wide(phi_k_3_ago)
+        phi_k_2_ago = wide(phi_k_2_ago)
+        phi_k_1_ago = wide(phi_k_1_ago)
+        phi_k = wide(phi_k)
+        value_1 = (torch.where(position >= 3.0, value, 0.0).unsqueeze(1) * gamma_3_ago).unsqueeze(2)
+        value_2 = (torch.where(position >= 2.0, value, 0.0).unsqueeze(1) * gamma_2_ago).unsqueeze(2)
+        value_3 = (torch.where(position >= 1.0, value, 0.0).unsqueeze(1) * gamma_1_ago).unsqueeze(2)
+        value = outer(value_1 * (matvec(M, phi_k_3_ago) - v_3_ago), phi_k_3_ago)
+        total = value + outer(value_2 * (matvec(M, phi_k_2_ago) - v_2_ago), phi_k_2_ago)
+        total_1 = total + outer(value_3 * (matvec(M, phi_k_1_ago) - v_1_ago), phi_k_1_ago)
+        total = total_1 + outer(gamma.unsqueeze(2) * (matvec(M, phi_k) - v), phi_k)
+        M = alpha.unsqueeze(2).unsqueeze(3) * M - total
+        return M
+
+    def read_step(self, q: Tensor, M: Tensor) -> Tensor:
+        """Read M(q) at one token."""
+        return read_linear(wide(q), M, 1).to(q.dtype)
+
+
+class Mixer(nn.Module):
+    """Block mixer: x[d] -> out[d]."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.W_q = nn.Linear(128, 32, bias=False, **new)
+        self.W_k = nn.Linear(128, 32, bias=False, **new)
+        self.W_v = nn.Linear(128, 128, bias=False, **new)
+        self.W_g = nn.Linear(128, 128, bias=False, **new)
+        self.W_o = nn.Linear(128, 128, bias=False, **new)
+        self.W_alpha = nn.Linear(128, 4, bias=True, **new)
+        self.W_gamma = nn.Linear(128, 4, bias=True, **new)
+        self.conv_q = Conv(32, 4, **new)
+        self.conv_k = Conv(32, 4, **new)
+        self.conv_v = Conv(128, 4, **new)
+        self.a_1 = nn.Parameter(torch.empty((), **new))
+        self.a_2 = nn.Parameter(torch.empty((), **new))
+        self.gain = nn.Parameter(torch.empty(32, **new))
+        self.M = MixerM()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        self.W_q.reset_parameters()
+        self.W_k.reset_parameters()
+        self.W_v.reset_parameters()
+        self.W_g.reset_parameters()
+        self.W_o.reset_parameters()
+        self.W_alpha.reset_parameters()
+        self.W_gamma.reset_parameters()
+        self.conv_q.reset_parameters()
+        self.conv_k.reset_parameters()
+        self.conv_v.reset_parameters()
+        nn.init.ones_(self.a_1)
+        nn.init.constant_(self.a_2, 0.5)
+        nn.init.ones_(self.gain)
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        M = self.M.initial(batch, like)
+        return {
+            "M": M,
+            "conv_q": like.new_zeros(batch, 3, 32),
+            "conv_k": like.new_zeros(batch, 3, 32),
+            "conv_v": like.new_zeros(batch, 3, 128),
+            "shift_1": like.new_zeros(batch, 1, 4),
+            "shift_2": like.new_zeros(batch, 1, 4, 72),
+            "shift_3": like.new_zeros(batch, 1, 4, 32),
+            "shift_4": like.new_zeros(batch, 1, 4),
+            "shift_5": like.new_zeros(batch, 1, 4, 72),
+            "shift_6": like.new_zeros(batch, 1, 4, 32),
+            "shift_7": like.new_zeros(batch, 1, 4),
+            "shift_8": like.new_zeros(batch, 1, 4, 72),
+            "shift_9": like.new_zeros(batch, 1, 4, 32),
+            "position": 0,
+        }
+
+    def forward(
+        self, x: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: x [B, T, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        if x.shape[1] == 0:
+            return x.new_zeros(x.shape[0], 0, 128), state
+        position = state["position"]
+        convolved, conv_q = self.conv_q(
+            self.W_q(x).unflatten(-1, (4, 8)).flatten(-2), state["conv_q"]
+        )
+        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:40)
+        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 8)))))
+        convolved, conv_k = self.conv_k(
+            self.W_k(x).unflatten(-1, (4, 8)).flatten(-2), state["conv_k"]
+        )
+        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:41)
+        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 8)))))
+        convolved, conv_v = self.conv_v(
+            self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
+        )
+        # v     = silu(conv_v(W_v(x)))   (spec.nl:42)
+        v = F.silu(wide(convolved.unflatten(-1, (4, 32))))
+        value = wide(self.a_1.unsqueeze(0).unsqueeze(1))
+        value_1 = wide(self.a_2.unsqueeze(0).unsqueeze(1))
+        # phi_q = concat(a_1 * q, a_2 * split(flat(outer(q, q)), heads, squares))   (spec.nl:43)
+        phi_q = concat(value * q, value_1 * outer(q, q).flatten(-3).unflatten(-1, (4, 64)))
+        # phi_k = unit(concat(a_1 * k, a_2 * split(flat(outer(k, k)), heads, squares)))
+        # (spec.nl:44)
+        phi_k = unit(concat(value * k, value_1 * outer(k, k).flatten(-3).unflatten(-1, (4, 64))))
+        # alpha = sigmoid(W_alpha(x) + 4)   (spec.nl:45)
+        alpha = torch.sigmoid(wide(self.W_alpha(x)) + 4.0)
+        # gamma = sigmoid(W_gamma(x)) / window   (spec.nl:46)
+        gamma = torch.sigmoid(wide(self.W_gamma(x))) / 4.0
+        shifted, shift_1 = shift(gamma, state["shift_1"])
+        shifted_1, shift_2 = shift(phi_k, state["shift_2"])
+        shifted_2, shift_3 = shift(v, state["shift_3"])
+        shifted_3, shift_4 = shift(shifted, state["shift_4"])
+        shifted_4, shift_5 = shift(shifted_1, state["shift_5"])
+        shifted_5, shift_6 = shift(shifted_2, state["shift_6"])
+        shifted_6, shift_7 = shift(shifted_3, state["shift_7"])
+        shifted_7, shift_8 = shift(shifted_4, state["shift_8"])
+        shifted_8, shift_9 = shift(shifted_5, state["shift_9"])
+        M_path, M = self.M(
+            alpha,
+            shifted_6,
+            shifted_7,
+            shifted_8,
+            shifted_3,
+            shifted_4,
+            shifted_5,
+            shifted,
+            shifted_1,
+            shifted_2,
+            gamma,
+            phi_k,
+            v,
+            positions(position, x.shape[1], x),
+            state["M"],
+        )
+        # out = W_o(rmsnorm(M(phi_q), gain = gain) * silu(W_g(x)))   (spec.nl:55)
+        product = rmsnorm(self.M.read(phi_q, M_path)) * self.gain.unsqueeze(0)
+        out = self.W_o(
+            (product * F.silu(self.W_g(x).unflatten(-1, (4, 32)))).flatten(-2).to(x.dtype)
+        )
+        state = {
+            "M": M,
+            "conv_q": conv_q,
+            "conv_k": conv_k,
+            "conv_v": conv_v,
+            "shift_1": shift_1,
+            "shift_2": shift_2,
+            "shift_3": shift_3,
+            "shift_4": shift_4,
+            "shift_5": shift_5,
+            "shift_6": shift_6,
+            "shift_7": shift_7,
+            "shift_8": shift_8,
+            "shift_9": shift_9,
+            "position": position + x.shape[1],
+        }
+        return out, state
+
+    def step(self, x: Tensor, state: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: x [B, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        position = state["position"]
+        convolved, conv_q = self.conv_q.step(
+            self.W_q(x).unflatten(-1, (4, 8)).flatten(-2), state["conv_q"]
+        )
+        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:40)
+        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 8)))))
+        convolved, conv_k = self.conv_k.step(
+            self.W_k(x).unflatten(-1, (4, 8)).flatten(-2), state["conv_k"]
+        )
+        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:41)
+        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 8)))))
+        convolved, conv_v = self.conv_v.step(
+            self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
+        )
+        # v     = silu(conv_v(W_v(x)))   (spec.nl:42)
+        v = F.silu(wide(convolved.unflatten(-1, (4, 32))))
+        value = wide(self.a_1.unsqueeze(0).unsqueeze(1))
+        value_1 = wide(self.a_2.unsqueeze(0).unsqueeze(1))
+        # phi_q = concat(a_1 * q, a_2 * split(flat(outer(q, q)), heads, squares))   (spec.nl:43)
+        phi_q = concat(value * q, value_1 * outer(q, q).flatten(-3).unflatten(-1, (4, 64)))
+        # phi_k = unit(concat(a_1 * k, a_2 * split(flat(outer(k, k)), heads, squares)))
+        # (spec.nl:44)
+        phi_k = unit(concat(value * k, value_1 * outer(k, k).flatten(-3).unflatten(-1, (4, 64))))
+        # alpha = sigmoid(W_alpha(x) + 4)   (spec.nl:45)
+        alpha = torch.sigmoid(wide(self.W_alpha(x)) + 4.0)
+        # gamma = sigmoid(W_gamma(x)) / window   (spec.nl:46)
+        gamma = torch.sigmoid(wide(self.W_gamma(x))) / 4.0
+        shifted, shift_1 = shift_step(gamma, state["shift_1"])
+        shifted_1, shift_2 = shift_step(phi_k, state["shift_2"])
+        shifted_2, shift_3 = shift_step(v, state["shift_3"])
+        shifted_3, shift_4 = shift_step(shifted, state["shift_4"])
+        shifted_4, shift_5 = shift_step(shifted_1, state["shift_5"])
+        shifted_5, shift_6 = shift_step(shifted_2, state["shift_6"])
+        shifted_6, shift_7 = shift_step(shifted_3, state["shift_7"])
+        shifted_7, shift_8 = shift_step(shifted_4, state["shift_8"])
+        shifted_8, shift_9 = shift_step(shifted_5, state["shift_9"])
+        M = self.M.step(
+            alpha,
+            shifted_6,
+            shifted_7,
+            shifted_8,
+            shifted_3,
+            shifted_4,
+            shifted_5,
+            shifted,
+            shifted_1,
+            shifted_2,
+            gamma,
+            phi_k,
+            v,
+            positions(position, 1, x).squeeze(1),
+            state["M"],
+        )
+        # out = W_o(rmsnorm(M(phi_q), gain = gain) * silu(W_g(x)))   (spec.nl:55)
+        product = rmsnorm(self.M.read_step(phi_q, M)) * self.gain.unsqueeze(0)
+        out = self.W_o(
+            (product * F.silu(self.W_g(x).unflatten(-1, (4, 32)))).flatten(-2).to(x.dtype)
+        )
+        state = {
+            "M": M,
+            "conv_q": conv_q,
+            "conv_k": conv_k,
+            "conv_v": conv_v,
+            "shift_1": shift_1,
+            "shift_2": shift_2,
+            "shift_3": shift_3,
+            "shift_4": shift_4,
+            "shift_5": shift_5,
+            "shift_6": shift_6,
+            "shift_7": shift_7,
+            "shift_8": shift_8,
+            "shift_9": shift_9,
+            "position": position + 1,
+        }
+        return out, state
+
+
+class Ffn(nn.Module):
+    """Block ffn: x[d] -> out[d]."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.F = GLU(128, 384, 128, act="silu", **new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        self.F.reset_parameters()
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        return {}
+
+    def forward(
+        self, x: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: x [B, T, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        # out = F(x)   (spec.nl:61)
+        out = self.F(x)
+        state = {}
+        return out, state
+
+    def step(self, x: Tensor, state: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: x [B, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        out = self.F(x)
+        state = {}
+        return out, state
+
+
+class ModelRepeat(nn.Module):
+    """One pass of `repeat`."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.mixer = Mixer(**new)
+        self.ffn = Ffn(**new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        self.mixer.reset_parameters()
+        self.ffn.reset_parameters()
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        return {
+            "mixer": self.mixer.initial_state(batch, like),
+            "ffn": self.ffn.initial_state(batch, like),
+        }
+
+    def forward(
+        self, x: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: x [B, T, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        # mixer(rmsnorm(x))   (spec.nl:68)
+        mixer_out, mixer = self.mixer(rmsnorm(x), state["mixer"])
+        # x = x + mixer(rmsnorm(x))   (spec.nl:68)
+        x = x + mixer_out
+        # ffn(rmsnorm(x))   (spec.nl:69)
+        ffn_out, ffn = self.ffn(rmsnorm(x), state["ffn"])
+        # x = x + ffn(rmsnorm(x))   (spec.nl:69)
+        x = x + ffn_out
+        state = {"mixer": mixer, "ffn": ffn}
+        return x, state
+
+    def step(self, x: Tensor, state: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: x [B, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        # mixer(rmsnorm(x))   (spec.nl:68)
+        mixer_out, mixer = self.mixer.step(rmsnorm(x), state["mixer"])
+        # x = x + mixer(rmsnorm(x))   (spec.nl:68)
+        x = x + mixer_out
+        # ffn(rmsnorm(x))   (spec.nl:69)
+        ffn_out, ffn = self.ffn.step(rmsnorm(x), state["ffn"])
+        # x = x + ffn(rmsnorm(x))   (spec.nl:69)
+        x = x + ffn_out
+        state = {"mixer": mixer, "ffn": ffn}
+        return x, state
+
+
+class Model(nn.Module):
+    """The model omega: tokens [B, T] -> logits [B, T, 256]."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.embed = nn.Embedding(256, 128, **new)
+        self.unembed = nn.Linear(128, 256, bias=False, **new)
+        self.repeat = nn.ModuleList(ModelRepeat(**new) for _ in range(4))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        nn.init.normal_(self.embed.weight, std=0.02)
+        self.unembed.reset_parameters()
+        for layer in self.repeat:
+            layer.reset_parameters()
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        return {
+            "repeat": {
+                str(i): layer.initial_state(batch, like) for i, layer in enumerate(self.repeat)
+            },
+        }
+
+    def forward(
+        self, tokens: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: tokens [B, T]."""
+        if state is None:
+            state = self.initial_state(tokens.shape[0], self.embed.weight)
+        # x[d] = embed(tokens)   (spec.nl:66)
+        x = self.embed(tokens)
+        repeat_states = {}
+        for i, layer in enumerate(self.repeat):
+            x, repeat_states[str(i)] = layer(x, state["repeat"][str(i)])
+        # logits = unembed(rmsnorm(x))   (spec.nl:71)
+        logits = self.unembed(rmsnorm(x))
+        state = {"repeat": repeat_states}
+        return logits, state
+
+    def step(
+        self, tokens: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: tokens [B]."""
+        if state is None:
+            state = self.initial_state(tokens.shape[0], self.embed.weight)
+        # x[d] = embed(tokens)   (spec.nl:66)
+        x = self.embed(tokens)
+        repeat_states = {}
+        for i, layer in enumerate(self.repeat):
+            x, repeat_states[str(i)] = layer.step(x, state["repeat"][str(i)])
+        # logits = unembed(rmsnorm(x))   (spec.nl:71)
+        logits = self.unembed(rmsnorm(x))
+        state = {"repeat": repeat_states}
+        return logits, state
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The objective of the spec: its mean over batch and tokens."""
+        return cross_entropy(logits, targets).mean()
