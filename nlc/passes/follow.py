@@ -15,7 +15,7 @@ from nlc.ir.system import Memory
 from nlc.passes.affine import Matrix, Register, Vector
 from nlc.passes.obstacles import obstacle
 from nlc.passes.shaping import drop, size_at
-from nlc.passes.structure import terms_of
+from nlc.passes.structure import is_scale, terms_of
 
 Role = str
 ROW, COLUMN, THIN = "row", "column", "one"
@@ -31,11 +31,18 @@ class Value:
 
 Rule = Callable[["Follow", Expr], Value]
 
+# operations that are no row of the table and have words of their own
+KINDS = {
+    "newton_schulz": "orthogonal",
+    **dict.fromkeys(("lt", "le", "gt", "ge", "eq", "ne"), "condition"),
+}
+
 
 class Stuck(Exception):
     """Carries the obstacle out of the rows of the table."""
 
     def __init__(self, kind: str, **words: object):
+        self.kind = kind
         self.obstacle = obstacle(kind, **words)
         super().__init__(self.obstacle.reason)
 
@@ -77,7 +84,7 @@ class Follow:
         elif any(id(arg) in self.values for arg in node.args):
             row = self.rows.get(node.op)
             if row is None:
-                raise Stuck("operation", op=node.op)
+                raise Stuck(KINDS.get(node.op, "operation"), op=node.op)
             self.values[id(node)] = row(self, node)
 
     def _state(self, node: Expr) -> None:
@@ -85,8 +92,9 @@ class Follow:
             return
         state = (node.attr("var"), node.attr("part"))
         if state not in self.states:
-            name = ".".join(word for word in state if word) or "the state"
-            raise Stuck("other state", name=name)
+            if not state[0]:
+                raise Stuck("other part", name=state[1].removesuffix(".weight"))
+            raise Stuck("other state", name=state[0])
         matrix = Matrix({self.states.index(state): (self.register.one, None)}, ())
         self.values[id(node)] = Value(matrix, self.roles)
 
@@ -148,6 +156,13 @@ class Follow:
     def _outers(self, w: Expr, upright: bool) -> Matrix:
         """Split a matrix that is added into outer products."""
         register = self.register
+        if w.op == "div" and is_scale(w.args[1]):
+            number = register.make("div", register.one, drop(self.graph, w.args[1], (-2, -1)))
+            return register.scale_matrix(self._outers(w.args[0], upright), number)
+        if w.op in ("add", "sub") and terms_of(w) is None:
+            first, second = (self._outers(arg, upright) for arg in w.args)
+            sign = self.graph.constant(1.0 if w.op == "add" else -1.0)
+            return register.add_matrices(first, register.scale_matrix(second, sign))
         stopped = w.op == "stop"
         terms = terms_of(w.args[0] if stopped else w)
         if terms is None or any(term.kind != "outer" for term in terms):
@@ -233,7 +248,7 @@ class Follow:
         if [p for p in self.places(w, a.roles) if p != -1]:
             raise Stuck("shape")
         if role == ROW or not isinstance(a.form, Matrix):
-            raise Stuck("side")
+            raise Stuck("side" if isinstance(a.form, Matrix) else "reduced")
         return Value(self.register.apply(a.form, self.only(w, a.roles, -1)), rest)
 
     def squeeze(self, a: Value) -> Value:

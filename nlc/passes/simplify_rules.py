@@ -281,13 +281,34 @@ def _unsqueeze(make: Make, node: Expr) -> Expr | None:
     if not node.attr("axes"):
         return x
     if x.op != "unsqueeze":
-        return None
+        return _in_front(make, x, tuple(node.attr("axes")))
     rank, inner = len(node.shape), len(x.shape)
     outer_places = {a % rank for a in node.attr("axes")}
     kept = [i for i in range(rank) if i not in outer_places]
     inner_places = {kept[a % inner] for a in x.attr("axes")}
     places = sorted(outer_places | inner_places)
     return make("unsqueeze", x.args[0], axes=tuple(p - rank for p in places))
+
+
+def _in_front(make: Make, x: Expr, axes: tuple[int, ...]) -> Expr | None:
+    """Put axes in front of a matrix's parts, so that it is still seen what it is made of.
+
+    `self @ diag(w)` with one w for all heads: unsqueeze(diag(w)) -> diag(unsqueeze(w)).
+    """
+    terms = terms_of(x) or []
+    # the identity takes no axes in, so a matrix of that alone would go in circles
+    if any(a > -3 for a in axes) or all(term.kind == "identity" for term in terms):
+        return None
+    rank = len(x.shape)
+    match x.op:
+        case "diag" | "outer" if all(len(arg.shape) == rank - 1 for arg in x.args):
+            inner = tuple(a + 1 for a in axes)
+            return make(x.op, *(make("unsqueeze", arg, axes=inner) for arg in x.args))
+        case "add" | "sub" | "mul" | "neg" | "transpose":
+            if all(len(arg.shape) == rank or not arg.shape for arg in x.args):
+                wide = (make("unsqueeze", a, axes=axes) if a.shape else a for a in x.args)
+                return make(x.op, *wide)
+    return None
 
 
 def _reshape(make: Make, node: Expr) -> Expr | None:

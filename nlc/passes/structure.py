@@ -63,6 +63,9 @@ def terms_of(matrix: Expr) -> list[Term] | None:
                     todo.append((sign, (*scales, scale), flipped, inner))
             case "identity":
                 found.append(Term(sign, scales, "identity"))
+            case "unsqueeze" if _is_multiple(node.args[0]) and max(node.attr("axes")) < -2:
+                # the identity is the same for all that stands in front
+                todo.append((sign, scales, flipped, node.args[0]))
             case "diag":
                 found.append(Term(sign, scales, "diagonal", node.args))
             case "outer":
@@ -71,6 +74,14 @@ def terms_of(matrix: Expr) -> list[Term] | None:
             case _:
                 return None
     return found
+
+
+def _is_multiple(node: Expr) -> bool:
+    """Say whether a matrix is a multiple of the identity, one for all."""
+    if len(node.shape) != 2:
+        return False
+    terms = terms_of(node)
+    return terms is not None and all(term.kind == "identity" for term in terms)
 
 
 def _matrix_like(node: Expr) -> bool:
