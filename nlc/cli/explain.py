@@ -5,6 +5,7 @@ In: a code or a spec. Out: text. Loads no torch.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -26,6 +27,9 @@ def explain(
         str, typer.Argument(metavar="CODE|SPEC", help="A code such as NL0203, or a spec.")
     ],
     change: SetOption = None,
+    form: Annotated[
+        Format, typer.Option("--format", help="As text, or as JSON for programs.")
+    ] = Format.text,
 ) -> None:
     """Tell what a code means, or how a spec runs: levels, normal forms, schedules, cost.
 
@@ -35,14 +39,17 @@ def explain(
 
         nlc explain NL0203
         nlc explain deltanet
+        nlc explain deltanet --format json
     """
+    if form is Format.github:
+        raise CallError("explain writes no annotations", "--format text or --format json")
     if CODE.fullmatch(what) and not Path(what).is_file():
-        _explain_code(what)
+        _explain_code(what, form)
     else:
-        _explain_spec(find_spec(what), change)
+        _explain_spec(find_spec(what), change, form)
 
 
-def _explain_code(word: str) -> None:
+def _explain_code(word: str, form: Format) -> None:
     found = entry(word)
     if found is None:
         close = nearest(word.upper(), codes())
@@ -50,6 +57,12 @@ def _explain_code(word: str) -> None:
             f"there is no code {word.upper()}",
             f"the nearest one is {close}" if close else "a code that a message shows: NL0203",
         )
+    if form is Format.json:
+        facts = {
+            name: getattr(found, name) for name in ("code", "title", "cause", "wrong", "right")
+        }
+        say(json.dumps({**facts, "form": found.form}, ensure_ascii=False))
+        return
     bold, plain = ("\x1b[1m", "\x1b[0m") if colored(sys.stdout) else ("", "")
     say(f"{bold}{found.code}  {found.title}{plain}\n")
     say(found.cause.strip() + "\n")
@@ -95,11 +108,18 @@ def _indented(text: str) -> str:
     return "".join(f"    {line}".rstrip() + "\n" for line in lines) + "\n"
 
 
-def _explain_spec(path: Path, change: list[str] | None) -> None:
+def _explain_spec(path: Path, change: list[str] | None, form: Format) -> None:
     import nlc
     from nlc.cli.explanation import explanation
+    from nlc.cli.told import as_json
+    from nlc.cli.what_if import chunks_that_help
 
-    with faults_shown(Format.text, str(path)):
-        system = nlc.load(path, set=settings(change))
+    given = settings(change)
+    with faults_shown(form, str(path)):
+        system = nlc.load(path, set=given)
         report = nlc.check(system)
-    say(explanation(system, report))
+    chunks = chunks_that_help(system, report, lambda more: nlc.load(path, set={**given, **more}))
+    if form is Format.json:
+        say(json.dumps(as_json(str(path), system, report, chunks), ensure_ascii=False))
+    else:
+        say(explanation(system, report, chunks))

@@ -1,115 +1,148 @@
-"""How a system runs, and why, in words: what `nlc explain SPEC` prints.
+"""How a system runs, and why, as a page for people: what `nlc explain SPEC` prints.
 
-In: a system and its report. Out: text. Computes nothing; the plan says it all.
+In: a system, its report, and what a chunk would change. Out: text, levels first, then each memory
+with its update, normal form, schedule, stability and cost, then the cost of the whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from textwrap import wrap
 
-from nlc.cli.report import Findings, levels_text, period
+from nlc.cli.cost_report import amount, cost_lines, size
+from nlc.cli.report import Findings, levels_text, period, table
+from nlc.cli.told import Told, line_at, place, told
 from nlc.compiler import Report
-from nlc.ir.normal_form import Affine, Neither, Write
-from nlc.ir.schedule import Schedule
-from nlc.ir.show import show_expr
+from nlc.ir.cost import Cost
+from nlc.ir.show_form import Line
 from nlc.ir.stability import Verdict
-from nlc.ir.system import Block, Memory, System
+from nlc.ir.system import System
 from nlc.render import printable
 
+WIDTH = 100
+# the column in which what is said of a memory begins
+INDENT = 15
 
-def explanation(system: System, report: Report) -> str:
-    """Write levels, then each memory with its update, normal form, schedule and frozen reads."""
+
+def explanation(system: System, report: Report, chunks: Mapping[str, str]) -> str:
+    """Write the page."""
     lines = [system.name + (f": {printable(system.about)}" if system.about else ""), ""]
     lines += levels_text(system, Findings.of(report)).splitlines()
-    for block in system.blocks:
-        for memory in block.memories:
-            schedule = report.plan.block(block.name).schedule(memory.name)
-            lines += ["", *_memory(system, block, memory, schedule)]
-            verdict = report.stability.get(f"{block.name}.{memory.name}")
-            lines += _stability(verdict) if verdict is not None else []
+    for t in told(system, report, chunks):
+        lines += ["", *_memory(t, report.cost)]
+    if report.cost is not None:
+        lines += ["", *_cost(report.cost)]
     return "\n".join(lines) + "\n"
 
 
-def _memory(system: System, block: Block, memory: Memory, schedule: Schedule) -> Iterator[str]:
-    level = system.level(memory.level)
-    yield f"memory {memory.name} of {block.name}, at {level.name}: {period(level)}"
-    if memory.written_objective is not None and not memory.is_task:
-        yield f"  objective    {printable(' '.join(memory.written_objective.text.split()))}"
-    elif memory.objective is not None:
-        yield f"  objective    {show_expr(memory.objective)}"
+def _memory(t: Told, cost: Cost | None) -> Iterator[str]:
+    copies = f", {t.copies} copies" if t.copies > 1 else ""
+    yield f"memory {t.memory.name} of {t.block}{copies}, at {t.level.name}: {period(t.level)}"
+    if t.pairs:
+        yield from _said("pairs", t.pairs)
+    if t.objective:
+        yield from _said("objective", t.objective)
     word = "update"
-    for statement in memory.statements:
-        yield f"  {word:<11}  {printable(statement.text)}"
+    for line in t.update:
+        yield from _said(word, line)
         word = ""
-    for part, form in schedule.forms:
+    for part, form in t.forms:
         yield from _form(part, form)
-    tile = f", {schedule.tile} tokens at a time" if schedule.tile > 1 else ""
-    yield f"  schedule     {schedule.kind}{tile}"
-    yield f"  because      {schedule.reason}"
-    for read in memory.frozen:
-        yield f"  frozen read  {printable(read.what)}, taken at the start of each chunk"
+    word = "where"
+    for name, text in t.where:
+        yield from _equation(word, f"{name} = ", [text])
+        word = ""
+    yield from _schedule(t)
+    if t.frozen:
+        chunk = t.schedule.chunk
+        yield from _said("frozen", f"{', '.join(t.frozen)}: taken before each chunk of {chunk}")
+    if t.stability is not None:
+        yield from _stability(t.stability)
+    if t.cost is not None and cost is not None:
+        yield from _said("cost", _cost_of(t, cost))
+
+
+def _form(part: str, form: tuple[Line, ...] | str) -> Iterator[str]:
+    if isinstance(form, str):
+        of = f" of {part}" if part else ""
+        yield from _said("normal form", f"none{of}: {form}")
+        return
+    word = "normal form"
+    width = max(len(line.name) for line in form)
+    for line in form:
+        (sign, first), *rest = line.terms or (("+", "0"),)
+        terms = [f"-{first}" if sign == "-" else first, *(f"{s} {t}" for s, t in rest)]
+        yield from _equation(word, f"{line.name:<{width}} = ", terms)
+        word = ""
+
+
+def _schedule(t: Told) -> Iterator[str]:
+    schedule = t.schedule
+    how: str = schedule.kind
+    if schedule.kind == "sequential":
+        how += ", one token after another"
+    if schedule.tile > 1:
+        how += f", {schedule.tile} tokens at a time"
+    told_before = any(isinstance(form, str) for _, form in t.forms)
+    yield from _said("schedule", how if told_before else f"{how}: {schedule.reason}")
+    if schedule.gates_reason:
+        yield from _said("gates", schedule.gates_reason)
+    where = place(schedule.span)
+    if where and schedule.span is not None:
+        room = WIDTH - INDENT - len(where) - 2
+        line = line_at(schedule.span)
+        yield from _said(
+            "at", f"{where}  {line if len(line) <= room else line[: room - 3] + '...'}"
+        )
+    word = "faster"
+    for hint in t.faster:
+        yield from _said(word, hint)
+        word = "or"
 
 
 def _stability(verdict: Verdict) -> Iterator[str]:
     """How the state develops, and what that takes as given."""
     rate = f", by {verdict.rate:.3g} or less at every token" if verdict.rate is not None else ""
-    yield f"  stability    {printable(str(verdict))}{rate}"
+    yield from _said("stability", f"{printable(str(verdict))}{rate}")
     if verdict.given:
-        yield f"               given {verdict.given}"
+        yield from _said("", f"given {verdict.given}")
 
 
-def _form(part: str, form: Affine | Neither) -> Iterator[str]:
-    of = f" of {part}" if part and part != "weight" else ""
-    match form:
-        case Neither():
-            yield f"  normal form  none{of}: {form.reason}"
-            if form.span is not None:
-                line, column = form.span.source.position(form.span.start)
-                yield f"               at {printable(form.span.source.name)}:{line}:{column}"
-            if form.hint:
-                yield f"               {form.hint}"
-        case Affine():
-            names = [var or "M" for var, _ in form.states]
-            word = f"  normal form{of}"
-            for j, name in enumerate(names):
-                yield f"{word:<13}  {name}' = {_row(form, names, j)}"
-                word = ""
-            for r, write in enumerate(form.writes, 1):
-                yield f"{'':<13}  e{r} = {_write(write, names)}"
-            if form.transposed:
-                yield f"{'':<13}  (all states transposed)"
+def _cost_of(t: Told, cost: Cost) -> str:
+    entry = t.cost
+    assert entry is not None
+    state = f"state {size(entry.state_bytes)}"
+    if t.memory.map.kind == "kernel":
+        state = f"pairs {size(entry.state_bytes)} after {cost.tokens:,} tokens"
+    copies = f" (of {t.copies})" if t.copies > 1 else ""
+    forward = amount(entry.forward.flops / cost.tokens)
+    backward = amount(entry.backward.flops / cost.tokens)
+    decode = amount(entry.decode.flops)
+    return f"operations {forward} forward, {backward} backward, {decode} decoding; {state}{copies}"
 
 
-def _row(form: Affine, names: list[str], j: int) -> str:
-    """The new value of a state: its decayed parts, and what is written to it."""
-    terms = []
-    for i, name in enumerate(names):
-        gate = form.decay[i][j]
-        if gate is not None:
-            value = show_expr(gate.value)
-            one = value == "1"
-            terms.append(name if one else f"{name} @ diag({value})")
-            if gate.kind == "scalar" and not one:
-                terms[-1] = f"{_bracketed(value)} * {name}"
-    for r, write in enumerate(form.writes, 1):
-        target = write.targets[j]
-        if target is not None:
-            terms.append(f"outer(e{r}, {show_expr(target)})")
-    return " + ".join(terms) or "0"
+def _cost(cost: Cost) -> Iterator[str]:
+    yield f"cost of a token among {cost.tokens:,}: operations, and bytes moved in float32"
+    yield from table(cost_lines(cost)).splitlines()
 
 
-def _write(write: Write, names: list[str]) -> str:
-    """What is written: reads of the states, of earlier writes, and what is known beforehand."""
-    terms = [
-        f"{name} @ {_bracketed(show_expr(p))}"
-        for name, p in zip(names, write.reads, strict=True)
-        if p is not None
-    ]
-    terms += [f"{_bracketed(show_expr(c))} * e{s + 1}" for s, c in write.earlier]
-    if write.offset is not None:
-        terms.append(show_expr(write.offset))
-    return " + ".join(terms) or "0"
+# ---- layout ------------------------------------------------------------------------------------
 
 
-def _bracketed(text: str) -> str:
-    return f"({text})" if " " in text or text.startswith("-") else text
+def _said(word: str, text: str) -> Iterator[str]:
+    """Write a word and what is said under it, wrapped."""
+    head = f"  {word}"
+    for line in wrap(text, WIDTH - INDENT, break_long_words=False, break_on_hyphens=False) or [""]:
+        yield f"{head:<{INDENT}}{line}"
+        head = ""
+
+
+def _equation(word: str, left: str, terms: list[str]) -> Iterator[str]:
+    """Write an equation; terms that do not fit go below the first."""
+    head, line = f"{f'  {word}':<{INDENT}}{left}", ""
+    for term in terms:
+        if line and len(head) + len(line) + len(term) + 1 > WIDTH:
+            yield head + line
+            head, line = " " * (INDENT + len(left)), ""
+        line += f" {term}" if line else term
+    yield head + line

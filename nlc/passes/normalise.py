@@ -23,6 +23,7 @@ from nlc.passes.explicit import explicit_memory
 from nlc.passes.follow import Follow, Stuck
 from nlc.passes.follow_rows import ROWS
 from nlc.passes.obstacles import Obstacle, obstacle
+from nlc.source import Span
 
 
 def normalise(graph: Graph, memory: Memory) -> tuple[tuple[str, NormalForm], ...]:
@@ -62,6 +63,17 @@ def _part(graph: Graph, memory: Memory, part: str, update: Update) -> NormalForm
 _MATRIX = "split it into matrices, each a memory of its own"
 
 
+# obstacles that a gradient meets where the objective is not quadratic
+NONLINEAR = ("operation", "product", "divisor", "condition")
+
+
+def _stands_in(term: Expr | None, whole: Span | None) -> bool:
+    """Say whether a term was written within a place."""
+    if term is None or whole is None or term.span.source is not whole.source:
+        return False
+    return whole.start <= term.span.start and term.span.end <= whole.end
+
+
 def _neither(found: Obstacle, term: Expr | None) -> Neither:
     return Neither(found.reason, term, found.hint, None if term is None else term.span)
 
@@ -83,7 +95,10 @@ def _follow(
             follow.matrix_of(update.get(state), number) for number, state in enumerate(states)
         ]
     except Stuck as stuck:
-        return _neither(stuck.obstacle, follow.at)
+        found = stuck.obstacle
+        if stuck.kind in NONLINEAR and _stands_in(follow.at, memory.written_objective):
+            found = obstacle("objective", reason=found.reason)
+        return _neither(found, follow.at)
     writes, gates = register.finish(matrices)
     decay = tuple(
         tuple(

@@ -27,16 +27,24 @@ def obstacle(kind: str, **words: object) -> Obstacle:
     return Obstacle(reason.format(**words), hint.format(**words))
 
 
-_CHUNK = "`chunk C` on its level takes gradients and reads at the chunk's start"
-
 OBSTACLES: Mapping[str, tuple[str, str]] = {
+    # ---- what has no place in a normal form
     "operation": (
         "`{op}` of the running state is not linear in it",
-        f"apply `{{op}}` to what is read, not to the state; or {_CHUNK}",
+        "apply `{op}` to what is read, not to the state",
+    ),
+    "orthogonal": (
+        "`{op}` of the running state is not linear in it",
+        "leave `{op}` out: without it the update is linear",
+    ),
+    "objective": (
+        "in the gradient of its objective, {reason}",
+        "a gradient is linear where the objective is quadratic: `1/2 * ||M(k) - v||^2`, "
+        "`-<M(k), v>`, and sums of such",
     ),
     "product": (
         "two values that read the running state are multiplied",
-        f"take one of them from `prev`, or from a stream; or {_CHUNK}",
+        "let one of the two come from streams alone",
     ),
     "divisor": (
         "the running state stands in a divisor",
@@ -48,7 +56,7 @@ OBSTACLES: Mapping[str, tuple[str, str]] = {
     ),
     "hadamard": (
         "the state is multiplied entry by entry with a whole matrix",
-        "use a number, or a gate over the key's channels: `w[d_k] * self` or `self @ diag(w)`",
+        "use a number, or a gate over the key's channels: `self @ diag(w)`",
     ),
     "full matrix": (
         "the state is multiplied with a full matrix",
@@ -57,6 +65,10 @@ OBSTACLES: Mapping[str, tuple[str, str]] = {
     "side": (
         "the state is acted on from the value's side",
         "act on the key's side: `self @ X`, and read `self` with keys alone",
+    ),
+    "reduced": (
+        "what is read of the running state is summed to a number",
+        "let the number come from streams alone",
     ),
     "both sides": (
         "the state is acted on from both sides",
@@ -67,8 +79,13 @@ OBSTACLES: Mapping[str, tuple[str, str]] = {
         "write what is added as `outer(e, b)`, or a sum of such",
     ),
     "other state": (
-        "the update also reads {name}, which moves with it and has another shape",
-        "make {name} a memory of its own at the same level, and read it from there",
+        "the update also reads `{name}`, which moves with it and has another shape",
+        "make `{name}` a memory of its own, name what is read of it in an equation of the block, "
+        "and use that name",
+    ),
+    "other part": (
+        "the update also reads `{name}`, another part of the map, which moves with it",
+        "a `linear` map has one part, and the gradient of its usual objective is linear in it",
     ),
     "sum": (
         "a sum runs over the value's channels of the running state",
@@ -76,10 +93,35 @@ OBSTACLES: Mapping[str, tuple[str, str]] = {
     ),
     "stop": (
         "`stop` of the running state: its value moves on, its gradient does not",
-        "`through full` needs no `stop`",
+        "leave the gradient whole: no `stop` of the state, and `through full`",
     ),
     "shape": (
         "the running state is laid out anew",
         "keep the state's own axes in the update",
+    ),
+    # ---- what has one, and still cannot run over many tokens at once
+    "own past": (
+        "its update reads its own past through {others}",
+        "let {others} not read `{name}`, so that all tokens are known at once",
+    ),
+    "several parts": (
+        "its map has several parts",
+        "a `linear` map has one part, and runs over many tokens at once",
+    ),
+    "other shapes": (
+        "affine, but extra states of another shape move with it",
+        "make {names} a memory of its own",
+    ),
+    "copied at resets": (
+        "affine, but a reset copies another memory's state",
+        "begin with `zeros` or `learned`, or leave the reset out",
+    ),
+    "elsewhere": (
+        "affine, but another memory's state stands in its update",
+        "name what is read of `{name}` in an equation of the block, `r = {name}(x)`, and use `r`",
+    ),
+    "still": (
+        "nothing in its update depends on the token",
+        "nothing: each token is the same small step",
     ),
 }

@@ -19,11 +19,14 @@ from nlc.ir.system import Block, Call, Equation, Memory, Step, System, Update
 from nlc.passes.bound import Bounds
 from nlc.passes.gates import keep_gates
 from nlc.passes.normalise import normalise
+from nlc.passes.obstacles import obstacle
+from nlc.source import Span
 
 # the schedules that run a memory over the whole sequence at once
 WHOLE = ("tile-solve", "tile-scan", "scan", "attention")
 
 Node = tuple[str, str]
+Forms = tuple[tuple[str, NormalForm], ...]
 
 
 def plan(system: System) -> Plan:
@@ -149,31 +152,43 @@ def _schedule(
     group: list[str],
     schedules: Mapping[str, Schedule],
 ) -> Schedule:
-    def sequential(reason: str, forms: tuple[tuple[str, NormalForm], ...] = ()) -> Schedule:
-        return Schedule(memory.name, "sequential", reason, forms, chunk=memory.chunk)
+    def sequential(
+        kind: str, forms: Forms = (), span: Span | None = None, **words: object
+    ) -> Schedule:
+        found = obstacle(kind, **words)
+        return one_by_one(found.reason, found.hint, forms, span)
+
+    def one_by_one(reason: str, hint: str, forms: Forms, span: Span | None) -> Schedule:
+        return Schedule(
+            memory.name, "sequential", reason, forms, chunk=memory.chunk, hint=hint, span=span
+        )
 
     if len(group) > 1:
         others = ", ".join(f"`{name}`" for name in group if name != memory.name)
-        return sequential(f"its update reads its own past through {others}")
+        span = _own_read(block, memory, group)
+        return sequential("own past", span=span, others=others, name=memory.name)
     if memory.map.kind == "kernel":
         return Schedule(memory.name, "attention", "every query attends to the stored pairs")
     forms = normalise(graph, memory)
     for part, form in forms:
         if isinstance(form, Neither):
-            where = f"`{part}`: " if len(forms) > 1 else ""
-            return sequential(where + form.reason, forms)
+            where = f"`{part.removesuffix('.weight')}`: " if len(forms) > 1 else ""
+            return one_by_one(where + form.reason, form.hint, forms, form.span)
     if len(forms) > 1:
-        return sequential("its map has several parts", forms)
+        return sequential("several parts", forms)
     form = forms[0][1]
     assert isinstance(form, Affine)
     if len(memory.variables) > len(form.states):
-        return sequential("affine, but extra states of another shape move with it", forms)
+        extra = [v for v in memory.variables if v.name not in dict(form.states)]
+        names = ", ".join(f"`{v.name}`" for v in extra)
+        return sequential("other shapes", forms, extra[0].span, names=names)
     if memory.reset is not None and _copies(memory):
-        return sequential("affine, but a reset copies another memory's state", forms)
-    if _reads_elsewhere(memory, schedules):
-        return sequential("affine, but another memory's state stands in its update", forms)
+        return sequential("copied at resets", forms)
+    elsewhere = _read_elsewhere(memory, schedules)
+    if elsewhere is not None:
+        return sequential("elsewhere", forms, elsewhere[1], name=elsewhere[0])
     if not _varies(form):
-        return sequential("nothing in its update depends on the token", forms)
+        return sequential("still", forms)
     if form.known and _one_row(memory, form):
         reason = "affine in its state, channel by channel, and nothing in its writes reads it"
         return Schedule(memory.name, "scan", reason, forms, chunk=memory.chunk)
@@ -205,16 +220,34 @@ def _copies(memory: Memory) -> bool:
     return any(part.initial.kind == "source" for v in memory.variables for part in v.parts)
 
 
-def _reads_elsewhere(memory: Memory, schedules: Mapping[str, Schedule]) -> bool:
-    """Say whether the update reads another memory in a way that has no value for all tokens."""
+def _own_read(block: Block, memory: Memory, group: list[str]) -> Span | None:
+    """Find where something that the update needs reads the memory's own state."""
+    for step in block.steps:
+        if isinstance(step, Update) or _node(step)[1] not in group:
+            continue
+        for node in postorder(_exprs(block, step)):
+            if any(_is_own(arg, memory) for arg in node.args) or _is_own(node, memory, "attend"):
+                return node.span
+    return None
+
+
+def _read_elsewhere(memory: Memory, schedules: Mapping[str, Schedule]) -> tuple[str, Span] | None:
+    """Find a read of another memory in the update that has no value for all tokens."""
     for node in postorder([a.value for a in memory.update]):
         states = [arg for arg in node.args if _is_other(arg, memory)]
         if node.op == "apply":
             # the state of a memory that runs over the whole sequence can be asked at every token
             states = [arg for arg in states if schedules[arg.attr("memory")].kind not in WHOLE]
-        if states or (node.op == "attend" and schedules[node.attr("memory")].kind not in WHOLE):
-            return True
-    return False
+        if states:
+            return str(states[0].attr("memory")), node.span
+        if node.op == "attend" and schedules[node.attr("memory")].kind not in WHOLE:
+            return str(node.attr("memory")), node.span
+    return None
+
+
+def _is_own(node: Expr, memory: Memory, op: str = "state") -> bool:
+    own = node.op == op and node.attr("memory") == memory.name
+    return own and node.attr("when") != "initial"
 
 
 def _is_other(node: Expr, memory: Memory) -> bool:

@@ -16,7 +16,7 @@ from nlc.semantics.context import Bad
 from nlc.semantics.functions import RESERVED
 from nlc.semantics.memories import route_of
 from nlc.semantics.periods import period_in
-from nlc.semantics.trees import substitute
+from nlc.semantics.trees import substitute, tidied
 from nlc.semantics.values import Struct, Value, each, select
 from nlc.source import Span
 from nlc.syntax import tree
@@ -104,7 +104,7 @@ def _under(scope: UpdateScope, condition: Expr, body: tuple[tree.Stmt, ...], spa
 
 
 def _assign(scope: UpdateScope, statement: tree.Assign) -> None:
-    text = print_statement(substitute(statement, scope.shown)) if scope.shown else (
+    text = print_statement(tidied(substitute(statement, scope.shown))) if scope.shown else (
         statement.span.text or print_statement(statement)
     )  # fmt: skip
     values = values_of(scope.block, scope, statement)

@@ -66,3 +66,31 @@ def substitute(node: Any, names: dict[str, tree.Expr]) -> Any:
         }
         return replace(node, **changed)
     return node
+
+
+def tidied(node: Any) -> Any:
+    """Leave out what adds 0 or multiplies by 1 or 0, as a rule's defaults do when it is shown."""
+    if isinstance(node, tuple):
+        return tuple(tidied(item) for item in node)
+    if not isinstance(node, tree.Node) or isinstance(node, tree.Target):
+        return node
+    changed = {
+        key: tidied(value)
+        for key, value in vars(node).items()
+        if isinstance(value, tuple | tree.Node) and key != "comments"
+    }
+    node = replace(node, **changed)
+    match node:
+        case tree.Binary(operator="*", left=left, right=right):
+            for one, other in ((left, right), (right, left)):
+                if _number(one) in (0, 1):
+                    return other if _number(one) == 1 else one
+        case tree.Binary(operator="+", left=left, right=right) if _number(left) == 0:
+            return right
+        case tree.Binary(operator="+" | "-", left=left, right=right) if _number(right) == 0:
+            return left
+    return node
+
+
+def _number(node: tree.Node) -> int | float | None:
+    return node.value if isinstance(node, tree.Number) else None

@@ -20,7 +20,7 @@ def test_operators_bind_as_in_the_language() -> None:
     check(g.make("sub", g.make("sub", a, b), c), "a - b - c")
     check(g.make("mul", g.make("add", a, b), c), "(a + b) * c")
     check(g.make("neg", g.make("mul", a, b)), "-(a * b)")
-    check(g.make("pow", g.make("neg", a), g.constant(2)), "(-a) ^ 2")
+    check(g.make("pow", g.make("neg", a), g.constant(2)), "(-a)^2")
     check(g.make("mul", g.constant(0.5), g.make("dot", a, b)), "0.5 * <a, b>")
     check(g.make("sigmoid", g.make("unsqueeze", a, axes=(-1,))), "sigmoid(a)")
 
