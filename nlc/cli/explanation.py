@@ -36,8 +36,7 @@ def explanation(system: System, report: Report, chunks: Mapping[str, str]) -> st
 
 
 def _memory(t: Told, cost: Cost | None) -> Iterator[str]:
-    copies = f", {t.copies} copies" if t.copies > 1 else ""
-    yield f"memory {t.memory.name} of {t.block}{copies}, at {t.level.name}: {period(t.level)}"
+    yield f"memory {t.memory.name} of {t.block}, at {t.level.name}: {period(t.level)}"
     if t.pairs:
         yield from _said("pairs", t.pairs)
     if t.objective:
@@ -114,15 +113,15 @@ def _cost_of(t: Told, cost: Cost) -> str:
     state = f"state {size(entry.state_bytes)}"
     if t.memory.map.kind == "kernel":
         state = f"pairs {size(entry.state_bytes)} after {cost.tokens:,} tokens"
-    copies = f" (of {t.copies})" if t.copies > 1 else ""
+    copies = f"; {t.copies} copies" if t.copies > 1 else ""
     forward = amount(entry.forward.flops / cost.tokens)
     backward = amount(entry.backward.flops / cost.tokens)
     decode = amount(entry.decode.flops)
-    return f"operations {forward} forward, {backward} backward, {decode} decoding; {state}{copies}"
+    return f"FLOPs {forward} forward, {backward} backward, {decode} decoding; {state}{copies}"
 
 
 def _cost(cost: Cost) -> Iterator[str]:
-    yield f"cost of a token among {cost.tokens:,}: operations, and bytes moved in float32"
+    yield f"cost of a token among {cost.tokens:,}: FLOPs, and bytes moved in float32"
     yield from table(cost_lines(cost)).splitlines()
 
 

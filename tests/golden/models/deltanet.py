@@ -429,7 +429,7 @@ class ScalarGate:
 class MixerM(nn.Module):
     """Memory M: linear(d_k -> d_v), one per heads; every 1 token.
 
-    self = self - beta * (grad + 0 * self)   (rules.nl:7)
+    self = self - beta * grad   (rules.nl:7)
     state  M [B, heads, d_v, d_k]
     runs   tile-solve: affine in its state, which its writes read
     """

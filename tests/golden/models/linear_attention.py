@@ -480,7 +480,7 @@ def states_of_rows(path: Rows, late: bool = True, state: int = 0) -> Tensor:
 class MixerM(nn.Module):
     """Memory M: linear(d_k -> d_v), one per heads; every 1 token.
 
-    self = self - 1 * (grad + 0 * self)   (rules.nl:7)
+    self = self - grad   (rules.nl:7)
     state  M [B, heads, d_v, d_k]
     runs   tile-scan: affine in its state, and its writes are known in advance
     """

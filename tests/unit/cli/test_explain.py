@@ -44,7 +44,7 @@ def test_a_page_from_levels_to_cost(call: Call) -> None:
     assert answer.status == 0 and lines[0].startswith("gated_deltanet: Gated DeltaNet")
     in_order(
         lines,
-        "memory S of mixer, 4 copies, at fast: every 1 token",
+        "memory S of mixer, at fast: every 1 token",
         "objective 1/2 * ||S(k) - v||^2",
         "update S = a * S",
         "S = S - beta * grad(at = S)",
@@ -53,8 +53,10 @@ def test_a_page_from_levels_to_cost(call: Call) -> None:
         "schedule tile-solve, 32 tokens at a time: affine in its state, which its writes read",
     )
     levels = next(i for i, line in enumerate(lines) if line.startswith("fast every 1 token"))
-    assert levels < lines.index("memory S of mixer, 4 copies, at fast: every 1 token")
-    assert any(line.startswith("cost operations ") and "state 128.0 KiB" in line for line in lines)
+    assert levels < lines.index("memory S of mixer, at fast: every 1 token")
+    assert any(
+        line.startswith("cost FLOPs ") and "state 128.0 KiB; 4 copies" in line for line in lines
+    )
     table = lines[next(i for i, line in enumerate(lines) if line.startswith("cost of a token")) :]
     assert [line.split()[0] for line in table[2:]] == ["fast", "slow", "equations", "all"]
     assert max(map(len, answer.out.splitlines())) <= 100
