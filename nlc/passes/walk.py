@@ -36,7 +36,8 @@ class Walk:
     """One execution: `tokens` at once, or one token after `tokens` where `decode`.
 
     `times_of` says how many values a stream has, `flat` which have no gradient; `courses` are the
-    memories that ran over the sequence; `calls` counts calls by block and whether from a loop.
+    memories that ran over the sequence; `calls` counts calls by block and whether from a loop;
+    `looped` says that steps run token by token, though within a sequence.
     """
 
     module: Block | Model
@@ -49,6 +50,7 @@ class Walk:
     courses: dict[str, Course | Rows] = field(default_factory=dict)
     calls: dict[tuple[str, bool], int] = field(default_factory=lambda: defaultdict(int))
     reached: Reached = ALL
+    looped: bool = False
     done: set[int] = field(default_factory=set)
     used: set[int] = field(default_factory=set)
     known: dict[int, tuple[int, bool]] = field(default_factory=dict)
@@ -79,9 +81,12 @@ class Walk:
                 case Run(memory=name):
                     move_by_tiles(self, name)
                 case TokenLoop(steps=steps):
-                    self.steps(steps, looped=True)
+                    # a loop shares nothing with what stands around it but streams
+                    outside, self.done, self.looped = self.done, set(), True
+                    self.steps(steps)
+                    self.done, self.looped = outside, False
 
-    def steps(self, steps: Iterable[Step], passes: int = 1, looped: bool = False) -> None:
+    def steps(self, steps: Iterable[Step], passes: int = 1) -> None:
         """Count steps that run `passes` times."""
         for step in steps:
             match step:
@@ -91,7 +96,7 @@ class Walk:
                     self.assign(name, *self.facts(value))
                 case Call(block=block, inputs=inputs, results=results):
                     self.visit([value for _, value in inputs], EQUATIONS, passes)
-                    self.calls[block, looped] += passes
+                    self.calls[block, self.looped] += passes
                     for name in results:
                         self.assign(name, self.span, True)
                 case Repeat(count=number, steps=inner):

@@ -30,7 +30,7 @@ def operation(walk: Walk, node: Expr) -> Tally:
     left, right, out = sum(reads[:1]), sum(reads[1:]), walk.entries(node)
     # an only operand stands on both sides
     sides = (any(wanted[:1]), any(wanted[1:] or wanted))
-    if node.op == "conv" and walk.decode:
+    if node.op == "conv" and (walk.decode or walk.looped):
         # one token of a convolution is a product of entries and a sum
         tally.elementwise(times * work.products, left + right, out, needs)
     elif work.products:
