@@ -19,6 +19,7 @@ import torch
 
 from bench.decoding import decoding
 from bench.measure import shown, side_by_side
+from bench.optimizers import optimizers
 from bench.training import training
 
 
@@ -33,6 +34,7 @@ def main() -> None:
     print(machine(), "\n")
     training(wanted.tokens, wanted.rounds)
     decoding(wanted.rounds)
+    optimizers(wanted.rounds)
     compiling(wanted.rounds)
 
 
