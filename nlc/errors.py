@@ -92,13 +92,18 @@ def nearest(word: str, candidates: Iterable[str]) -> str | None:
     'momentum'
     >>> nearest("x", ["momentum", "decay"]) is None
     True
+
+    Of those that are alike in order, the one with the same letters: two of them were exchanged.
+
+    >>> nearest("sdg", ["dgd", "sgd"])
+    'sgd'
     """
-    best: tuple[float, str] | None = None
+    best: tuple[tuple[float, float], str] | None = None
     for candidate in sorted(set(candidates)):
         matcher = SequenceMatcher(None, word.lower(), candidate.lower(), autojunk=False)
         if matcher.quick_ratio() < 0.6:
             continue
-        ratio = matcher.ratio()
-        if ratio >= 0.6 and (best is None or ratio > best[0]):
-            best = (ratio, candidate)
+        likeness = (matcher.ratio(), matcher.quick_ratio())
+        if likeness[0] >= 0.6 and (best is None or likeness > best[0]):
+            best = (likeness, candidate)
     return best[1] if best else None

@@ -171,7 +171,7 @@ class BodyScope(Scope):
             return None
         self.context.fail(
             "NL0606", "there are no tokens to go over here", over.span, "in this place",
-            "`over = tokens` stands in the update of a memory that changes every N tokens",
+            "`over = tokens` stands in the update of a memory, and in a rule",
         )  # fmt: skip
 
     def apply(self, what: Readable, call: tree.Call) -> Value:

@@ -309,12 +309,14 @@ class UpdateScope(BodyScope):
         return each(self.context, [value], one, call.span)
 
     def _over_tokens(self, how: str, call: tree.Call) -> Value:
-        if not self.in_window or how not in ("sum", "mean", "last"):
+        if how not in ("sum", "mean", "last"):
             self.context.fail(
-                "NL0606", f"`{how}` over tokens has no meaning here", call.span, "in this place",
-                "`sum`, `mean` and `last` over tokens stand in the update of a memory that changes "
-                "every N tokens",
+                "NL0606", f"`{how}` over tokens has no meaning", call.span, "in this place",
+                "over the tokens of an update go `sum`, `mean` and `last`",
             )  # fmt: skip
+        if not self.in_window:
+            # a window of one token
+            return self.value(call.arguments[0])
         inside, self.at_token = self.at_token, True
         try:
             value = self.value(call.arguments[0])

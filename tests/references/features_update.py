@@ -260,6 +260,36 @@ def muon(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
 
 
 @feature(
+    "delta gradient descent",
+    """
+  weights W_lr : linear(d -> heads)
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    objective huber(M(k) - v, 0.5)
+    update dgd(lr = softplus(W_lr(x)))
+  }
+  out = W_o(M(q))
+""",
+)
+def dgd(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """The W that makes |W k - u|^2 + |W - M|^2 / lr least, by its normal equations."""
+    q, k, v = project(p, x)
+    lr = torch.nn.functional.softplus(linear(p, "W_lr", x))[..., None, None]
+    eye = torch.eye(DK, dtype=torch.float64)
+
+    def move(t: int, M: Tensor) -> Any:
+        u = -(read(M, k[:, t]) - v[:, t]).clamp(-0.5, 0.5)
+        left = outer(k[:, t], k[:, t]) + eye / lr[:, t]
+        right = outer(u, k[:, t]) + M / lr[:, t]
+        M = torch.linalg.solve(left, right, left=False)
+        return M, read(M, q[:, t])
+
+    M, y = over_tokens(q, zeros(x, H, DV, DK), move)
+    return out(p, y), {"M": M}
+
+
+@feature(
     "conditions and times within an update",
     """
   memory M : linear(d_k -> d_v) at fast {

@@ -510,3 +510,35 @@ def tnt(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
     none = [torch.zeros_like(w) for w in V0]
     (V, W, *_), y = over_tokens(q, (V0, W0, W0, zeros(x, H, DK, DK), none), move)
     return out(p, y), {"V": dict(zip(names, V, strict=True)), "W": dict(zip(names, W, strict=True))}
+
+
+@feature(
+    "delta gradient descent over a window",
+    """
+  memory M : linear(d_k -> d_v) at beat {
+    key k
+    value v
+    update dgd(lr = 0.4)
+    init learned
+  }
+  out = W_o(M(q))
+""",
+    into=AHEAD,
+    levels=BEAT,
+)
+def dgd(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """The rule erases with the mean of k k^T over the window."""
+    q, k, v = project(p, x)
+
+    def move(t: int, M: Tensor) -> Any:
+        y = read(M, q[:, t])
+        if (t + 1) % 3 == 0:
+            past = range(t - 2, t + 1)
+            square = sum(k[:, s].pow(2).sum(-1) for s in past) / 3
+            step = (0.4 / (1 + 0.4 * square))[..., None, None]
+            erase = sum(outer(read(M, k[:, s]), k[:, s]) for s in past) / 3
+            M = M - step * erase - step * sum(grad(M, k[:, s], v[:, s]) for s in past)
+        return M, y
+
+    M, y = over_tokens(q, copies(p, "M.weight", x), move)
+    return out(p, y), {"M": M}

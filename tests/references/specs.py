@@ -30,9 +30,10 @@ def block(body: str, rules: str = "", chunk: str = "", levels: str = "") -> str:
 @lru_cache(maxsize=64)
 def resolve(text: str) -> System:
     """The system that a text means."""
+    from nlc.library import shipped_rules
     from nlc.semantics.resolve import resolve as resolve_spec
     from nlc.source import Source
     from nlc.syntax.parse_text import parse_text
 
     source = Source("<text>", text)
-    return resolve_spec(parse_text(source), source, {})
+    return resolve_spec(parse_text(source), source, shipped_rules())

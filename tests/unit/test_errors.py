@@ -16,6 +16,7 @@ from nlc.errors import InternalError, catalogue, codes, entry, form_of, nearest
         ("W_Q", ["W_k", "W_q"], "W_q"),
         ("sigmiod", ["sigmoid", "silu"], "sigmoid"),
         ("fsat", ["fast", "slow"], "fast"),
+        ("sdg", ["dgd", "sgd"], "sgd"),
         ("zebra", ["fast", "slow"], None),
         ("x", [], None),
     ],

@@ -33,8 +33,18 @@ LIBRARY = {
 }
 
 
+# rules that use the map's input, which an optimizer does not have yet
+KEYED = {"dgd"}
+
+
 def test_every_shipped_rule_is_here() -> None:
-    assert set(LIBRARY) == set(shipped_rules())
+    assert set(LIBRARY) | KEYED == set(shipped_rules())
+
+
+@pytest.mark.parametrize("name", sorted(KEYED))
+def test_a_rule_that_needs_keys_says_so(name: str) -> None:
+    with pytest.raises(nlc.SpecError, match="NL0806"):
+        nlc.compile(system_of("")).rule(name)
 
 
 @pytest.mark.parametrize("name", LIBRARY)
@@ -171,6 +181,7 @@ def test_all_texts_are_formatted_and_clean(tmp_path: Path) -> None:
     for name, text in {**RULES, "library": ""}.items():
         system = system_of(text)
         rules = [rule_as_optimizer(system, r) for r in system.rules or shipped_rules().values()]
+        rules = [rule for rule in rules if rule.motions]
         (tmp_path / f"{name.replace(' ', '_')}.py").write_text(emit_optimizers(system, rules))
     settings = str(Path(nlc.__file__).parents[1] / "pyproject.toml")
     for words in (["format", "--diff"], ["check", "--output-format", "concise"]):
