@@ -98,7 +98,8 @@ def earlier(block: BlockResolver, e: Expr, back: int, begun: Expr | None, span: 
             if begun is None or not fragile:
                 return value
             wide = make("unsqueeze", begun, axes=tuple(range(-len(node.shape), 0)), span=span)
-            return make("where", wide if node.shape else begun, value, node, span=span)
+            present = _ago(block, node, 0, span)
+            return make("where", wide if node.shape else begun, value, present, span=span)
         return make(node.op, *map(at, node.args), span=node.span, **dict(node.attrs))
 
     return at(e)
