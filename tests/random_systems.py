@@ -53,7 +53,7 @@ COMMON = (
     "self = self - {step} * grad(at = self)",
     "self = {gate} * self - {step} * grad",
     "S = {gate} * S - {step} * grad\nself = self + S",
-    "S = S + grad^2\nself = self - {step} * grad / sqrt(S + 1)",
+    "S = S + grad^2\nself = self - {step} * grad / sqrt(S^2 + 1)",
     "self = self - {step} * grad(at = {gate} * self)",
     "self = tanh(self - {step} * grad)",
 )
