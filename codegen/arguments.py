@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nlc.codegen.names import Names
+from nlc.codegen.names import Names, identifier
 
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.system import Memory
 
+# what the methods of a memory take besides states and arguments
+METHODS = frozenset({"batch", "learned", "like", "pairs", "path", "position", "q"})
 OUTSIDE = ("param", "state", "attend", "shift", "conv", "position", "due")
 
 
@@ -50,7 +52,7 @@ def arguments(memory: Memory, roots: Iterable[Expr], starting: bool = False) -> 
             stack.extend(reversed(node.args))
     found.sort(key=lambda node: node.op != "stream")
     states = set(_state_names(memory))
-    names = Names(set(states))
+    names = Names(states | METHODS if starting else states)
     return {node: names.fresh(_name(node)) for node in found}
 
 
@@ -80,9 +82,15 @@ def _name(node: Expr) -> str:
 
 
 def _state_names(memory: Memory) -> list[str]:
-    return [state_name(memory, variable.name) for variable in memory.variables]
+    return [state_variable(memory, variable.name) for variable in memory.variables]
 
 
 def state_name(memory: Memory, var: str) -> str:
     """How a state is called in emitted code: `M`, `M_S`."""
     return f"{memory.name}_{var}" if var else memory.name
+
+
+def state_variable(memory: Memory, var: str = "") -> str:
+    """The variable that holds a state in the methods of a memory."""
+    name = identifier(state_name(memory, var))
+    return f"{name}_" if name in METHODS else name

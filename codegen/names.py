@@ -11,6 +11,10 @@ import keyword
 import re
 from dataclasses import dataclass, field
 
+from nlc.codegen.library_source import library_names
+
+from nlc.ir.system import System
+
 # what the emitted file itself uses, and letters that linters refuse
 TAKEN = frozenset({
     "torch", "nn", "F", "math", "Tensor", "Any", "self", "state", "after", "l", "O", "I",
@@ -27,7 +31,7 @@ def identifier(name: str) -> str:
     text = re.sub(r"\W", "_", name)
     text = text if text and not text[0].isdigit() else f"_{text}"
     clash = keyword.iskeyword(text) or keyword.issoftkeyword(text) or text in TAKEN
-    return f"{text}_" if clash or text in dir(builtins) else text
+    return f"{text}_" if clash or text in dir(builtins) or text in library_names() else text
 
 
 def class_name(*names: str) -> str:
@@ -37,7 +41,27 @@ def class_name(*names: str) -> str:
     'GatedMixerM'
     """
     words = [word for name in names for word in re.split(r"[_\W]+", name) if word]
-    return "".join(word[0].upper() + word[1:] for word in words) or "Module"
+    text = "".join(word[0].upper() + word[1:] for word in words)
+    return text if text and not text[0].isdigit() else f"Block{text}"
+
+
+def class_names(system: System) -> dict[tuple[str, ...], str]:
+    """Name the classes of blocks, by `(block,)`, and of memories, by `(block, memory)`.
+
+    No two are called alike, and none like the model, its passes or what the file imports.
+    """
+    used = {*TAKEN, *dir(builtins), *keyword.kwlist, *library_names()}
+    found: dict[tuple[str, ...], str] = {}
+    for block in system.blocks:
+        for words in [(block.name,), *((block.name, m.name) for m in block.memories)]:
+            base = name = class_name(*words)
+            count = 0
+            while name in used or re.fullmatch(r"Model(Repeat\d*)*", name):
+                count += 1
+                name = f"{base}{'Block' if count == 1 else count}"
+            used.add(name)
+            found[words] = name
+    return found
 
 
 @dataclass

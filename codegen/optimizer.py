@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nlc.codegen.library_source import library_texts, source_of
-from nlc.codegen.names import class_name
+from nlc.codegen.names import class_name, class_names
 from nlc.codegen.parameters import of_memory
 from nlc.codegen.rule_class import RuleText, write_class
 from nlc.codegen.rule_motion import dictionary
@@ -155,7 +155,8 @@ def _definition(out: Writer, name: str) -> None:
 
 def _tables(out: Writer, system: System) -> None:
     """Write which level moves each parameter, by module, and where axes in front are copies."""
-    modules: list[tuple[str, Block | Model]] = [(class_name(b.name), b) for b in system.blocks]
+    names = class_names(system)
+    modules: list[tuple[str, Block | Model]] = [(names[(b.name,)], b) for b in system.blocks]
     if system.model is not None:
         modules.append(("Model", system.model))
     out.line("# the level that moves each parameter, by module")

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 
 from nlc.codegen import library
 from nlc.codegen.apply import apply_parts
-from nlc.codegen.arguments import arguments, state_name
+from nlc.codegen.arguments import arguments, state_name, state_variable
 from nlc.codegen.lowering import Lowering, batch_of, rank_of
-from nlc.codegen.names import Names, class_name, identifier
+from nlc.codegen.names import Names, identifier
 from nlc.codegen.parameters import declare_tensors, draw_tensors, of_memory
 from nlc.codegen.printer import Printer
 from nlc.codegen.program import Program, note
@@ -39,13 +39,13 @@ Where = Callable[[object], str]
 
 @dataclass
 class MemoryWriter:
-    """Writes the class of one memory; `reads` says which reads its block makes.
+    """Writes the class `name` of one memory; `reads` says which reads its block makes.
 
     `reads` holds (kind, when, state): kind is `apply` for M(q) or `bare` for the state itself.
     `static` names the streams of the block that do not depend on tokens.
     """
 
-    block: str
+    name: str
     memory: Memory
     schedule: Schedule
     level: Level
@@ -72,11 +72,6 @@ class MemoryWriter:
     # ---- facts ---------------------------------------------------------------------------------
 
     @property
-    def name(self) -> str:
-        """The class."""
-        return class_name(self.block, self.memory.name)
-
-    @property
     def is_kernel(self) -> bool:
         """Say whether this is a softmax memory."""
         return self.memory.map.kind == "kernel"
@@ -96,8 +91,8 @@ class MemoryWriter:
     def states(self) -> list[str]:
         """The states' names in emitted code."""
         if self.is_kernel:
-            return [identifier(self.memory.name)]
-        return [identifier(state_name(self.memory, v.name)) for v in self.memory.variables]
+            return [state_variable(self.memory)]
+        return [state_variable(self.memory, v.name) for v in self.memory.variables]
 
     @property
     def has_start(self) -> bool:

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from nlc.codegen.library_source import library_texts
+from nlc.codegen.names import class_names
 from nlc.codegen.torch_block import UnitWriter
 from nlc.codegen.torch_memory import MemoryWriter
 from nlc.codegen.torch_tiles import read_product
@@ -28,6 +29,7 @@ class Emitter:
     def __init__(self, system: System, plan: Plan, spec: str):
         self.system, self.plan, self.spec = system, plan, spec
         self.used: set[str] = set()
+        self.names = class_names(system)
 
     def comment(self, step: Any) -> list[str]:
         """The line of the spec that a statement comes from."""
@@ -46,7 +48,7 @@ class Emitter:
         for memory in block.memories:
             lines = [f"{s.text}   ({self.place(s.span)})" for s in memory.statements]
             found[memory.name] = MemoryWriter(
-                block=block.name,
+                name=self.names[block.name, memory.name],
                 memory=memory,
                 schedule=self.plan.block(block.name).schedule(memory.name),
                 level=self.system.level(memory.level),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from nlc.codegen.names import class_name
+from nlc.codegen.names import class_name, class_names
 
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.schedule import BlockPlan, Parallel, Plan, Stage, TokenLoop
@@ -68,7 +68,10 @@ class Unit:
 
 def units(system: System, plan: Plan) -> list[Unit]:
     """List the classes of a system, each after those it uses."""
-    found = [_block(system, block, plan.block(block.name)) for block in _ordered(system)]
+    names = class_names(system)
+    found = [
+        _block(block, plan.block(block.name), names[(block.name,)]) for block in _ordered(system)
+    ]
     return found + (_model(system) if system.model is not None else [])
 
 
@@ -122,7 +125,7 @@ def of_memory(memory: Memory) -> list[Expr]:
     return [a.value for a in memory.update]
 
 
-def _block(system: System, block: Block, plan: BlockPlan) -> Unit:
+def _block(block: Block, plan: BlockPlan, name: str) -> Unit:
     everything = [*expressions(block.steps)]
     for memory in block.memories:
         everything += of_memory(memory)
@@ -134,7 +137,7 @@ def _block(system: System, block: Block, plan: BlockPlan) -> Unit:
     resets = any(m.reset is not None for m in block.memories)
     return Unit(
         kind="block",
-        name=class_name(block.name),
+        name=name,
         title=block.name,
         inputs=block.inputs,
         outputs=tuple(name for name, _ in block.outputs),

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from nlc.codegen.names import class_name
+from nlc.codegen.names import class_name, class_names
 from nlc.codegen.optimizer import emit_optimizers
 from nlc.codegen.package import write_package
 from nlc.codegen.torch_module import emit_model
@@ -110,7 +110,7 @@ class Compiled:
         names = [block.name for block in self.system.blocks]
         if name not in names:
             raise ValueError(f"there is no block {name!r}; there are {', '.join(names)}")
-        made: nn.Module = getattr(self.module, class_name(name))(**new)
+        made: nn.Module = getattr(self.module, class_names(self.system)[(name,)])(**new)
         self._made[name] = made
         return made
 

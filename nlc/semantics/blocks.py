@@ -23,6 +23,7 @@ from nlc.semantics.context import Bad, Context
 from nlc.semantics.functions import RESERVED
 from nlc.semantics.histories import Histories, shifted
 from nlc.semantics.maps import resolve_map
+from nlc.semantics.names import taken
 from nlc.semantics.records import Body, Stream, Unordered
 from nlc.semantics.scopes import BlockScope
 from nlc.semantics.values import Struct
@@ -49,9 +50,11 @@ class BlockResolver:
         self.inputs: list[Input] = []
         self.equations: list[Equation] = []
         self.calls: list[Call] = []
-        self.histories = Histories()
+        # how often each block has been called
+        self.instances: dict[str, int] = {}
         self.pair_values: dict[tuple[str, int], Expr] = {}
         self.owners: dict[str, tuple[str, Span]] = {}
+        self.histories = Histories(self.owners)
         self.scope = BlockScope(context, self)
 
     def resolve(self) -> Unordered:
@@ -85,6 +88,12 @@ class BlockResolver:
                 "this name has a meaning of its own", "choose another name",
             )  # fmt: skip
             return False
+        attribute = taken(name) if what in ("weights", "a memory") else None
+        if attribute is not None:
+            self.context.faults.error(
+                "NL0303", f"`{name}` cannot be the name of {what}", span,
+                attribute, f"choose another name, such as `{name.strip('_')}_1`",
+            )  # fmt: skip
         if name in self.context.blocks:
             self.context.faults.error(
                 "NL0302", f"`{name}` is declared twice", span, f"again, as {what}",

@@ -5,7 +5,7 @@ In: expressions. Out: expressions, with the histories noted that an executor has
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from nlc.ir.operations import OPERATIONS
 from nlc.ir.shape import show
 from nlc.ir.show import show_expr
 from nlc.ir.system import Equation, History
+from nlc.semantics.names import numbered
 from nlc.semantics.values import Readable
 from nlc.source import Span
 from nlc.syntax import tree
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Histories:
-    """What a block remembers of earlier tokens; equal uses share a slot."""
+    """What a block remembers of earlier tokens; equal uses share a slot.
 
+    `others` are the names of the block, which no slot may have: they share the state.
+    """
+
+    others: Container[str] = ()
     found: list[History] = field(default_factory=list)
     shifts: dict[tuple[int, int], str] = field(default_factory=dict)
     convs: dict[tuple[str, int], str] = field(default_factory=dict)
@@ -37,7 +42,7 @@ class Histories:
         """Give the slot that holds a stream's last n tokens."""
         key = (id(value), n)
         if key not in self.shifts:
-            self.shifts[key] = f"shift_{len(self.shifts) + 1}"
+            self.shifts[key] = numbered("shift", self.uses, self.others, 1)
             self.found.append(History(self.shifts[key], n, value.shape))
         return self.shifts[key]
 
@@ -45,9 +50,7 @@ class Histories:
         """Give the slot of a stream through a convolution: `conv_q`, `conv_q_1`."""
         place = (name, id(x))
         if place not in self.convs:
-            uses = self.uses.get(name, 0)
-            self.uses[name] = uses + 1
-            self.convs[place] = name if uses == 0 else f"{name}_{uses}"
+            self.convs[place] = numbered(name, self.uses, self.others)
             if width > 1:
                 self.found.append(History(self.convs[place], width - 1, x.shape))
         return self.convs[place]

@@ -11,6 +11,8 @@ from nlc.ir.expr import Expr, postorder
 from nlc.ir.shape import Axis, Shape, show
 from nlc.ir.system import Call, Equation, Initial, Map, Model, Part, Repeat, Step, Weight
 from nlc.semantics.context import Bad, Context
+from nlc.semantics.functions import RESERVED
+from nlc.semantics.names import numbered, taken
 from nlc.semantics.scopes import StreamScope
 from nlc.semantics.values import Struct, Value
 from nlc.source import Span
@@ -67,6 +69,8 @@ class ModelResolver:
         self.later: dict[str, Span] = {}
         self.shared: dict[str, str] = {}
         self.shared_calls: dict[str, Span] = {}
+        # how often the streams of a shared instance have been made
+        self.results: dict[str, int] = {}
         # shared names at fault
         self.broken: set[str] = set()
         # streams that an earlier pass of a repeat has not made yet, as blocks expect them
@@ -199,6 +203,12 @@ class ModelResolver:
     def _share(self, name: str, block: str, span: Span) -> None:
         if block not in self.context.blocks:
             self.context.unknown("block", block, span, list(self.context.blocks), "NL0306")
+        own = "this name has a meaning of its own" if name in RESERVED else taken(name)
+        if own is not None:
+            self.context.fail(
+                "NL0303", f"`{name}` cannot be the name of a shared block", span, own,
+                "choose another name",
+            )  # fmt: skip
         if name in self.shared or name in self.context.blocks or name in self.env:
             self.context.fail(
                 "NL0302", f"`{name}` is declared twice", span, "again",
@@ -256,8 +266,6 @@ class ModelResolver:
         return found
 
     def _assign(self, statement: tree.Assign) -> None:
-        from nlc.semantics.functions import RESERVED
-
         for target in statement.targets:
             name = target.path[0]
             if len(target.path) > 1 or name in RESERVED or name in ("tokens", "targets"):
@@ -398,9 +406,7 @@ class ModelResolver:
                 )  # fmt: skip
             self.shared_calls[name] = call.span
             return name, True
-        uses = self.counts[-1].get(name, 0)
-        self.counts[-1][name] = uses + 1
-        return (name if uses == 0 else f"{name}_{uses}"), False
+        return numbered(name, self.counts[-1], {*self.context.blocks, *self.shared}), False
 
     def missing(self, argument: tree.Expr) -> str | None:
         """Say how an argument without a value stands: "omit", or "maybe" (made in a later pass)."""

@@ -20,6 +20,7 @@ from nlc.semantics.context import Bad, Context, several
 from nlc.semantics.functions import RESERVED
 from nlc.semantics.level_graph import with_level_graph
 from nlc.semantics.models import ModelResolver
+from nlc.semantics.names import numbered, taken
 from nlc.semantics.nesting import check_reset, resolve_levels, sort_levels
 from nlc.semantics.order import order
 from nlc.semantics.rules import check_names, check_rules
@@ -165,10 +166,16 @@ class Resolver:
         inputs = self._inputs(owner, scope, block, call)
         if isinstance(owner, ModelResolver):
             instance, shared = owner.instance(name, call, bool(block.memories))
+            others = {*owner.later, "tokens", "targets"}
         else:
-            uses = sum(1 for c in owner.calls if c.block == target)
-            instance, shared = (name if uses == 0 else f"{name}_{uses}"), False
-        results = tuple(f"{instance}_{output}" for output, _ in block.outputs)
+            others = {*owner.owners, *self.context.blocks}
+            instance, shared = numbered(name, owner.instances, others), False
+        # a shared instance gives other streams at each call; none is one that is written
+        uses = owner.results if shared else {}
+        results = tuple(
+            numbered(base, uses, others, 1 if base in others else 0)
+            for base in (f"{instance}_{output}" for output, _ in block.outputs)
+        )
         step = Call(instance, target, inputs, results, shared, call.span.text, call.span)
         if isinstance(owner, ModelResolver):
             owner.add_call(step)
@@ -309,10 +316,13 @@ class Resolver:
         )
         for what, items in tables:
             for item in items:
-                if item.name in RESERVED:
+                own = "this name has a meaning of its own" if item.name in RESERVED else None
+                if what == "block":
+                    own = own or taken(item.name)
+                if own is not None:
                     self.context.faults.error(
                         "NL0303", f"`{item.name}` cannot be the name of a {what}", item.span,
-                        "this name has a meaning of its own", "choose another name",
+                        own, "choose another name",
                     )  # fmt: skip
                 elif item.name in places:
                     before, place = places[item.name]
