@@ -93,7 +93,9 @@ class _Judge:
         through = self.own_past()
         if through:
             return self.unknown(f"{through} is made from its own state"), None
-        forms = plan.schedule(self.memory.name).forms or normalise(self.graph, self.memory)
+        known = plan.schedule(self.memory.name).forms
+        unwound = self.unwound()
+        forms = known if known and unwound is self.memory else normalise(self.graph, unwound)
         found: list[tuple[Stretch, str]] = []
         for part, form in forms:
             if isinstance(form, Neither):
@@ -132,6 +134,28 @@ class _Judge:
             case Affine():
                 return chunk_stretch(form, thawed, self.bounds, size, self.memory.chunk, names), ""
 
+    def unwound(self) -> Memory:
+        """Return the memory with one token for a window of n: what it adds counts n times.
+
+        The state stands still within a window, and n writes along different keys reach no further
+        than n along one.
+        """
+        period = self.system.level(self.memory.level).period
+        if period.unit != "tokens" or period.count == 1:
+            return self.memory
+        memory = explicit_memory(self.graph, self.memory)
+        times = self.graph.constant(float(period.count))
+
+        def one_token(node: Expr, args: tuple[Expr, ...]) -> Expr | None:
+            states = any(_is_state(n, memory.name, ("prev",)) for n in postorder([node]))
+            if node.op != "window" or not states:
+                return None
+            summed = node.attr("how") == "sum"
+            return self.graph.make("mul", times, args[0], span=node.span) if summed else args[0]
+
+        values = rewrite(self.graph, [a.value for a in memory.update], one_token)
+        return replace(memory, update=_assigned(memory, values))
+
     def thawed(self, part: str) -> NormalForm | None:
         """Return the form with frozen reads taken at the running state; None if there are none."""
         memory = explicit_memory(self.graph, self.memory)
@@ -146,10 +170,7 @@ class _Judge:
             return self.graph.make("state", span=node.span, **attrs)
 
         values = rewrite(self.graph, roots, running)
-        update = tuple(
-            Assignment(a.var, a.part, v) for a, v in zip(memory.update, values, strict=True)
-        )
-        return dict(normalise(self.graph, replace(memory, update=update)))[part]
+        return dict(normalise(self.graph, replace(memory, update=_assigned(memory, values))))[part]
 
     def other_states(self, forms: tuple[tuple[str, NormalForm], ...]) -> str:
         """Name an extra state that no form covers."""
@@ -210,6 +231,12 @@ class _Judge:
     def unknown(self, reason: str, span: Span | None = None) -> Verdict:
         """Say that there is no verdict."""
         return Verdict("unknown", reason, None, "", span or self.place)
+
+
+def _assigned(memory: Memory, values: list[Expr]) -> tuple[Assignment, ...]:
+    """Give the states of an update other values."""
+    named = zip(memory.update, values, strict=True)
+    return tuple(Assignment(a.var, a.part, value) for a, value in named)
 
 
 MOVING = ("prev", "post", "start")

@@ -14,8 +14,11 @@ T, which are known for more forms than its norm.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import inf
 
+from nlc.ir.expr import Expr
+from nlc.passes.chain import Chain, chains
 from nlc.passes.corners import range_of
 from nlc.passes.interval import Interval, point, upto
 from nlc.passes.lane import (
@@ -26,12 +29,14 @@ from nlc.passes.lane import (
     below_zero,
     is_short,
     size_of,
-    strength_of,
     strength_poly,
     strength_range,
 )
-from nlc.passes.polynomial import ONE, ZERO, Algebra, Poly, divided, plus, same
+from nlc.passes.polynomial import ZERO, Algebra, Poly, divided, plus
 from nlc.passes.terms import gate_text, pair_text, strength_text, strengths_text
+
+# a polynomial of so many writes is not worth its terms: they are a chain
+MANY = 8
 
 
 def stretch_of_one(lane: Lane) -> Stretch:
@@ -44,17 +49,22 @@ def stretch_of_one(lane: Lane) -> Stretch:
             return Stretch(decay.magnitude(), cause)
     if not lane.hits:
         return Stretch(decay.magnitude())
-    found = [_along_one(lane, algebra), *_chains(lane), _symmetric(lane, algebra), _sum(lane)]
-    norms = [norm for norm in found if norm is not None]
-    best = min(norms, key=lambda n: (n.high, not n.high_open))
+    found = list(chains(lane))
+    norms = [_along_one(lane, algebra), _symmetric(lane, algebra), _sum(lane)]
+    norms += [chain.norm() for chain in found]
+    best = min((n for n in norms if n is not None), key=lambda n: (n.high, not n.high_open))
     if is_short(best):
         return Stretch(best)
+    if any(hit.earlier for hit in lane.hits):
+        return Stretch(best, _cause_in_chain(lane, found))
     return Stretch(best, _cause(lane, algebra))
 
 
 def _along_one(lane: Lane, algebra: Algebra) -> Interval | None:
     """All reads and targets along one vector u: T is D but along u, where it is one number."""
     if lane.gate is not None and lane.gate.kind != "scalar" and lane.size > 1:
+        return None
+    if len(lane.hits) > MANY:
         return None
     along = None
     grown: dict[int, Poly] = {}
@@ -114,112 +124,51 @@ def _sum(lane: Lane) -> Interval | None:
     return upto(total.high, total.high_open)
 
 
-# ---- products ----------------------------------------------------------------------------------
-
-
-def _chains(lane: Lane) -> list[Interval | None]:
-    """T = D (I + x b^T) ..., the decay first, or last."""
-    whole = () if lane.gate is None else (lane.gate.value,)
-    found = []
-    for expressions in ((), whole):
-        algebra = Algebra(lane.bounds, lane.size, expressions)
-        found += [_chain(lane, algebra, first) for first in (True, False)]
-    return found
-
-
-def _chain(lane: Lane, algebra: Algebra, decay_first: bool) -> Interval | None:
-    """Bound the product of norms, where every group of writes sees all those before it."""
-    decay = lane.decay(algebra)
-    factors: list[tuple[Poly, Poly, Hit]] = []
-    for hit in lane.hits:
-        read, target = lane.vector(algebra, hit.read), lane.vector(algebra, hit.target)
-        split = divided(read if decay_first else target, decay)
-        if split is None or hit.read is None or hit.target is None:
-            return None
-        factors.append((split, target, hit) if decay_first else (read, split, hit))
-    groups = _groups(algebra, lane.size, factors)
-    if groups is None:
-        return None
-    norm = range_of(algebra, decay).magnitude()
-    for group in groups:
-        bounded = _group_norm(algebra, lane.size, group)
-        if bounded is None:
-            return None
-        norm = norm * bounded
-    return norm
-
-
-def _groups(
-    algebra: Algebra, size: int, factors: list[tuple[Poly, Poly, Hit]]
-) -> list[list[tuple[Poly, Poly]]] | None:
-    """Split writes into groups: those of one do not see each other, and see all groups before."""
-    groups: list[list[tuple[Poly, Poly]]] = []
-    numbers: list[set[int]] = []
-    for read, target, hit in factors:
-        seen = {s for s, _ in hit.earlier}
-        before = set().union(*numbers[:-1]) if numbers else set()
-        joins = bool(numbers) and seen == before
-        if not joins and seen != before | (numbers[-1] if numbers else set()):
-            return None
-        for s, c in hit.earlier:
-            other = next(b for _, b, h in factors if h.number == s)
-            if not same(algebra.number(c), algebra.summed(algebra.times(other, read), size)):
-                return None
-        if joins:
-            groups[-1].append((read, target))
-            numbers[-1].add(hit.number)
-        else:
-            groups.append([(read, target)])
-            numbers.append({hit.number})
-    return groups
-
-
-def _group_norm(algebra: Algebra, size: int, group: list[tuple[Poly, Poly]]) -> Interval | None:
-    """Bound the norm of I + sum of s u u^T."""
-    strengths = []
-    for read, target in group:
-        strength = strength_of(algebra, read, target, size)
-        if strength is None:
-            return None
-        strengths.append(strength)
-    rest = [point(1.0)] if size > 1 else []
-    if len(strengths) == 1:
-        return size_of(range_of(algebra, plus(ONE, strengths[0])), *rest)
-    ranges = [range_of(algebra, strength) for strength in strengths]
-    low, high = point(1.0), point(1.0)
-    for held in ranges:
-        low, high = low + below_zero(held), high + -below_zero(-held)
-    return size_of(low, high, *rest)
-
-
 # ---- causes ------------------------------------------------------------------------------------
 
 
-def _cause(lane: Lane, algebra: Algebra) -> Cause:
-    """Say which term keeps the norm from being bounded by 1."""
-    decay = range_of(algebra, lane.decay(algebra))
-    chained = any(hit.earlier for hit in lane.hits)
-    worst: tuple[tuple[float, int], Hit, str] | None = None
+def _cause_in_chain(lane: Lane, found: list[Chain]) -> Cause:
+    """Say which of several writes, each at the state that others left, goes too far."""
+    if not found:
+        terms = tuple(e for hit in lane.hits for e in hit.terms)
+        grows = any(lane.bounds.range(e).norm.high == inf for e in terms)
+        return Cause("order", "no bound is known for the writes of one token", terms, grows)
+    chain = min(found, key=lambda c: c.norm().high)
+    group = max(chain.groups, key=lambda g: chain.group_norm(g).high)
+    ranges = {id(f): range_of(chain.algebra, f.strength) for f in group}
+    worst = max(group, key=lambda f: ranges[id(f)].size)
+    text = strength_text(lane.gate, worst.read, worst.target, -ranges[id(worst)])
+    if len(group) > 1:
+        text = strengths_text(text, len(group), _total(ranges.values()))
+    decay = range_of(chain.algebra, chain.decay).magnitude()
+    grows = not is_short(decay * chain.group_norm(group))
+    return Cause("strength", text, _present(worst.read, worst.target), grows)
+
+
+def _present(*terms: Expr | None) -> tuple[Expr, ...]:
+    return tuple(e for e in terms if e is not None)
+
+
+def _total(held: Iterable[Interval]) -> Interval:
     total = point(0.0)
+    for one in held:
+        total = total + one
+    return total
+
+
+def _cause(lane: Lane, algebra: Algebra) -> Cause:
+    """Say which write at the state before the token goes too far."""
+    found: list[tuple[Interval, str, Hit]] = []
     for hit in lane.hits:
         held = strength_range(lane, algebra, hit)
-        alone = None if held is None else size_of(decay + held)
         if held is None and lane.gate is not None:
             held = _undecayed(lane, hit)
-            alone = None if held is None else size_of(decay * (point(1.0) + held))
-        if held is None or alone is None:
+        if held is None:
             return _apart(lane, algebra, hit)
-        if chained and is_short(alone):
-            continue
-        total = total + held
-        text = strength_text(lane.gate, hit.read, hit.target, -held)
-        if worst is None or (-held.size, len(text)) < worst[0]:
-            worst = (-held.size, len(text)), hit, text
-    if worst is None:
-        return Cause("order", "the writes of one token read different states")
-    _, hit, text = worst
-    if len(lane.hits) > 1 and not chained:
-        text = strengths_text(text, len(lane.hits), -total)
+        found.append((held, strength_text(lane.gate, hit.read, hit.target, -held), hit))
+    _, text, hit = min(found, key=lambda one: (-one[0].size, len(one[1])))
+    if len(found) > 1:
+        text = strengths_text(text, len(found), _total(held for held, _, _ in found))
     return Cause("strength", text, hit.terms, grows=True)
 
 

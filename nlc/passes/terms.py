@@ -57,7 +57,7 @@ def strengths_text(one: str, count: int, held: Interval) -> str:
 def strength_name(gate: Gate | None, read: Expr | None, target: Expr | None) -> str:
     """Write s |u|^2: `beta * ||k||^2`."""
     if read is None or target is None:
-        return "what is written"
+        return f"a write along {_plain(target)}" if target is not None else "what is written"
     left, right = _factors(read), _factors(target)
     if gate is not None:
         dropped = next((f for f in left if f[0] is _bare(gate.value)), None)

@@ -77,6 +77,9 @@ STATEMENTS = [
     "self = self + outer(x4, k)",
     "self = lerp(self, outer(x4, k), {n})",
     "when {n} > 0.5 {{ self = self - {m} * grad(at = self) }}",
+    "repeat 3 {{ self = self - {n} * grad(at = self) }}",
+    "repeat 2 {{ self = self - {n} * grad(at = self); "
+    "self = self - {m} * grad(1/2 * ||M(c) - x4||^2, at = self) }}",
 ]
 WITH_STATE = [
     "S = {n} * S - {m} * grad; self = {n2} * self + S",

@@ -20,7 +20,7 @@ SPEC = """system example
 
 dims {{ d = 8, heads = 2, d_k = 4, d_v = 3 }}
 
-level fast every 1 token{chunk}
+level fast every {period}{chunk}
 level slow every 1 step
 
 rule heavy(lr, momentum, decay) {{
@@ -55,8 +55,8 @@ block mixer(x[d]) -> out[d] {{
 
 def spec(update: str, **changes: str) -> str:
     given = {
-        "chunk": "", "key": "unit(W_k(x))", "more": "", "map": "linear(d_k -> d_v)",
-        "pairs": "key k; value v", "out": "W_o(M(q))", **changes,
+        "period": "1 token", "chunk": "", "key": "unit(W_k(x))", "more": "",
+        "map": "linear(d_k -> d_v)", "pairs": "key k; value v", "out": "W_o(M(q))", **changes,
     }  # fmt: skip
     braces = update if update.startswith(("update", "state")) else f"update {{ {update} }}"
     return SPEC.format(update=braces, **given)
@@ -112,7 +112,12 @@ HOLDS: list[tuple[str, dict[str, str], str]] = [
     ("self = self - b * grad(1/2 * ||M(k) - v||^2 + 1/2 * ||M(q) - v||^2)", {}, "marginal"),
     ("self = a * self; self = self - 2 * b * grad(at = self); "
      "self = self - 2 * c * grad(1/2 * ||M(q) - v||^2, at = self)", {}, "contractive"),
+    ("self = a * self; self = self - b * grad(at = self); self = c * self; "
+     "self = self - b * grad(1/2 * ||M(q) - v||^2, at = self)", {}, "contractive"),
     ("repeat 3 { self = self - 2 * b * grad(at = self) }", {}, "marginal"),
+    ("repeat 40 { self = self - b * grad(at = self) }", {}, "marginal"),
+    ("repeat 5 { self = self - b * grad(at = self); "
+     "self = self - c * grad(1/2 * ||M(q) - v||^2, at = self) }", {}, "marginal"),
     ("self = self - b / 3 * grad", {"pairs":
         "key k; value v; objective recent(1/2 * ||M(k) - v||^2, 3)"}, "marginal"),
     # several states
@@ -121,6 +126,11 @@ HOLDS: list[tuple[str, dict[str, str], str]] = [
     ("update heavy(lr = b, momentum = 0.9, decay = 0.1)", PLAIN, "contractive"),
     ("state S = 0; update { S = lerp(S, self, a); self = lerp(self, S, b) }", {}, "marginal"),
     ("state S = 0; update { S = lerp(S, self, a); self = self - b * grad }", {}, "marginal"),
+    # windows, and what is slower than the memory
+    ("self = self - 0.5 * grad", {"period": "4 tokens"}, "marginal"),
+    ("self = last(a) * self - mean(b * grad, over = tokens)", {"period": "8 tokens"},
+     "contractive"),
+    ("every 4 tokens { self = a * self }; self = self - b * grad(at = self)", {}, "marginal"),
     # chunks
     ("self = self - b / 4 * grad", {"chunk": ", chunk 8"}, "marginal"),
     ("self = a * self; self = self - b / 8 * grad(at = self)",
@@ -148,6 +158,9 @@ GROWS: list[tuple[str, dict[str, str], str]] = [
     ("self = self - b * grad(at = self); "
      "self = self - 3 * c * grad(1/2 * ||M(q) - v||^2, at = self)", {},
      "3 * c * ||q||^2 reaches 3"),
+    ("repeat 3 { self = self - 3 * b * grad(at = self) }", {}, "3 * b * ||k||^2 reaches 3"),
+    ("self = self - sum(b * grad, over = tokens)", {"period": "4 tokens"},
+     "4 * b * ||k||^2 reaches 4"),
     ("self = self @ (diag(w) - 2 * outer(k, e * k))", {},
      "reads along 2 * k, writes along e * k"),
     ("update heavy(lr = b, momentum = 1, decay = 0)", PLAIN,
@@ -168,6 +181,9 @@ NOT_PROVED: list[tuple[str, dict[str, str], str]] = [
      {"pairs": "key k; value v; objective -<M(k), v>"}, "marginal: momentum below 1"),
     ("self = self @ (a - b * outer(k, k)) - b * grad", {"chunk": ", chunk 8"},
      "can grow: 8 writes read the state of their chunk's start"),
+    ("self = self @ diag(w); self = self - b * grad(at = self); self = self @ diag(e); "
+     "self = self - b * grad(1/2 * ||M(q) - v||^2, at = self)", {},
+     "can grow: no bound is known for the writes of one token"),
     ("self = tanh(self - b * grad)", {},
      "unknown: `tanh` of the running state is not linear in it"),
     ("state n[] = 0; update { n = n + 1; self = self - b * grad }", {},
