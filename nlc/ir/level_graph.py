@@ -66,7 +66,9 @@ class Edge:
     """Knowledge passes from `source` to `target`.
 
     `same_time`: the target's state needs the source's of the same time. `across`: it passes from
-    one instance of a block to another, or between a block and the model.
+    one instance of a block to another, or between a block and the model. `role` says in a word what
+    it is for a memory at one end: `keys`, `values`, `gates`, `query`, `out`,
+    `start`, `pairs`.
     """
 
     source: str
@@ -75,6 +77,7 @@ class Edge:
     reason: str
     same_time: bool = False
     across: bool = False
+    role: str = ""
 
 
 def networkx_graph(components: Iterable[Component], edges: Iterable[Edge]) -> Any:

@@ -60,7 +60,7 @@ class Edges:
 
     def add(
         self, source: str, target: str, kind: EdgeKind, reason: str,
-        same_time: bool = False, across: bool = False,
+        same_time: bool = False, across: bool = False, role: str = "",
     ) -> None:  # fmt: skip
         """Add an edge; one that is known stays, and is at the same time if either is."""
         if source not in self.components or target not in self.components:
@@ -68,7 +68,7 @@ class Edges:
         key = (source, target, kind)
         known = self.found.get(key)
         if known is None:
-            self.found[key] = Edge(source, target, kind, reason, same_time, across)
+            self.found[key] = Edge(source, target, kind, reason, same_time, across, role)
         else:
             self.found[key] = replace(
                 known, same_time=known.same_time or same_time, across=known.across and across
@@ -82,10 +82,11 @@ class Edges:
                 continue
             if source.kind in ("memory", "state"):
                 reason = f"{target.label} is applied to what {source.label} gives"
-                self.add(name, owner, "reads", reason, across=across)
+                self.add(name, owner, "reads", reason, across=across, role="out")
             elif source.period.unit != "never":
                 reason = f"the gradient passes through {target.label} to {source.label}"
-                self.add(owner, name, "backprop", reason, across=across)
+                role = "query" if target.kind == "memory" else ""
+                self.add(owner, name, "backprop", reason, across=across, role=role)
 
 
 def find_edges(system: System, components: Mapping[str, Component]) -> list[Edge]:
@@ -264,7 +265,7 @@ class Follower:
             word = " and ".join("gates" if role == "update" else role for role in parts)
             self.edges.add(
                 source, own, "generates", f"makes the {word} of {memory.name}",
-                across=all(parts.values()),
+                across=all(parts.values()), role=word,
             )  # fmt: skip
         self.same_time(memory, now)
         self.states(memory)
@@ -313,23 +314,25 @@ class Follower:
         """Join a memory with what it begins from."""
         own = self.name(memory.name)
         self.edges.add(
-            f"{own}.start", own, "initialises", f"{memory.name} begins from what has been learned"
-        )
+            f"{own}.start", own, "initialises", f"{memory.name} begins from what has been learned",
+            role="start",
+        )  # fmt: skip
         self.edges.add(
-            f"{own}.pairs", own, "reads", f"{memory.name} holds these pairs beside those it stores"
-        )
+            f"{own}.pairs", own, "reads", f"{memory.name} holds these pairs beside those it stores",
+            role="pairs",
+        )  # fmt: skip
         for variable in memory.variables:
             target = self.name(memory.name, variable.name)
             for part in variable.parts:
                 if part.initial.source:
                     source = self.name(part.initial.source)
                     reason = f"{memory.name} begins as a copy of {part.initial.source}"
-                    self.edges.add(source, target, "initialises", reason)
+                    self.edges.add(source, target, "initialises", reason, role="start")
                 for node in postorder([part.initial.expr] if part.initial.expr else []):
                     if node.op == "param":
                         source = self.parameter(node.attr("name"))
                         reason = f"{variable.name or memory.name} begins as a function of it"
-                        self.edges.add(source, target, "initialises", reason)
+                        self.edges.add(source, target, "initialises", reason, role="start")
 
 
 def _streams(root: Expr, role: str) -> Iterable[Expr]:
