@@ -1,67 +1,14 @@
-"""Words and widths that the views share.
+"""Words that the views share.
 
-In: levels, periods, components, texts. Out: short texts, and how wide a text will be drawn.
+In: levels, periods, components, numbers. Out: short texts.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
 from nlc.ir.level_graph import Component
 from nlc.ir.system import Level, Period, System
-
-# a letter's width by its kind, in units of the font's size
-WIDE, CAPITAL, NARROW, USUAL = 1.0, 0.68, 0.32, 0.56
-
-
-def width(text: str, size: float) -> float:
-    """Estimate how wide a text is drawn; Chinese, Japanese and Korean letters are square.
-
-    >>> width("W_q", 10) < width("記憶器", 10)
-    True
-    """
-    return size * sum(map(_letter, text))
-
-
-def _letter(char: str) -> float:
-    if unicodedata.category(char) in ("Mn", "Me", "Cf"):
-        return 0.0
-    if unicodedata.east_asian_width(char) in "WF":
-        return WIDE
-    if char in "MWmw@%":
-        return 0.86
-    if char in "iljtfr.,:;'|!()[] I":
-        return NARROW
-    return CAPITAL if char.isupper() else USUAL
-
-
-def fit(text: str, size: float, room: float) -> str:
-    """Cut a text that is wider than its room, with an ellipsis.
-
-    >>> fit("a long name indeed", 10, 60)
-    'a long na…'
-    """
-    if width(text, size) <= room:
-        return text
-    while text and width(text + "…", size) > room:
-        text = text[:-1]
-    return text.rstrip() + "…"
-
-
-def wrap(text: str, size: float, room: float, lines: int) -> list[str]:
-    """Break a text into lines at blanks, or within a word that has none; cut the last one."""
-    found: list[str] = []
-    rest = text.strip()
-    while rest and len(found) < lines - 1 and width(rest, size) > room:
-        end = len(rest)
-        while end > 1 and width(rest[:end], size) > room:
-            end -= 1
-        blank = rest.rfind(" ", 0, end + 1)
-        end = blank if blank > end // 2 else end
-        found.append(rest[:end].rstrip())
-        rest = rest[end:].lstrip()
-    return [*found, fit(rest, size, room)] if rest else found
 
 
 def frequency_words(period: Period) -> str:
@@ -96,6 +43,15 @@ def amount(number: int) -> str:
         if number >= size:
             return f"{number / size:.1f} {unit}"
     return str(number)
+
+
+def whole(number: int) -> str:
+    """Write a number in full.
+
+    >>> whole(512), whole(2097152)
+    ('512', '2,097,152')
+    """
+    return f"{number:,}" if number >= 10_000 else str(number)
 
 
 def map_of(component: Component) -> str:
