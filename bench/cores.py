@@ -47,7 +47,6 @@ SLOW: dict[str, Callable[[Tensor], Tensor]] = {
 # what the kinds of gates for each channel are called here
 KEPT_AS = {
     "RelativeGates": ("gates factored",),
-    "LogGates": ("gates direct",),
     "ChannelGates": ("gates direct",),
 }
 

@@ -4,7 +4,7 @@ In: gates D_lj of n states for each token, None 0: numbers [B, T, *lead] where `
 [B, T, *lead, d_k] where it is 1. With F(t, i) = D_{i+1} ... D_t, and t-1 in the place of t unless
 `late`, each class offers, for tiles of C tokens:
 
-    keys(b)                  b, as the other methods take it
+    rows(q), keys(b)         q and b, as the other methods take them
     reach(into, j, q, b)     <F(t, i) b_i, q_t>: what a read of state j takes of the writes [C, C]
     spread(into, j, s, b)    sum_i s[t, i] F(t, i) b_i: what state j holds of them [C, d_k]
     asked(reads)             F(t, 0) q_t, what the tile's first states are asked [C, n * d_k]
@@ -12,14 +12,15 @@ In: gates D_lj of n states for each token, None 0: numbers [B, T, *lead] where `
     left(keys)               F(C, i) b_i, where a write goes at the tile's end [C, n * d_k]
     whole()                  F(C, 0) [n, n, 1 or d_k]
 
-Rows may be several for each token.
+There may be several queries, and rows, for each token. Tables of F(t, i) begin with the tile's
+start, t = i = 0: rows 1 ... C are late, rows 0 ... C-1 are those before.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from nlc.codegen.library_tiles import tiled
+from nlc.codegen.library_tiles import UnitLowerInverse, tiled
 from torch import Tensor
 
 
@@ -37,7 +38,7 @@ def gate_tiles(
     axes: int,
     fill: float,
 ) -> Tensor:
-    """Cut gates into tiles [B, N, H, C, 1 or d_k]; tokens beyond the last change nothing."""
+    """Cut gates into tiles [N, G, C, 1 or d_k]; tokens beyond the last change nothing."""
     if not isinstance(g, Tensor):
         g = like.new_full((1,), g or 0.0)
     elif axes == 0:
@@ -46,112 +47,179 @@ def gate_tiles(
 
 
 def products(g: Tensor) -> Tensor:
-    """g_{i+1} ... g_t for i <= t, else 0: [.., C, d] -> [.., C, C, d]; nothing is divided."""
-    one = torch.ones(g.shape[-2], g.shape[-2], dtype=torch.bool, device=g.device)
-    found = torch.where(one.tril(-1).unsqueeze(-1), g.unsqueeze(-2), 1.0).cumprod(-3)
-    return torch.where(one.tril().unsqueeze(-1), found, 0.0)
+    """g_{i+1} ... g_t for 0 <= i <= t <= C, else 0: [.., C] -> [.., 1 + C, 1 + C].
+
+    It is the inverse of I - A, where A has g below its diagonal; nothing is divided.
+    """
+    return UnitLowerInverse.apply(torch.diag_embed(g, -1))
+
+
+class DecayedKeys(torch.autograd.Function):
+    """g_{i+1} ... g_t b_i for i <= t, else 0, channel by channel: [.., C, d] -> [.., C, C, d].
+
+    Its last row, t = C, is given once more for itself.
+    """
+
+    @staticmethod
+    def forward(ctx, g, b):
+        found = b.new_zeros(*b.shape[:-2], b.shape[-2], *b.shape[-2:])
+        for t in range(b.shape[-2]):
+            if t:
+                found[..., t, :t, :] = found[..., t - 1, :t, :] * g[..., t, None, :]
+            found[..., t, t, :] = b[..., t, :]
+        ctx.save_for_backward(g, found)
+        return found, found[..., -1, :, :].clone()
+
+    @staticmethod
+    def backward(ctx, grad, last):
+        g, found = ctx.saved_tensors
+        dg, db = torch.zeros_like(g), torch.empty_like(g)
+        row = grad[..., -1, :, :] + last
+        for t in reversed(range(g.shape[-2])):
+            db[..., t, :] = row[..., t, :]
+            if t:
+                dg[..., t, :] = (row[..., :t, :] * found[..., t - 1, :t, :]).sum(-2)
+                row = grad[..., t - 1, :t, :] + row[..., :t, :] * g[..., t, None, :]
+        return dg, db
+
+
+class BothProducts(torch.autograd.Function):
+    """g_1 ... g_t for each t, and one over it, for gates that are away from 0: [.., C, d]."""
+
+    @staticmethod
+    def forward(ctx, g):
+        found = g.cumprod(-2)
+        inverse = found.reciprocal()
+        ctx.save_for_backward(g, found, inverse)
+        return found, inverse
+
+    @staticmethod
+    def backward(ctx, dfound, dinverse):
+        g, found, inverse = ctx.saved_tensors
+        dlog = dfound * found - dinverse * inverse
+        return dlog.flip(-2).cumsum(-2).flip(-2) / g
 
 
 class ScalarGate:
-    """One number a token, multiplied forward; nothing is divided, so a gate of 0 is exact.
-
-    `inner` is F(t, i) and `since` F(t, 0), with an axis for channels in the classes below.
-    """
+    """One number a token, multiplied forward; nothing is divided, so a gate of 0 is exact."""
 
     axes = 0
 
     def __init__(self, gates, front, tile, like):
         self.tile, g = tile, gates[0][0]
         if isinstance(g, float) and g == 1.0:
-            self.inner = like.new_ones(tile, tile).tril()
-            self.since = like.new_ones(
-                *like.shape[:1], -(-front[1] // tile), like.shape[1], tile, 1
-            )
+            table = like.new_ones(1 + tile, 1 + tile).tril()
+            self.table = table.expand(-(-front[1] // tile), like.shape[0], -1, -1)
         else:
-            g = gate_tiles(g, front, tile, like, 0, 1.0)
-            self.inner, self.since = products(g).squeeze(-1), g.cumprod(-2)
+            self.table = products(gate_tiles(g, front, tile, like, 0, 1.0).squeeze(-1))
+
+    def seen(self, late):
+        return self.table[..., 1:, :] if late else self.table[..., :-1, :]
+
+    def rows(self, q, late=True):
+        return q
 
     def keys(self, b):
         return b
 
-    def table(self, rows, late):
-        return per_row(self.inner if late else F.pad(self.inner, (0, 0, 1, -1)), rows)
-
     def reach(self, into, j, q, b, late=True):
-        return self.table(q, late) * (q @ b.mT)
+        return per_row(self.seen(late)[..., 1:], q) * (q @ b.mT)
 
     def spread(self, into, j, s, b, late=True):
-        return (self.table(s, late) * s) @ b
+        return (per_row(self.seen(late)[..., 1:], s) * s) @ b
 
     def asked(self, reads, late=True):
         return self.kept(0, reads[0][0], late)
 
     def kept(self, j, M, late=True):
-        since = self.since if late else F.pad(self.since, (0, 0, 1, -1), value=1.0)
-        return per_row(since, M) * M
+        return per_row(self.seen(late)[..., :1], M) * M
 
     def left(self, keys):
-        return self.inner[..., -1, :, None] * keys[0][0]
+        return self.table[..., -1, 1:, None] * keys[0][0]
 
     def whole(self):
-        return self.since[..., -1:, None, :]
+        return self.table[..., -1:, :1, None]
 
 
-class ChannelGates(ScalarGate):
-    """A gate for each channel of the key: F(t, i) is a table of C x C for each of them."""
+class ChannelGates:
+    """A gate for each channel of the key, multiplied forward: keys as every later token sees them.
 
-    axes = 1
-
-    def __init__(self, gates, front, tile, like):
-        self.tile = tile
-        g = gate_tiles(gates[0][0], front, tile, like, 1, 1.0)
-        self.inner, self.since = products(g), g.cumprod(-2)
-
-    def table(self, rows, late):
-        return per_row(self.inner if late else F.pad(self.inner, (0, 0, 0, 0, 1, -1)), rows, -3)
-
-    def reach(self, into, j, q, b, late=True):
-        return (q.unsqueeze(-2) * self.table(q, late) * b.unsqueeze(-3)).sum(-1)
-
-    def spread(self, into, j, s, b, late=True):
-        return (s.unsqueeze(-1) * self.table(s, late) * b.unsqueeze(-3)).sum(-2)
-
-    def left(self, keys):
-        return self.inner[..., -1, :, :] * keys[0][0]
-
-
-class LogGates(ChannelGates):
-    """As `ChannelGates`, from the gates' logarithms: F(t, i) = exp(c_t - c_i), c their sums."""
-
-    def __init__(self, gates, front, tile, like):
-        self.tile = tile
-        c = gate_tiles(gates[0][0], front, tile, like, 1, 0.0).cumsum(-2)
-        one = torch.ones(tile, tile, dtype=torch.bool, device=c.device).tril().unsqueeze(-1)
-        exponents = torch.where(one, c.unsqueeze(-2) - c.unsqueeze(-3), -torch.inf)
-        self.inner, self.since = exponents.exp(), c.exp()
-
-
-class RelativeGates(ScalarGate):
-    """A gate for each channel, by its logarithm, proved to stay above exp(-60) within a tile.
-
-    Then F(t, i) = exp(c_t) exp(-c_i) may be split: keys are taken relative to the tile's start.
+    `since` is F(t, 0).
     """
 
     axes = 1
 
     def __init__(self, gates, front, tile, like):
-        self.tile = tile
-        self.sums = gate_tiles(gates[0][0], front, tile, like, 1, 0.0).cumsum(-2)
-        self.inner, self.since = like.new_ones(tile, tile).tril(), self.sums.exp()
+        self.tile, self.g = tile, gate_tiles(gates[0][0], front, tile, like, 1, 1.0)
+        self.since = self.begun(self.g.cumprod(-2))
+
+    def begun(self, since):
+        return F.pad(since, (0, 0, 1, 0), value=1.0)
+
+    def rows(self, q, late=True):
+        return q
 
     def keys(self, b):
-        return b * (-self.sums).exp()
+        return DecayedKeys.apply(self.g, b)
+
+    def seen(self, x, late):
+        """Rows x of each token to the keys that it sees: [C * m, d] -> [C, m, d]."""
+        x = x.unflatten(-2, (self.tile, -1))
+        return x if late else F.pad(x[..., 1:, :, :], (0, 0, 0, 0, 0, 1))
+
+    def told(self, x, late):
+        """What the rows of each token found, [C, m, d] -> [C * m, d]; before the first, nothing."""
+        x = x if late else F.pad(x[..., :-1, :, :], (0, 0, 0, 0, 1, 0))
+        return x.flatten(-3, -2)
 
     def reach(self, into, j, q, b, late=True):
-        return super().reach(into, j, self.kept(0, q, late), b, late)
+        return self.told(self.seen(q, late) @ b[0].mT, late)
 
     def spread(self, into, j, s, b, late=True):
-        return self.kept(0, super().spread(into, j, s, b, late), late)
+        return self.told(self.seen(s, late) @ b[0], late)
+
+    def asked(self, reads, late=True):
+        return self.kept(0, reads[0][0], late)
+
+    def kept(self, j, M, late=True):
+        return per_row(self.since[..., 1:, :] if late else self.since[..., :-1, :], M) * M
+
+    def left(self, keys):
+        return keys[0][0][1]
+
+    def whole(self):
+        return self.since[..., -1:, None, :]
+
+
+class RelativeGates(ChannelGates):
+    """A gate for each channel, whose products are proved to stay within exp(-60) and exp(60).
+
+    Then F(t, i) = F(t, 0) / F(i, 0) may be split: rows and keys are taken relative to the start.
+    """
+
+    def __init__(self, gates, front, tile, like):
+        self.tile, g = tile, gate_tiles(gates[0][0], front, tile, like, 1, 1.0)
+        since, self.inverse = BothProducts.apply(g)
+        self.since = self.begun(since)
+        self.mask = like.new_ones(1 + tile, 1 + tile).tril()[:, 1:]
+
+    def rows(self, q, late=True):
+        return self.kept(0, q, late)
+
+    def keys(self, b):
+        return self.inverse * b
+
+    def seen(self, x, late):
+        return per_row(self.mask[1:] if late else self.mask[:-1], x) * x
+
+    def reach(self, into, j, q, b, late=True):
+        return self.seen(q @ b.mT, late)
+
+    def spread(self, into, j, s, b, late=True):
+        return self.kept(0, self.seen(s, late) @ b, late)
+
+    def asked(self, reads, late=True):
+        return reads[0][0]
 
     def left(self, keys):
         return self.since[..., -1:, :] * keys[0][0]
@@ -160,7 +228,7 @@ class RelativeGates(ScalarGate):
 class CoupledGates:
     """Gates between n states, one number a token.
 
-    `tables[a][j]` holds F_aj(t, i) [.., C, 1 + C, 1 or d_k], with F_aj(t, 0) in column 0.
+    `tables[a][j]` holds F_aj(t, i) [.., 1 + C, 1 + C, 1 or d_k], with i = 0 the tile's start.
     """
 
     axes = 0
@@ -176,68 +244,62 @@ class CoupledGates:
         states = range(self.n)
         self.tables = coupled_tables([[cut(a, j) for j in states] for a in states])
 
+    def rows(self, q, late=True):
+        return q
+
     def keys(self, b):
         return b
 
-    def table(self, a, j, late):
-        table = self.tables[a][j]
-        return table if late or table is None else one_before(table, a == j)
-
-    def total(self, into, j, late):
+    def total(self, into, j):
         """What of a write into some states reaches state j."""
-        found = [t for a in into if (t := self.table(a, j, late)) is not None]
+        found = [t for a in into if (t := self.tables[a][j]) is not None]
         return sum(found[1:], found[0])[..., 1:, :] if found else None
 
-    def reach(self, into, j, q, b, late=True):
-        table = self.total(into, j, late)
+    def seen(self, into, j, late, rows):
+        """The same, as each row of a token sees it."""
+        table = self.total(into, j)
         if table is None:
             return None
-        table = per_row(table, q, -3)
+        return per_row(table[..., 1:, :, :] if late else table[..., :-1, :, :], rows, -3)
+
+    def reach(self, into, j, q, b, late=True):
+        table = self.seen(into, j, late, q)
+        if table is None:
+            return None
         if table.shape[-1] == 1:
             return table.squeeze(-1) * (q @ b.mT)
         return (q.unsqueeze(-2) * table * b.unsqueeze(-3)).sum(-1)
 
     def spread(self, into, j, s, b, late=True):
-        table = self.total(into, j, late)
+        table = self.seen(into, j, late, s)
         if table is None:
             return None
-        table = per_row(table, s, -3)
         if table.shape[-1] == 1:
             return (table.squeeze(-1) * s) @ b
         return (s.unsqueeze(-1) * table * b.unsqueeze(-3)).sum(-2)
 
+    def since(self, j, late, rows):
+        """How much of each of the first states is in state j: [C, n, 1 or d_k]."""
+        found = side_by_side([None if row[j] is None else row[j][..., 0, :] for row in self.tables])
+        return per_row(found[..., 1:, :, :] if late else found[..., :-1, :, :], rows, -3)
+
     def asked(self, reads, late=True):
-        found = []
-        for a in range(self.n):
-            rows = torch.zeros_like(reads[0][0])
-            for q, j in reads:
-                table = self.table(a, j, late)
-                if table is not None:
-                    rows = rows + per_row(table[..., 0, :], q) * q
-            found.append(rows)
-        return torch.cat(found, -1)
+        return sum((self.since(j, late, q) * q.unsqueeze(-2)).flatten(-2) for q, j in reads)
 
     def kept(self, j, M, late=True):
-        parts = M.unflatten(-1, (self.n, -1)).unbind(-2)
-        tables = [self.table(a, j, late) for a in range(self.n)]
-        pairs = [(t[..., 0, :], x) for t, x in zip(tables, parts, strict=True) if t is not None]
-        return sum(per_row(since, x) * x for since, x in pairs)
+        return (self.since(j, late, M) * M.unflatten(-1, (self.n, -1))).sum(-2)
 
     def left(self, keys):
-        found = []
-        for j in range(self.n):
-            rows = torch.zeros_like(keys[0][0])
-            for b, into in keys:
-                table = self.total(into, j, late=True)
-                rows = rows if table is None else rows + table[..., -1, :, :] * b
-            found.append(rows)
-        return torch.cat(found, -1)
+        found = 0.0
+        for b, into in keys:
+            tables = [self.total(into, j) for j in range(self.n)]
+            last = side_by_side([None if t is None else t[..., -1, :, :] for t in tables])
+            found = found + (last * b.unsqueeze(-2)).flatten(-2)
+        return found
 
     def whole(self):
-        zero = torch.zeros_like(self.tables[0][0][..., -1, 0, :])
-        rows = [[zero if t is None else t[..., -1, 0, :] for t in row] for row in self.tables]
-        shape = torch.broadcast_shapes(*(x.shape for row in rows for x in row))
-        return torch.stack([torch.stack([x.expand(shape) for x in r], -2) for r in rows], -3)
+        last = [[None if t is None else t[..., -1, 0, :] for t in row] for row in self.tables]
+        return side_by_side([side_by_side(row) for row in last], -3)
 
 
 class CoupledChannels(CoupledGates):
@@ -246,16 +308,15 @@ class CoupledChannels(CoupledGates):
     axes = 1
 
 
-def one_before(table: Tensor, same: bool) -> Tensor:
-    """F(t-1, i) for F(t, i): before the first token there is nothing but the tile's start."""
-    first = torch.zeros_like(table[..., :1, :, :])
-    if same:
-        first = torch.cat([torch.ones_like(first[..., :1, :]), first[..., 1:, :]], -2)
-    return torch.cat([first, table[..., :-1, :, :]], -3)
+def side_by_side(parts: list[Tensor | None], dim: int = -2) -> Tensor:
+    """Stack what may have one channel or all of them, None 0."""
+    shape = torch.broadcast_shapes(*(x.shape for x in parts if x is not None))
+    blank = next(x for x in parts if x is not None).new_zeros(1)
+    return torch.stack([(blank if x is None else x).expand(shape) for x in parts], dim)
 
 
 def coupled_tables(D: list[list[Tensor | None]]) -> list[list[Tensor | None]]:
-    """F(t, i) of gates D_aj [.., C, 1 or d]: tables [.., C, 1 + C, 1 or d], F(t, 0) in column 0.
+    """F(t, i) of gates D_aj [.., C, 1 or d]: tables [.., 1 + C, 1 + C, 1 or d].
 
     A state that others flow into: F_aj = F_jj (sum_m D_mj F_am), its own products times what came
     to it, one token later. Where states flow in a circle, token by token.
@@ -268,11 +329,10 @@ def coupled_tables(D: list[list[Tensor | None]]) -> list[list[Tensor | None]]:
         if not free:
             return circular_tables(D)
         for j in free:
-            own = D[j][j]
-            tables[j][j] = torch.cat([own.cumprod(-2).unsqueeze(-2), products(own)], -2)
+            tables[j][j] = own_table(D[j][j])
             for a in range(n):
                 came = [
-                    D[m][j].unsqueeze(-2) * one_before(tables[a][m], a == m)
+                    D[m][j].unsqueeze(-2) * tables[a][m][..., :-1, :, :]
                     for m in range(n)
                     if m != j and D[m][j] is not None and tables[a][m] is not None
                 ]
@@ -280,6 +340,14 @@ def coupled_tables(D: list[list[Tensor | None]]) -> list[list[Tensor | None]]:
                     tables[a][j] = after(tables[j][j][..., 1:, :], sum(came[1:], came[0]))
             waiting.remove(j)
     return tables
+
+
+def own_table(g: Tensor) -> Tensor:
+    """F(t, i) of one state: [.., C, 1 or d] -> [.., 1 + C, 1 + C, 1 or d]."""
+    if g.shape[-1] == 1:
+        return products(g.squeeze(-1)).unsqueeze(-1)
+    g = F.pad(g, (0, 0, 1, 0), value=1.0)
+    return DecayedKeys.apply(g, torch.ones_like(g))[0]
 
 
 def after(table: Tensor, came: Tensor) -> Tensor:
@@ -297,7 +365,7 @@ def circular_tables(D: list[list[Tensor | None]]) -> list[list[Tensor | None]]:
     one = torch.eye(1 + C, dtype=zero.dtype, device=zero.device).unsqueeze(-1)
     states = range(n)
     now = [[zero + one[0] if a == j else zero for j in states] for a in states]
-    rows = []
+    rows = [now]
     for t in range(C):
         new = [[zero + one[t + 1] if a == j else zero for j in states] for a in states]
         for a in states:

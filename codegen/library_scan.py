@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class Rows(NamedTuple):
-    """A course: the states side by side [B, T, *lead, 1, n * d], after each token and before it."""
+    """A course: states below each other [B, T, *lead, n * d, 1], after each token and before it."""
 
     after: Tensor
     before: Tensor
@@ -26,13 +26,13 @@ class Rows(NamedTuple):
 
 def scan_rows(writes: list[Write], gates: list[list[Any]], states: list[Tensor]) -> tuple[Any, ...]:
     """Run the recurrence: its course, and the states after it; `gates[a][j]` is g_aj, None 0."""
-    n, d, h = len(states), states[0].shape[-1], torch.cat(states, -1)
+    n, d, h = len(states), states[0].shape[-1], torch.cat(states, -1).mT
     added = [[w.u * b for w in writes for b, into in w.b if j in into] for j in range(n)]
     given = [g for row in gates for g in row if isinstance(g, Tensor)]
     fronts = [x.shape[:-1] for x in (*given, *(x for row in added for x in row))]
     front = tuple(torch.broadcast_shapes(*fronts, (h.shape[0], 1, *h.shape[1:-2])))
     zero = h.new_zeros(*front, d)
-    x = torch.cat([sum(row, zero) for row in added], -1).unsqueeze(-2)
+    x = torch.cat([sum(row, zero) for row in added], -1).unsqueeze(-1)
     width = max((g.shape[-1] for g in given), default=1)
 
     def entry(g: Any) -> Tensor:
@@ -42,11 +42,11 @@ def scan_rows(writes: list[Write], gates: list[list[Any]], states: list[Tensor])
     w = torch.stack([torch.stack([entry(g) for g in row], -2) for row in gates], -3)
     after = scanned(w, x, h)
     before = torch.cat([h.unsqueeze(1), after[:, :-1]], 1)
-    return Rows(after, before, n), *after[:, -1].split(d, -1)
+    return Rows(after, before, n), *after[:, -1].mT.split(d, -1)
 
 
 def scanned(w: Tensor, x: Tensor, h: Tensor) -> Tensor:
-    """h_t = carried(h_{t-1}, w_t) + x_t for x [B, T, .., 1, n * d], w [B, T, .., n, n, 1 or d]."""
+    """h_t = carried(h_{t-1}, w_t) + x_t for x [B, T, .., n * d, 1], w [B, T, .., n, n, 1 or d]."""
     tokens, n = x.shape[1], w.shape[-2]
     size = max(round(tokens**0.5), 1)
     one = torch.eye(n, dtype=w.dtype, device=w.device).unsqueeze(-1)
@@ -56,12 +56,12 @@ def scanned(w: Tensor, x: Tensor, h: Tensor) -> Tensor:
         w = torch.cat([w, one.expand(w.shape[0], missing, *w.shape[2:])], 1)
     x, w = x.unflatten(1, (-1, size)), w.unflatten(1, (-1, size))
     # from each tile's start: what was added since, and what became of a state that was there
-    row, still = torch.zeros_like(x[:, :, 0]), one.expand(w[:, :, 0].shape).flatten(-2)
+    row, still = torch.zeros_like(x[:, :, 0]), one.expand(w[:, :, 0].shape).flatten(-2).mT
     rows, stills = [], []
     for x_t, w_t in zip(x.unbind(2), w.unbind(2), strict=True):
         row, still = carried(row, w_t) + x_t, carried(still, w_t)
         rows.append(row)
-        stills.append(still.unflatten(-1, (n, -1)))
+        stills.append(still.mT.unflatten(-1, (n, -1)))
     starts = []
     for added, kept in zip(rows[-1].unbind(1), stills[-1].unbind(1), strict=True):
         starts.append(h)
@@ -81,4 +81,5 @@ def read_rows(q: Tensor, path: Rows, late: bool = True, state: int = 0) -> Tenso
 
 def states_of_rows(path: Rows, late: bool = True, state: int = 0) -> Tensor:
     """h_t (late), or h_{t-1}, for every token: [B, T, *lead, 1, d]."""
-    return (path.after if late else path.before).unflatten(-1, (path.n, -1))[..., state, :]
+    h = path.after if late else path.before
+    return h.unflatten(-2, (path.n, -1))[..., state, :, :].mT

@@ -63,7 +63,7 @@ class MemoryWriter:
         self.run_arguments = self.step_arguments
         form = self.form
         if form is not None and self.parallel and not self.is_kernel:
-            self.run_arguments = arguments(memory, _coefficients(form, self.schedule.log))
+            self.run_arguments = arguments(memory, _coefficients(form))
         initial = [
             p.initial.expr for v in memory.variables for p in v.parts if p.initial.expr is not None
         ]
@@ -504,9 +504,9 @@ def taken(
     return structured
 
 
-def _coefficients(form: Affine, log: Expr | None) -> list[Expr]:
-    found: list[Expr | None] = [log]
-    for row in form.decay if log is None else ():
+def _coefficients(form: Affine) -> list[Expr]:
+    found: list[Expr | None] = []
+    for row in form.decay:
         found += [None if gate is None else gate.value for gate in row]
     for write in form.writes:
         found += [*write.reads, *(c for _, c in write.earlier), write.offset, *write.targets]

@@ -256,11 +256,10 @@ def _gate(low: Lowering, schedule: Schedule, gate: Gate | None) -> Operand:
     """A gate as the schedule's kind of gates takes it: a number, a tensor or None for 0."""
     if gate is None:
         return None
-    expr = gate.value if schedule.log is None else schedule.log
-    value = low.value(expr)
+    value = low.value(gate.value)
     if isinstance(value, float | int):
         return float(value)
-    node = low.tensor(expr)
+    node = low.tensor(gate.value)
     node = _lifted(low, node, rank_of(node))
     channels = schedule.kind == "scan" or schedule.gates == "CoupledChannels"
     if gate.kind == "scalar" and channels:

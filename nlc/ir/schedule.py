@@ -9,15 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nlc.ir.expr import Expr
 from nlc.ir.normal_form import NormalForm
 from nlc.ir.system import Step
 from nlc.source import Span
 
 # how products of gates are kept: what the emitted code calls them
-Gates = Literal[
-    "ScalarGate", "ChannelGates", "LogGates", "RelativeGates", "CoupledGates", "CoupledChannels"
-]
+Gates = Literal["ScalarGate", "ChannelGates", "RelativeGates", "CoupledGates", "CoupledChannels"]
 Kind = Literal[
     "tile-solve", "tile-scan", "scan", "window", "sequential", "attention", "online", "step"
 ]
@@ -29,9 +26,8 @@ class Schedule:
 
     `forms` are the normal forms by part of the map; `tile` is how many tokens are processed at
     once (it never changes numbers); `chunk` the language's. `gates` says how products of gates are
-    kept, `log` is the logarithm of the one gate where they are kept as such, `gates_reason` why.
-    Where it runs token by token, `hint` is a change of the spec that would help, and `span` the
-    place of what keeps it from that.
+    kept, `gates_reason` why. Where it runs token by token, `hint` is a change of the spec that
+    would help, and `span` the place of what keeps it from that.
     """
 
     memory: str
@@ -41,7 +37,6 @@ class Schedule:
     tile: int = 1
     chunk: int = 1
     gates: Gates = "ScalarGate"
-    log: Expr | None = None
     gates_reason: str = ""
     hint: str = ""
     span: Span | None = field(default=None, compare=False, repr=False)

@@ -1,8 +1,8 @@
 """How products of gates are kept within a tile, and how many tokens a tile holds.
 
 In: a normal form and an interval for the logarithm of a gate. Out: `Keeping`. Numbers between any
-states are multiplied forward. A gate for each channel may be split, F(t, i) = exp(c_t) exp(-c_i),
-where |c| cannot exceed 60 within a tile; otherwise its products are tables for each channel.
+states are multiplied forward. A gate for each channel may be split, F(t, i) = F(t, 0) / F(i, 0),
+where |log F| cannot exceed 60 within a tile; otherwise keys are decayed for every later token.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nlc.ir.expr import Expr, Graph
+from nlc.ir.expr import Expr
 from nlc.ir.normal_form import Affine
 from nlc.ir.schedule import Gates
 from nlc.ir.show import show_expr
 from nlc.passes.interval import Interval
-from nlc.passes.simplify import build
 
 # exp of it, and of its negative, are far inside what float32 can hold
 DEEPEST = 60.0
+# below so many tokens a tile is not made shorter for that
+SHORTEST = 8
 # tokens that a tile holds (measured on a CPU), where writes read the state and where they do not
 TILES: dict[Gates, tuple[int, int]] = {
     "ScalarGate": (32, 64),
-    "RelativeGates": (16, 16),
-    "LogGates": (8, 8),
+    "RelativeGates": (32, 64),
     "ChannelGates": (8, 8),
     "CoupledGates": (32, 32),
     "CoupledChannels": (8, 8),
@@ -32,15 +32,14 @@ TILES: dict[Gates, tuple[int, int]] = {
 
 @dataclass(frozen=True)
 class Keeping:
-    """`log` is the logarithm of the one gate, where that is what the tiles take."""
+    """How products of gates are kept, for tiles of how many tokens, and why."""
 
     gates: Gates
     tile: int
-    log: Expr | None = None
     reason: str = ""
 
 
-def keep_gates(graph: Graph, form: Affine, log: Callable[[Expr], Interval]) -> Keeping:
+def keep_gates(form: Affine, log: Callable[[Expr], Interval]) -> Keeping:
     """Choose how the gates of a form are kept; `log` bounds the logarithm of a gate."""
     given = [gate for row in form.decay for gate in row if gate is not None]
     channels = any(gate.kind == "diagonal" for gate in given)
@@ -50,21 +49,20 @@ def keep_gates(graph: Graph, form: Affine, log: Callable[[Expr], Interval]) -> K
         return _kept(form, "ScalarGate")
     value = given[0].value
     size, found, name = _tile(form, "RelativeGates"), log(value), show_expr(value)
-    most = found.size * size
-    if most <= DEEPEST:
-        reason = f"factored: |log {name}| <= {found.size:.3g}, {most:.3g} over {size} tokens"
-        return Keeping("RelativeGates", size, build(graph, "log", value), reason)
+    while size > SHORTEST and found.size * size > DEEPEST:
+        size //= 2
+    if found.size * size <= DEEPEST:
+        most = f"{found.size * size:.3g} over {size} tokens"
+        return Keeping("RelativeGates", size, f"factored: |log {name}| <= {found.size:.3g}, {most}")
     reason = (
         f"direct, channel by channel: log {name} is in {found!r}, and factoring {size} tokens "
         f"needs |log {name}| <= {DEEPEST / size:.3g}"
     )
-    if _is_exponential(value):
-        return _kept(form, "LogGates", build(graph, "log", value), reason)
-    return _kept(form, "ChannelGates", None, reason)
+    return _kept(form, "ChannelGates", reason)
 
 
-def _kept(form: Affine, gates: Gates, logarithm: Expr | None = None, reason: str = "") -> Keeping:
-    return Keeping(gates, _tile(form, gates), logarithm, reason)
+def _kept(form: Affine, gates: Gates, reason: str = "") -> Keeping:
+    return Keeping(gates, _tile(form, gates), reason)
 
 
 def _tile(form: Affine, gates: Gates) -> int:
@@ -72,9 +70,3 @@ def _tile(form: Affine, gates: Gates) -> int:
     solved, scanned = TILES[gates]
     reading = sum(not write.known for write in form.writes)
     return max(solved // max(reading, 1), min(solved, 8)) if reading else scanned
-
-
-def _is_exponential(value: Expr) -> bool:
-    while value.op in ("let", "unsqueeze", "reshape"):
-        value = value.args[0]
-    return value.op == "exp"

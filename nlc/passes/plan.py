@@ -197,10 +197,10 @@ def _schedule(
         "affine in its state, and its writes are known in advance" if form.known
         else "affine in its state, which its writes read"
     )  # fmt: skip
-    kept = keep_gates(graph, form, Bounds(block).log)
+    kept = keep_gates(form, Bounds(block).log)
     return Schedule(
         memory.name, kind, reason, forms, kept.tile, memory.chunk,  # type: ignore[arg-type]
-        kept.gates, kept.log, kept.reason,
+        kept.gates, kept.reason,
     )  # fmt: skip
 
 

@@ -54,9 +54,7 @@ def move_by_tiles(walk: Walk, name: str) -> None:
     memory, schedule = walk.memory(name), walk.schedule(name)
     form = schedule.forms[0][1]
     assert isinstance(form, Affine)
-    decays = [
-        [None if gate is None else schedule.log or gate.value for gate in row] for row in form.decay
-    ]
+    decays = [[None if gate is None else gate.value for gate in row] for row in form.decay]
     coefficients = [e for row in decays for e in row] + [
         e
         for write in form.writes

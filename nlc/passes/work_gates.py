@@ -21,6 +21,9 @@ class Products(Protocol):
 
     tile: int
 
+    def rows(self, at: Sizes, q: Sized) -> Sized:
+        """Count what is done to q once."""
+
     def keys(self, at: Sizes, b: Sized) -> Sized:
         """Count what is done to b once."""
 
@@ -50,13 +53,29 @@ def per_row(table: Sized, rows: Sized, dim: int = -2) -> Sized:
     return Sized(tuple(shape), table.needs)
 
 
+def inverse(at: Sizes, lower: Sized) -> Sized:
+    """(I - A)^-1 by substitution; its gradient is two products with the inverse."""
+    moved = WIDTH * lower.entries
+    at.tally.forward += Work(solves=lower.entries * lower.shape[-1], bytes=2 * moved)
+    if lower.needs:
+        products = 4 * lower.entries * lower.shape[-1]
+        at.tally.backward += Work(products=products, bytes=6 * moved)
+    return lower
+
+
 def products(at: Sizes, g: Sized) -> Sized:
-    """g_{i+1} ... g_t: [.., C, d] -> [.., C, C, d]."""
-    C, d = g.shape[-2:]
-    table = Sized((*g.shape[:-2], C, C, d), g.needs)
-    # masked, multiplied along the tokens, masked
-    at.each(at.each(Sized(table.shape, False)))
-    running_product(at, table)
+    """g_{i+1} ... g_t: [.., C, 1] -> [.., 1 + C, 1 + C]."""
+    C = g.shape[-2]
+    return inverse(at, at.each(Sized((*g.shape[:-2], 1 + C, 1 + C), g.needs), flops=0))
+
+
+def decayed_keys(at: Sizes, g: Sized, b: Sized) -> Sized:
+    """g_{i+1} ... g_t b_i: [.., C, d] -> [.., C, C, d], of which half are made."""
+    table = Sized((*b.shape[:-2], b.shape[-2], *b.shape[-2:]), g.needs or b.needs)
+    half = table.entries // 2
+    at.tally.elementwise(half, half, table.entries + half, False)
+    if table.needs:
+        at.tally.backward += Work(elementwise=4 * half, bytes=9 * WIDTH * half)
     return table
 
 
@@ -73,29 +92,29 @@ class ScalarGate:
 
     def __init__(self, at: Sizes, gates: list[list[Sized | None]], tile: int, like: Sized):
         self.tile, g = tile, gates[0][0]
-        tiles = like.shape[:2]
-        if g is None:
-            self.inner = Sized((tile, tile), False)
-            self.since = Sized((*tiles, tile, 1), False)
-        else:
-            self.inner, self.since = self.tables(at, g)
+        one = Sized((*like.shape[:2], 1 + tile, 1 + tile), False)
+        self.table = one if g is None else products(at, g)
+        self.since = Sized((*like.shape[:2], tile, 1), self.table.needs)
 
-    def tables(self, at: Sizes, g: Sized) -> tuple[Sized, Sized]:
-        """F(t, i) and F(t, 0)."""
-        found = products(at, g)
-        return Sized(found.shape[:-1], found.needs), running_product(at, g)
+    def rows(self, at: Sizes, q: Sized) -> Sized:
+        """As they are."""
+        return q
 
     def keys(self, at: Sizes, b: Sized) -> Sized:
-        """As it is."""
+        """As they are."""
         return b
+
+    def seen(self, rows: Sized) -> Sized:
+        """What the rows of each token see."""
+        return Sized((*rows.shape[:-1], self.tile), self.table.needs)
 
     def reach(self, at: Sizes, into: Into, j: int, q: Sized, b: Sized) -> Sized | None:
         """The table times q b^T."""
-        return at.each(per_row(self.inner, q), at.matmul(q, b.mT))
+        return at.each(self.seen(q), at.matmul(q, b.mT))
 
     def spread(self, at: Sizes, into: Into, j: int, s: Sized, b: Sized) -> Sized | None:
         """(The table times s) b."""
-        return at.matmul(at.each(per_row(self.inner, s), s), b)
+        return at.matmul(at.each(self.seen(s), s), b)
 
     def asked(self, at: Sizes, reads: list[tuple[Sized, int]]) -> Sized:
         """Scaled by what is left since the tile's start."""
@@ -107,8 +126,7 @@ class ScalarGate:
 
     def left(self, at: Sizes, keys: list[tuple[Sized, Into]]) -> Sized:
         """Scaled by what is left at the tile's end."""
-        (b, _) = keys[0]
-        return at.each(b, Sized((*b.shape[:-1], 1), self.inner.needs))
+        return at.each(keys[0][0], self.since)
 
     def whole(self) -> Sized:
         """What is left of the first state at the tile's end."""
@@ -116,52 +134,71 @@ class ScalarGate:
 
 
 class ChannelGates(ScalarGate):
-    """A table for each channel."""
+    """A gate for each channel: keys as every later token sees them."""
 
-    def tables(self, at: Sizes, g: Sized) -> tuple[Sized, Sized]:
-        """F(t, i) and F(t, 0)."""
-        return products(at, g), running_product(at, g)
+    def __init__(self, at: Sizes, gates: list[list[Sized | None]], tile: int, like: Sized):
+        g = gates[0][0]
+        assert g is not None
+        self.tile, self.g, self.since = tile, g, self.begun(at, g)
 
-    def reach(self, at: Sizes, into: Into, j: int, q: Sized, b: Sized) -> Sized | None:
-        """A sum over channels."""
-        return by_channel(at, q, per_row(self.inner, q, -3), b)
-
-    def spread(self, at: Sizes, into: Into, j: int, s: Sized, b: Sized) -> Sized | None:
-        """A sum over the tile's tokens."""
-        return over_tokens(at, s, per_row(self.inner, s, -3), b)
-
-
-class LogGates(ChannelGates):
-    """A table for each channel, from logarithms."""
-
-    def tables(self, at: Sizes, g: Sized) -> tuple[Sized, Sized]:
-        """F(t, i) and F(t, 0): sums, a difference for each pair, and exponentials."""
-        sums = at.each(g)
-        table = at.each(_axis(sums, -2), _axis(sums, -3), flops=2)
-        return at.each(table), at.each(sums)
-
-
-class RelativeGates(ScalarGate):
-    """Logarithms, split: keys are taken relative to the tile's start."""
-
-    def tables(self, at: Sizes, g: Sized) -> tuple[Sized, Sized]:
-        """A mask, and F(t, 0)."""
-        self.sums = at.each(g)
-        return Sized((self.tile, self.tile), False), at.each(self.sums)
+    def begun(self, at: Sizes, g: Sized) -> Sized:
+        """F(t, 0)."""
+        return running_product(at, g)
 
     def keys(self, at: Sizes, b: Sized) -> Sized:
-        """b exp(-c)."""
-        return at.each(b, at.each(self.sums, flops=2))
+        """A table for each channel."""
+        return decayed_keys(at, self.g, b)
 
     def reach(self, at: Sizes, into: Into, j: int, q: Sized, b: Sized) -> Sized | None:
-        """As a scalar gate, of what is kept of q."""
-        return super().reach(at, into, j, self.kept(at, 0, q), b)
+        """The rows of each token times the keys that it sees."""
+        found = at.matmul(self.of_token(q), b.mT)
+        return Sized((*q.shape[:-1], self.tile), found.needs)
 
     def spread(self, at: Sizes, into: Into, j: int, s: Sized, b: Sized) -> Sized | None:
-        """What is kept of what a scalar gate gives."""
-        found = super().spread(at, into, j, s, b)
-        assert found is not None
-        return self.kept(at, 0, found)
+        """The rows of each token times the keys that it sees."""
+        found = at.matmul(self.of_token(s), b)
+        return Sized((*s.shape[:-1], b.shape[-1]), found.needs)
+
+    def of_token(self, rows: Sized) -> Sized:
+        """[C * m, d] -> [C, m, d]."""
+        *front, count, d = rows.shape
+        return Sized((*front, self.tile, count // self.tile, d), rows.needs)
+
+    def left(self, at: Sizes, keys: list[tuple[Sized, Into]]) -> Sized:
+        """The last row of the keys."""
+        b = keys[0][0]
+        return at.each(Sized((*b.shape[:-3], *b.shape[-2:]), b.needs), flops=0)
+
+
+class RelativeGates(ChannelGates):
+    """Products that may be split: rows and keys are taken relative to the tile's start."""
+
+    def begun(self, at: Sizes, g: Sized) -> Sized:
+        """F(t, 0), and one over it."""
+        at.tally.elementwise(2 * g.entries, 2 * g.entries, 2 * g.entries, False)
+        if g.needs:
+            at.tally.backward += Work(elementwise=5 * g.entries, bytes=18 * WIDTH * g.entries)
+        return g
+
+    def rows(self, at: Sizes, q: Sized) -> Sized:
+        """F(t, 0) q_t."""
+        return self.kept(at, 0, q)
+
+    def keys(self, at: Sizes, b: Sized) -> Sized:
+        """b_i / F(i, 0)."""
+        return at.each(self.since, b)
+
+    def reach(self, at: Sizes, into: Into, j: int, q: Sized, b: Sized) -> Sized | None:
+        """q b^T, masked."""
+        return at.each(at.matmul(q, b.mT))
+
+    def spread(self, at: Sizes, into: Into, j: int, s: Sized, b: Sized) -> Sized | None:
+        """What is kept of s, masked, times b."""
+        return self.kept(at, 0, at.matmul(at.each(s), b))
+
+    def asked(self, at: Sizes, reads: list[tuple[Sized, int]]) -> Sized:
+        """The rows themselves."""
+        return reads[0][0]
 
     def left(self, at: Sizes, keys: list[tuple[Sized, Into]]) -> Sized:
         """Scaled by what is left at the tile's end, for each channel."""
@@ -169,7 +206,7 @@ class RelativeGates(ScalarGate):
 
 
 class CoupledGates:
-    """Numbers between n states; tables [.., C, 1 + C, 1 or d_k]."""
+    """Numbers between n states; tables [.., 1 + C, 1 + C, 1 or d_k]."""
 
     def __init__(self, at: Sizes, gates: list[list[Sized | None]], tile: int, like: Sized):
         self.tile, self.n, self.front = tile, len(gates), like.shape[:2]
@@ -178,69 +215,74 @@ class CoupledGates:
                 for a, row in enumerate(gates)]  # fmt: skip
         self.tables = coupled_tables(at, full)
 
+    def rows(self, at: Sizes, q: Sized) -> Sized:
+        """As they are."""
+        return q
+
     def keys(self, at: Sizes, b: Sized) -> Sized:
-        """As it is."""
+        """As they are."""
         return b
 
     def total(self, at: Sizes, into: Into, j: int) -> Sized | None:
         """What of a write into some states reaches state j."""
         found = [t for a in into if (t := self.tables[a][j]) is not None]
-        if not found:
-            return None
-        table = at.total(found)
-        return table.last(table.shape[-2] - 1, table.shape[-1])
+        return at.total(found) if found else None
+
+    def seen(self, at: Sizes, into: Into, j: int, rows: Sized) -> Sized | None:
+        """The same, as each row of a token sees it."""
+        table = self.total(at, into, j)
+        return table and table.last(rows.shape[-2], self.tile, table.shape[-1])
 
     def reach(self, at: Sizes, into: Into, j: int, q: Sized, b: Sized) -> Sized | None:
         """As of one state, with the table between states."""
-        table = self.total(at, into, j)
+        table = self.seen(at, into, j, q)
         if table is None:
             return None
-        table = per_row(table, q, -3)
         if table.shape[-1] == 1:
             return at.each(Sized(table.shape[:-1], table.needs), at.matmul(q, b.mT))
         return by_channel(at, q, table, b)
 
     def spread(self, at: Sizes, into: Into, j: int, s: Sized, b: Sized) -> Sized | None:
         """As of one state, with the table between states."""
-        table = self.total(at, into, j)
+        table = self.seen(at, into, j, s)
         if table is None:
             return None
-        table = per_row(table, s, -3)
         if table.shape[-1] == 1:
             return at.matmul(at.each(Sized(table.shape[:-1], table.needs), s), b)
         return over_tokens(at, s, table, b)
 
+    def since(self, j: int, rows: Sized) -> Sized:
+        """How much of each of the first states is in state j."""
+        return self.width([row[j] for row in self.tables], rows.shape[-2])
+
+    def width(self, tables: list[Sized | None], count: int) -> Sized:
+        """One or all channels of each state, for `count` rows."""
+        given = [t for t in tables if t is not None]
+        width = max(t.shape[-1] for t in given)
+        return Sized((*self.front, count, self.n, width), any(t.needs for t in given))
+
     def asked(self, at: Sizes, reads: list[tuple[Sized, int]]) -> Sized:
-        """What each of the first states is asked, side by side."""
-        rows, needs = reads[0][0], False
-        for a in range(self.n):
-            for q, j in reads:
-                if (table := self.tables[a][j]) is not None:
-                    at.each(at.each(per_row(_first(table), q), q), rows)
-                    needs = needs or table.needs or q.needs
-        return Sized((*rows.shape[:-1], self.n * rows.shape[-1]), needs)
+        """What each of the first states is asked, one below the other."""
+        found = at.total([at.each(self.since(j, q), _axis(q, -2)) for q, j in reads])
+        return Sized((*reads[0][0].shape[:-1], self.n * found.shape[-1]), found.needs)
 
     def kept(self, at: Sizes, j: int, M: Sized) -> Sized:
         """What of the first states is in state j."""
-        part = Sized((*M.shape[:-1], M.shape[-1] // self.n), M.needs)
-        tables = [t for row in self.tables if (t := row[j]) is not None]
-        return at.total([at.each(per_row(_first(t), part), part) for t in tables])
+        parts = Sized((*M.shape[:-1], self.n, M.shape[-1] // self.n), M.needs)
+        return at.summed(at.each(self.since(j, M), parts), -2)
 
     def left(self, at: Sizes, keys: list[tuple[Sized, Into]]) -> Sized:
-        """Where a write goes at the tile's end, side by side."""
-        rows, needs = keys[0][0], False
-        for j in range(self.n):
-            for b, into in keys:
-                if (table := self.total(at, into, j)) is not None:
-                    at.each(at.each(table.last(1, *table.shape[-2:]).last(b.shape[-2], 1), b), rows)
-                    needs = needs or table.needs or b.needs
-        return Sized((*rows.shape[:-1], self.n * rows.shape[-1]), needs)
+        """Where a write goes at the tile's end, one state below the other."""
+        found = []
+        for b, into in keys:
+            last = self.width([self.total(at, into, j) for j in range(self.n)], b.shape[-2])
+            found.append(at.each(last, _axis(b, -2)))
+        total = at.total(found)
+        return Sized((*keys[0][0].shape[:-1], self.n * total.shape[-1]), total.needs)
 
     def whole(self) -> Sized:
         """What is left of the first states at the tile's end."""
-        tables = [t for row in self.tables for t in row if t is not None]
-        width = max(t.shape[-1] for t in tables)
-        return Sized((*self.front, self.n, self.n, width), any(t.needs for t in tables))
+        return self.width([t for row in self.tables for t in row], self.n)
 
 
 class CoupledChannels(CoupledGates):
@@ -250,7 +292,6 @@ class CoupledChannels(CoupledGates):
 COUNTED: Mapping[Gates, type[ScalarGate] | type[CoupledGates]] = {
     "ScalarGate": ScalarGate,
     "ChannelGates": ChannelGates,
-    "LogGates": LogGates,
     "RelativeGates": RelativeGates,
     "CoupledGates": CoupledGates,
     "CoupledChannels": CoupledChannels,
@@ -275,11 +316,6 @@ def _axis(x: Sized, place: int) -> Sized:
     return Sized((*x.shape[:at], 1, *x.shape[at:]), x.needs)
 
 
-def _first(table: Sized) -> Sized:
-    """Column 0 of a table: F(t, 0)."""
-    return Sized((*table.shape[:-2], table.shape[-1]), table.needs)
-
-
 def coupled_tables(at: Sizes, D: list[list[Sized | None]]) -> list[list[Sized | None]]:
     """F(t, i) between states, in the order in which they flow into each other."""
     n = len(D)
@@ -292,39 +328,37 @@ def coupled_tables(at: Sizes, D: list[list[Sized | None]]) -> list[list[Sized | 
         for j in free:
             own = D[j][j]
             assert own is not None
-            C, d = own.shape[-2:]
-            running_product(at, own)
-            products(at, own)
-            tables[j][j] = Sized((*own.shape[:-2], C, 1 + C, d), own.needs)
+            tables[j][j] = own_table(at, own)
             for a in range(n):
                 came = [
-                    at.each(_axis(gate, -2), table)
+                    at.each(_axis(gate, -2), table.last(own.shape[-2], *table.shape[-2:]))
                     for m in range(n)
                     if m != j and (gate := D[m][j]) and (table := tables[a][m])
                 ]
                 if a != j and came:
-                    tables[a][j] = after(at, products_of(own), at.total(came))
+                    tables[a][j] = after(at, own, at.total(came))
             waiting.remove(j)
     return tables
 
 
-def products_of(own: Sized) -> Sized:
-    """A table without its column 0."""
-    C, d = own.shape[-2:]
-    return Sized((*own.shape[:-2], C, C, d), own.needs)
+def own_table(at: Sizes, g: Sized) -> Sized:
+    """F(t, i) of one state: [.., C, 1 or d] -> [.., 1 + C, 1 + C, 1 or d]."""
+    C, d = g.shape[-2:]
+    if d == 1:
+        table = products(at, g)
+        return Sized((*table.shape, 1), g.needs)
+    return decayed_keys(at, g.last(1 + C, d), g.last(1 + C, d))
 
 
-def after(at: Sizes, table: Sized, came: Sized) -> Sized:
-    """sum_s table[t, s] came[s, i], for each channel."""
-    if table.shape[-1] == came.shape[-1] == 1:
-        found = at.matmul(Sized(table.shape[:-1], table.needs), Sized(came.shape[:-1], came.needs))
-        return Sized((*found.shape, 1), found.needs)
+def after(at: Sizes, own: Sized, came: Sized) -> Sized:
+    """sum_s table[t, s] came[s, i], for each channel, with the table of `own`."""
     C, columns = came.shape[-3:-1]
-    width = max(table.shape[-1], came.shape[-1])
-    left = Sized((*table.shape[:-3], width, C, C), table.needs)
-    right = Sized((*came.shape[:-3], width, C, columns), came.needs)
+    width = max(own.shape[-1], came.shape[-1])
+    many = (width,) if width > 1 else ()
+    left = Sized((*own.shape[:-2], *many, 1 + C, C), own.needs)
+    right = Sized((*own.shape[:-2], *many, C, columns), came.needs)
     found = at.matmul(left, right)
-    return Sized((*found.shape[:-3], C, columns, width), found.needs)
+    return Sized((*own.shape[:-2], 1 + C, columns, width), found.needs)
 
 
 def circular_tables(at: Sizes, D: list[list[Sized | None]]) -> list[list[Sized | None]]:
@@ -335,5 +369,5 @@ def circular_tables(at: Sizes, D: list[list[Sized | None]]) -> list[list[Sized |
     row = Sized((*given[0].shape[:-2], 1 + C, d), needs)
     for _ in range(C * n * len(given)):
         at.each(row, row, flops=2)
-    table = Sized((*given[0].shape[:-2], C, 1 + C, d), needs)
+    table = Sized((*given[0].shape[:-2], 1 + C, 1 + C, d), needs)
     return [[table] * n for _ in range(n)]

@@ -13,7 +13,7 @@ from nlc.ir.cost import WIDTH, Work
 from nlc.ir.schedule import Gates
 from nlc.passes.sized import Sized, Sizes
 from nlc.passes.tally import Tally
-from nlc.passes.work_gates import COUNTED, CoupledGates, ScalarGate
+from nlc.passes.work_gates import COUNTED, Products, inverse
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Course:
     """A memory's course over a sequence."""
 
     tiling: Tiling
-    gates: ScalarGate | CoupledGates
+    gates: Products
     writes: tuple[Sized, ...]
     keys: tuple[Keys, ...]
     starts: Sized
@@ -78,7 +78,7 @@ def solve_tiles(
     at, d_v, d_k = Sizes(tally), t.rows, t.columns
     D = COUNTED[kind](at, gates, t.size, t.of_token(1, False))
     keys = [[(D.keys(at, t.of_token(d_k, b)), into) for b, into in w.b] for w in writes]
-    E = [t.of_token(1 if w.u is None else d_v, bool(w.u)) for w in writes]
+    E = [t.of_token(d_v, bool(w.u)) for w in writes]
     open_ = [r for r, w in enumerate(writes) if w.p or w.c]
     known = [r for r in range(len(writes)) if r not in open_]
     left = {r: D.left(at, keys[r]) for r in known}
@@ -88,14 +88,15 @@ def solve_tiles(
         tally.backward = before + (tally.backward - before).share(t.tiles - t.ends, t.tiles)
     state = Sized((t.tiles, t.lanes, d_v, t.n * d_k), learned)
     whole = D.whole()
-    at.each(Sized((*state.shape[:2], d_v, d_k), whole.needs), flops=2 * t.n * t.n)
     if not open_:
         # where every tile begins anew, only what is learned needs a gradient
         goes_on = not t.ends or t.ends < t.tiles - 1
         needs = learned or (goes_on and (whole.needs or bool(add and add.needs)))
         starts = Sized(state.shape, needs)
+        carried(tally, t, 1, whole, learned)
+        carried(tally, t, t.tiles - 1, whole, needs)
         return Course(t, D, tuple(E), tuple(keys), starts, transposed), tally
-    reads = {r: [(t.of_token(d_k, p), j) for p, j in writes[r].p] for r in open_}
+    reads = {r: [(D.rows(at, t.of_token(d_k, p)), j) for p, j in writes[r].p] for r in open_}
 
     def A(r: int, s: int) -> Sized:
         found = [D.reach(at, into, j, p, b) for p, j in reads[r] for b, into in keys[s]]
@@ -106,37 +107,40 @@ def solve_tiles(
     X = [at.total([*(at.matmul(A(r, s), E[s]) for s in known), E[r]]) for r in open_]
     blocks = [A(r, s) for r in open_ for s in open_]
     size, needs = t.size * len(open_), any(x.needs for x in blocks)
-    lower = Sized((t.tiles, t.lanes, size, size), needs)
-    inverse = _inverse(tally, lower)
+    solve = inverse(at, Sized((t.tiles, t.lanes, size, size), needs))
     asked = [D.asked(at, reads[r]) for r in open_ if reads[r]]
     wide = (t.tiles, t.lanes, size)
-    Y = at.matmul(inverse, Sized((*wide, t.n * d_k), any(x.needs for x in asked)))
+    Y = at.matmul(solve, Sized((*wide, t.n * d_k), any(x.needs for x in asked)))
     b = Sized((*wide, t.n * d_k), any(D.left(at, keys[r]).needs for r in open_))
-    solved = at.matmul(inverse, Sized((*wide, d_v), any(x.needs for x in X)))
-    _scan(tally, t, solved, Y, b)
+    solved = at.matmul(solve, Sized((*wide, d_v), any(x.needs for x in X)))
+    _scan(tally, t, solved, Y, b, whole)
     E = [t.of_token(d_v, True) if r in open_ else e for r, e in enumerate(E)]
     return Course(t, D, tuple(E), tuple(keys), Sized(state.shape), transposed), tally
 
 
-def _inverse(tally: Tally, lower: Sized) -> Sized:
-    """(I - A)^-1 by substitution; its gradient is two products with the inverse."""
-    moved = WIDTH * lower.entries
-    tally.forward += Work(solves=lower.entries * lower.shape[-1], bytes=2 * moved)
-    if lower.needs:
-        products = 4 * lower.entries * lower.shape[-1]
-        tally.backward += Work(products=products, bytes=6 * moved)
-    return lower
+def carried(tally: Tally, t: Tiling, tiles: int, w: Sized, needs: bool) -> None:
+    """M_j <- sum_a M_a w_aj at some tiles; where w are numbers between states, a product."""
+    entries = t.columns * t.rows
+    if t.n > 1 and w.shape[-1] == 1 and t.rows > 1:
+        numbers = Sized((tiles, t.lanes, t.n, t.n), w.needs)
+        Sizes(tally).matmul(numbers, Sized((tiles, t.lanes, t.n, entries), needs))
+    else:
+        state = Sized((tiles, t.lanes, t.n * entries), needs or w.needs)
+        Sizes(tally).each(state, flops=2 * t.n)
 
 
-def _scan(tally: Tally, t: Tiling, X: Sized, Y: Sized, b: Sized) -> None:
-    """From tile to tile: E = X + Y M^T, then the states that the writes leave."""
+def _scan(tally: Tally, t: Tiling, X: Sized, Y: Sized, b: Sized, w: Sized) -> None:
+    """From tile to tile: E = X + Y M, then the states that the writes leave."""
     at = Sizes(tally)
-    state = Sized((t.tiles, t.lanes, t.rows, t.n * t.columns))
+    state = Sized((t.tiles, t.lanes, t.n * t.columns, t.rows))
     # the gradient is made as a whole, whatever needs it
-    E = at.each(X, at.matmul(Sized(Y.shape), state.mT))
-    at.each(state, at.matmul(E.mT, Sized(b.shape)))
+    E = at.each(X, at.matmul(Sized(Y.shape), state))
+    at.each(state, at.matmul(Sized(b.shape).mT, E))
+    carried(tally, t, t.tiles, Sized(w.shape, False), True)
     # that of the gates: for each pair of states a sum over their entries
-    tally.backward += Work(products=2 * t.n * state.entries, bytes=2 * WIDTH * state.entries)
+    if w.shape[-1] == 1:
+        tally.backward += Work(products=2 * t.n * state.entries)
+    tally.backward += Work(elementwise=2 * t.n * state.entries, bytes=2 * WIDTH * state.entries)
 
 
 def read_tiles(course: Course, queries: int, state: int = 0) -> Tally:
@@ -146,6 +150,7 @@ def read_tiles(course: Course, queries: int, state: int = 0) -> Tally:
     rows = t.size * queries
     width = t.rows if course.transposed else t.columns
     q = Sized((t.tiles, t.lanes, rows, width))
+    q = q if course.transposed else D.rows(at, q)
     pairs = [(e, b, into) for e, keys in zip(course.writes, course.keys, strict=True)
              for b, into in keys]  # fmt: skip
     if course.transposed:

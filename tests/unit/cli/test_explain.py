@@ -87,7 +87,7 @@ def test_maps_with_layers_have_short_names_for_what_is_repeated(call: Call) -> N
 
 def test_gates_by_channel_are_told(call: Call) -> None:
     lines = page(call, SYSTEMS["rwkv7"][0])
-    assert "gates factored: |log w| <= 0.607, 9.7 over 16 tokens" in lines
+    assert "gates factored: |log w| <= 0.607, 19.4 over 32 tokens" in lines
 
 
 def test_what_keeps_it_from_a_faster_form_with_place_and_remedy(call: Call) -> None:

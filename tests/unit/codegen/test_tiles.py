@@ -1,0 +1,116 @@
+"""The pieces of which tiles are solved, each alone: values and gradients in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from nlc.codegen.library_gates import BothProducts, DecayedKeys, products
+from nlc.codegen.library_tiles import TileScan, UnitLowerInverse, carried
+from torch import Tensor
+from torch.autograd import gradcheck
+
+from tests.references.specs import block, resolve
+from tests.unit.codegen.agree import agree
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+def with_zeros(g: Tensor) -> Tensor:
+    """Gates of which some are 0."""
+    g = g.detach().sigmoid()
+    g[..., 1, :] = 0.0
+    return g.requires_grad_()
+
+
+def by_hand(g: Tensor) -> Tensor:
+    """g_{i+1} ... g_t for 0 <= i <= t <= C, else 0: [C, d] -> [1 + C, 1 + C, d]."""
+    found = torch.zeros(len(g) + 1, len(g) + 1, g.shape[-1], dtype=g.dtype)
+    for t in range(len(g) + 1):
+        for i in range(t + 1):
+            found[t, i] = g[i:t].prod(0)
+    return found
+
+
+def test_products_of_numbers_are_exact_where_a_gate_is_zero() -> None:
+    g = with_zeros(draw(5, 1))
+    assert torch.equal(products(g.squeeze(-1)), by_hand(g).squeeze(-1))
+    assert gradcheck(products, with_zeros(draw(2, 4, 1)).detach().squeeze(-1).requires_grad_())
+
+
+def test_keys_are_decayed_exactly_where_a_gate_is_zero() -> None:
+    g, b = with_zeros(draw(5, 3)), draw(5, 3, seed=1)
+    table, last = DecayedKeys.apply(g, b)
+    assert torch.allclose(table, by_hand(g)[1:, 1:] * b, atol=1e-15)
+    assert torch.equal(last, table[-1])
+    assert gradcheck(DecayedKeys.apply, (g, b))
+
+
+def test_running_products_and_one_over_them() -> None:
+    g = draw(2, 4, 3).detach().sigmoid().add(0.2).requires_grad_()
+    found, inverse = BothProducts.apply(g)
+    assert torch.allclose(found * inverse, torch.ones_like(found))
+    assert torch.allclose(found, g.cumprod(-2))
+    assert gradcheck(BothProducts.apply, (g,))
+
+
+def test_the_inverse_of_a_unit_triangle() -> None:
+    lower = draw(2, 4, 4).detach().tril(-1).requires_grad_()
+    assert gradcheck(lambda a: UnitLowerInverse.apply(a.tril(-1)), (lower,))
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize(("n", "width"), [(1, 1), (1, 3), (2, 1), (2, 3)])
+def test_from_tile_to_tile(n: int, width: int, known: bool) -> None:
+    N, G, C, d_k, d_v = 3, 2, 4, 3, 2
+    X, Y, b = draw(N, G, C, d_v), draw(N, G, C, n * d_k, seed=1), draw(N, G, C, n * d_k, seed=2)
+    w, M = draw(N, G, n, n, width, seed=3), draw(G, n * d_k, d_v, seed=4)
+    add = draw(N, G, n * d_k, d_v, seed=5) if known else None
+
+    def plain(X: Tensor, Y: Tensor, b: Tensor, w: Tensor, add: Tensor, M: Tensor) -> list[Tensor]:
+        writes, starts = [], []
+        for i in range(N):
+            starts.append(M)
+            writes.append(X[i] + Y[i] @ M)
+            M = carried(M, w[i]) + b[i].mT @ writes[-1]
+            M = M if add is None else M + add[i]
+        return [torch.stack(writes), torch.stack(starts), M]
+
+    given = (X, Y, b, w, add, M)
+    inputs = [x for x in given if x is not None]
+    ours, theirs = TileScan.apply(*given), plain(*given)
+    weights = [draw(*x.shape, seed=9) for x in theirs]
+    for a, c in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, c, atol=1e-12)
+    grads = [torch.autograd.grad(list(x), inputs, weights) for x in (ours, theirs)]
+    for a, c in zip(*grads, strict=True):
+        assert torch.allclose(a, c, atol=1e-12)
+
+
+def test_states_are_carried_as_written() -> None:
+    Z, w = draw(2, 5, 3, seed=1), draw(2, 2, 3, seed=2)
+    M = torch.cat([z.mT for z in Z.unflatten(0, (2,))], 0)
+    after = carried(M, w)
+    for j in range(2):
+        want = sum(Z[a] * w[a, j] for a in range(2))
+        assert torch.allclose(after[3 * j : 3 * j + 3].mT, want)
+
+
+def test_a_write_may_read_only_what_the_same_token_wrote() -> None:
+    text = block("""
+  weights W_k2 : linear(d -> heads*d_k)
+  k2 = W_k2(x)
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    update {
+      M = outer(M @ k2 - v, k)
+      M = M - outer(M @ k2, k2)
+    }
+  }
+  out = W_o(M(q))
+""")
+    (schedule,) = agree(resolve(text), tokens=9).schedules.values()
+    assert schedule.kind == "tile-solve"
