@@ -169,14 +169,13 @@ class Write(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """A memory's course over a sequence; N tiles of C tokens, H copies, n states."""
+    """A memory's course over a sequence: N tiles of C tokens, G rows and copies, n states."""
 
     gates: Any  # products of gates from token to token
-    writes: list[Tensor]  # e of each write [B, N, H, C, d_v]
-    keys: list[list[tuple[Tensor, tuple[int, ...]]]]  # b of each write [B, N, H, C, d_k]
-    starts: Tensor  # the states before each tile, side by side [B, N, H, d_v, n * d_k]
-    tokens: int
-    lead: tuple[int, ...]
+    writes: list[Tensor]  # e of each write [N, G, C, d_v]
+    keys: list[list[tuple[Tensor, tuple[int, ...]]]]  # b of each write, as `gates` takes it
+    starts: Tensor  # the states before each tile, each M_j^T below the other [N, G, n * d_k, d_v]
+    front: tuple[int, ...]  # B, T, *lead
     origin: Tensor | None = None  # the state before the chunk, as it is
 
 
@@ -199,18 +198,20 @@ class UnitLowerInverse(torch.autograd.Function):
 
 
 def tiled(x: Tensor, front: tuple[int, ...], d: int, tile: int, fill: float = 0.0) -> Tensor:
-    """Cut the sequence into tiles: [B, T, *lead, d] -> [B, N, H, C, d]."""
-    tokens = front[1]
-    x = x.expand(*front, d).reshape(front[0], tokens, -1, d)
+    """Cut the sequence into tiles: [B, T, *lead, d] -> [N, G, C, d], G rows and copies."""
+    rows, tokens = front[:2]
+    x = x.expand(*front, d).reshape(rows, tokens, -1, d)
     if tokens % tile:
         x = F.pad(x, (0, 0, 0, 0, 0, -tokens % tile), value=fill)
-    return x.unflatten(1, (-1, tile)).transpose(2, 3).contiguous()
+    x = x.unflatten(1, (-1, tile)).permute(1, 0, 3, 2, 4)
+    return x.contiguous().flatten(1, 2)
 
 
-def untiled(x: Tensor, tokens: int, lead: tuple[int, ...]) -> Tensor:
-    """Join tiles again: [B, N, H, C, ...] -> [B, T, *lead, ...]."""
-    x = x.transpose(2, 3).flatten(1, 2)[:, :tokens]
-    return x.reshape(*x.shape[:2], *lead, *x.shape[3:])
+def untiled(x: Tensor, front: tuple[int, ...]) -> Tensor:
+    """Join tiles again: [N, G, C, ...] -> [B, T, *lead, ...]."""
+    x = x.unflatten(1, (front[0], -1))
+    x = x.permute(1, 0, 3, 2, *range(4, x.ndim)).flatten(1, 2)[:, : front[1]]
+    return x.reshape(*front, *x.shape[3:])
 
 
 def solve_tiles(
@@ -218,40 +219,43 @@ def solve_tiles(
 ) -> tuple[Any, ...]:
     """Solve the writes of all tokens: the course and the states after it; `gates[a][j]` is D_aj."""
     lead, (d_v, d_k) = tuple(states[0].shape[1:-2]), states[0].shape[-2:]
-    M = torch.cat([Z.reshape(Z.shape[0], -1, d_v, d_k) for Z in states], -1)
-    front = common_front(writes, kind, gates, (M.shape[0], 1, *lead))
+    M = torch.cat([Z.reshape(-1, d_v, d_k).mT for Z in states], -2)
+    front = common_front(writes, kind, gates, (states[0].shape[0], 1, *lead))
     D = kind(gates, front, tile, M)
 
     def cut(x: Tensor, d: int) -> Tensor:
         return tiled(x.to(M.dtype), front, d, tile)
 
     keys = [[(D.keys(cut(b, d_k)), into) for b, into in w.b] for w in writes]
-    E = [torch.zeros_like(k[0][0][..., :1]) if w.u is None else cut(w.u, d_v)
-         for w, k in zip(writes, keys, strict=True)]  # fmt: skip
+    E = [cut(M.new_zeros(1) if w.u is None else w.u, d_v) for w in writes]
     open_ = [r for r, w in enumerate(writes) if w.p or w.c]
     known = [r for r in range(len(writes)) if r not in open_]
     # what the known writes leave in the states at each tile's end
-    add = sum(E[s].mT @ D.left(keys[s]) for s in known) if known else None
+    add = sum(D.left(keys[s]).mT @ E[s] for s in known) if known else None
     if open_:
-        reads = {r: [(cut(p, d_k), j) for p, j in writes[r].p] for r in open_}
+        reads = {r: [(D.rows(cut(p, d_k), late=False), j) for p, j in writes[r].p] for r in open_}
         sees = {r: {s: cut(c.unsqueeze(-1), 1) for c, s in writes[r].c} for r in open_}
 
         def A(r: int, s: int) -> Tensor:
-            return reached(D, reads[r], keys[s], sees[r].get(s))
+            found = reached(D, reads[r], keys[s], sees[r].get(s))
+            return M.new_zeros(*E[s].shape[:-1], tile) if found is None else found
 
-        # E = X + Y M_0^T: what of the writes is known, and what hangs on the tile's first states
+        def asked(r: int) -> Tensor:
+            found = D.asked(reads[r], late=False) if reads[r] else M.new_zeros(1)
+            return found.expand(*E[r].shape[:-1], M.shape[-2])
+
+        # E = X + Y M^T: what of the writes is known, and what hangs on the tile's first states
         X = [sum((A(r, s) @ E[s] for s in known), E[r]) for r in open_]
-        X = [x.expand(*x.shape[:-1], d_v) for x in X]
         inverse = UnitLowerInverse.apply(woven_square([[A(r, s) for s in open_] for r in open_]))
-        Y = inverse @ woven([D.asked(reads[r], late=False) for r in open_])
+        Y = inverse @ woven([asked(r) for r in open_])
         left = woven([D.left(keys[r]) for r in open_])
         solved, starts, M = TileScan.apply(inverse @ woven(X), Y, left, D.whole(), add, M)
         for place, r in enumerate(open_):
-            E[r] = solved[..., place :: len(open_), :]
+            E[r] = solved if len(open_) == 1 else solved[..., place :: len(open_), :]
     else:
         starts, M = scan_known(add, D.whole(), M)
-    path = Tiles(D, E, keys, starts, front[1], lead)
-    return path, *(Z.reshape(Z.shape[0], *lead, d_v, d_k) for Z in M.split(d_k, -1))
+    after = [Z.mT.reshape(states[0].shape) for Z in M.split(d_k, -2)]
+    return Tiles(D, E, keys, starts, front), *after
 
 
 def common_front(
@@ -269,13 +273,12 @@ def common_front(
 
 def reached(
     D: Any, reads: list[tuple[Tensor, int]], keys: list[tuple[Tensor, tuple[int, ...]]], c: Any
-) -> Tensor:
+) -> Tensor | None:
     """A[t, i]: how much the reads of token t take of a write of token i < t, or i = t by c."""
     found = [D.reach(into, j, p, b, late=False) for p, j in reads for b, into in keys]
     found += [] if c is None else [torch.diag_embed(c.squeeze(-1))]
     found = [x for x in found if x is not None]
-    b = keys[0][0]
-    return sum(found[1:], found[0]) if found else b.new_zeros(*b.shape[:-1], b.shape[-2])
+    return sum(found[1:], found[0]) if found else None
 
 
 def woven(rows: list[Tensor]) -> Tensor:
@@ -293,34 +296,35 @@ def woven_square(blocks: list[list[Tensor]]) -> Tensor:
 
 
 def carried(M: Tensor, w: Tensor) -> Tensor:
-    """M_j <- sum_a M_a w_aj: M [.., d_v, n * d_k], w [.., n, n, 1 or d_k]."""
+    """M_j <- sum_a M_a w_aj, transposed: M [.., n * d_k, d_v], w [.., n, n, 1 or d_k]."""
     n = w.shape[-2]
     if n == 1:
-        return w.squeeze(-3) * M
-    Z = M.unflatten(-1, (n, 1, -1))
-    return (w.unsqueeze(-4) * Z).sum(-3).flatten(-2)
+        return w.squeeze(-3).mT * M
+    M = M.unflatten(-2, (n, -1))
+    if w.shape[-1] == 1 < M.shape[-1]:
+        moved = w.squeeze(-1).mT @ M.flatten(-2)
+        return moved.unflatten(-1, M.shape[-2:]).flatten(-3, -2)
+    return (w.unsqueeze(-1) * M.unsqueeze(-3)).sum(-4).flatten(-3, -2)
 
 
 class TileScan(torch.autograd.Function):
-    """From tile to tile: E = X + Y M^T, then M <- carried(M, w) + E^T b + add.
+    """From tile to tile: E = X + Y M, then M <- carried(M, w) + b^T E + add; M is transposed.
 
-    X [B, N, H, C, d_v], Y, b [B, N, H, C, n * d_k], w [B, N, H, n, n, 1 or d_k],
-    M [B, H, d_v, n * d_k]. Gives the writes E, the states before each tile and the last ones. Its
-    gradient runs from the last tile to the first with two products a tile, and takes all others
-    at once.
+    X [N, G, C, d_v], Y, b [N, G, C, n * d_k], w [N, G, n, n, 1 or d_k], M [G, n * d_k, d_v]. Gives
+    the writes E, the states before each tile and the last ones. Its gradient runs from the last
+    tile to the first with two products a tile, and takes all others at once.
     """
 
     @staticmethod
     def forward(ctx, X, Y, b, w, add, M):
         writes, starts = [], []
-        more = [None] * X.shape[1] if add is None else add.unbind(1)
-        tiles = zip(X.unbind(1), Y.unbind(1), b.unbind(1), w.unbind(1), more, strict=True)
-        for x, y, key, decay, known in tiles:
+        more = [None] * X.shape[0] if add is None else add
+        for x, y, key, decay, known in zip(X, Y, b, w, more, strict=True):
             starts.append(M)
-            writes.append(x + y @ M.mT)
-            M = carried(M, decay) + writes[-1].mT @ key
-            M = M if known is None else M + known
-        E, S = torch.stack(writes, 1), torch.stack(starts, 1)
+            writes.append(torch.baddbmm(x, y, M))
+            M = carried(M, decay) if known is None else carried(M, decay) + known
+            M = torch.baddbmm(M, key.mT, writes[-1])
+        E, S = torch.stack(writes), torch.stack(starts)
         ctx.save_for_backward(Y, b, w, E, S)
         ctx.adds = add is not None
         return E, S, M
@@ -329,50 +333,51 @@ class TileScan(torch.autograd.Function):
     def backward(ctx, dE, dS, dM):
         Y, b, w, E, S = ctx.saved_tensors
         back, writes, after = w.transpose(-3, -2), [], []
-        for i in reversed(range(E.shape[1])):
+        for i in reversed(range(E.shape[0])):
             after.append(dM)
-            writes.append(dE[:, i] + b[:, i] @ dM.mT)
-            dM = dS[:, i] + carried(dM, back[:, i]) + writes[-1].mT @ Y[:, i]
-        dX, A = torch.stack(writes[::-1], 1), torch.stack(after[::-1], 1)
-        n = w.shape[-2]
-        before, later = S.unflatten(-1, (n, -1)), A.unflatten(-1, (n, -1))
-        if w.shape[-1] == 1:
-            dw = torch.einsum("...vik,...vjk->...ij", before, later).unsqueeze(-1)
+            writes.append(torch.baddbmm(dE[i], b[i], dM))
+            dM = torch.baddbmm(carried(dM, back[i]) + dS[i], Y[i].mT, writes[-1])
+        dX, A = torch.stack(writes[::-1]), torch.stack(after[::-1])
+        n, numbers = w.shape[-2], w.shape[-1] == 1
+        before, later = S.unflatten(-2, (n, -1)), A.unflatten(-2, (n, -1))
+        if numbers:
+            dw = (before.flatten(-2) @ later.flatten(-2).mT).unsqueeze(-1)
         else:
-            dw = torch.einsum("...vik,...vjk->...ijk", before, later)
-        return dX, dX @ S, E @ A, dw, A if ctx.adds else None, dM
+            dw = (before.unsqueeze(-3) * later.unsqueeze(-4)).sum(-1)
+        return dX, dX @ S.mT, E @ A.mT, dw, A if ctx.adds else None, dM
 
 
 def scan_known(add: Tensor, w: Tensor, M: Tensor) -> tuple[Tensor, Tensor]:
     """As `TileScan`, with writes that do not hang on the state."""
     starts = []
-    for known, decay in zip(add.unbind(1), w.unbind(1), strict=True):
+    for known, decay in zip(add, w, strict=True):
         starts.append(M)
         M = carried(M, decay) + known
-    return torch.stack(starts, 1), M
+    return torch.stack(starts), M
 
 
 def queries(q: Tensor, path: Tiles) -> Tensor:
-    """Cut queries into tiles: [B, T, *lead, *more, d] -> [B, N, H, C * more, d]."""
-    front = (path.starts.shape[0], path.tokens, *path.lead)
-    more = q.shape[2 + len(path.lead) : -1]
-    rows = q.to(path.starts.dtype).expand(*front, *more, q.shape[-1]).reshape(*front, -1)
-    rows = tiled(rows, front, rows.shape[-1], path.gates.tile)
+    """Cut queries into tiles: [B, T, *lead, *more, d] -> [N, G, C * more, d]."""
+    more = q.shape[len(path.front) : -1]
+    rows = q.to(path.starts.dtype).expand(*path.front, *more, q.shape[-1])
+    rows = rows.reshape(*path.front, -1)
+    rows = tiled(rows, path.front, rows.shape[-1], path.gates.tile)
     return rows.unflatten(-1, (-1, q.shape[-1])).flatten(-3, -2) if more else rows
 
 
 def answers(y: Tensor, q: Tensor, path: Tiles) -> Tensor:
     """Undo `queries` for what was read."""
-    more = q.shape[2 + len(path.lead) : -1]
+    more = q.shape[len(path.front) : -1]
     y = y.unflatten(-2, (path.gates.tile, -1)) if more else y
-    y = untiled(y, path.tokens, path.lead)
+    y = untiled(y, path.front)
     return (y.unflatten(-2, more) if more else y).to(q.dtype)
 
 
 def read_tiles(q: Tensor, path: Tiles, late: bool = True, state: int = 0) -> Tensor:
     """M_t q_t (late), or M_{t-1} q_t: q [B, T, *lead, *more, d_k] -> [B, T, *lead, *more, d_v]."""
-    D, rows = path.gates, queries(q, path)
-    y = D.asked([(rows, state)], late) @ path.starts.mT
+    D = path.gates
+    rows = D.rows(queries(q, path), late)
+    y = D.asked([(rows, state)], late) @ path.starts
     for e, keys in zip(path.writes, path.keys, strict=True):
         for b, into in keys:
             scores = D.reach(into, state, rows, b, late)
@@ -394,7 +399,7 @@ def gate_tiles(
     axes: int,
     fill: float,
 ) -> Tensor:
-    """Cut gates into tiles [B, N, H, C, 1 or d_k]; tokens beyond the last change nothing."""
+    """Cut gates into tiles [N, G, C, 1 or d_k]; tokens beyond the last change nothing."""
     if not isinstance(g, Tensor):
         g = like.new_full((1,), g or 0.0)
     elif axes == 0:
@@ -403,55 +408,52 @@ def gate_tiles(
 
 
 def products(g: Tensor) -> Tensor:
-    """g_{i+1} ... g_t for i <= t, else 0: [.., C, d] -> [.., C, C, d]; nothing is divided."""
-    one = torch.ones(g.shape[-2], g.shape[-2], dtype=torch.bool, device=g.device)
-    found = torch.where(one.tril(-1).unsqueeze(-1), g.unsqueeze(-2), 1.0).cumprod(-3)
-    return torch.where(one.tril().unsqueeze(-1), found, 0.0)
+    """g_{i+1} ... g_t for 0 <= i <= t <= C, else 0: [.., C] -> [.., 1 + C, 1 + C].
+
+    It is the inverse of I - A, where A has g below its diagonal; nothing is divided.
+    """
+    return UnitLowerInverse.apply(torch.diag_embed(g, -1))
 
 
 class ScalarGate:
-    """One number a token, multiplied forward; nothing is divided, so a gate of 0 is exact.
-
-    `inner` is F(t, i) and `since` F(t, 0), with an axis for channels in the classes below.
-    """
+    """One number a token, multiplied forward; nothing is divided, so a gate of 0 is exact."""
 
     axes = 0
 
     def __init__(self, gates, front, tile, like):
         self.tile, g = tile, gates[0][0]
         if isinstance(g, float) and g == 1.0:
-            self.inner = like.new_ones(tile, tile).tril()
-            self.since = like.new_ones(
-                *like.shape[:1], -(-front[1] // tile), like.shape[1], tile, 1
-            )
+            table = like.new_ones(1 + tile, 1 + tile).tril()
+            self.table = table.expand(-(-front[1] // tile), like.shape[0], -1, -1)
         else:
-            g = gate_tiles(g, front, tile, like, 0, 1.0)
-            self.inner, self.since = products(g).squeeze(-1), g.cumprod(-2)
+            self.table = products(gate_tiles(g, front, tile, like, 0, 1.0).squeeze(-1))
+
+    def seen(self, late):
+        return self.table[..., 1:, :] if late else self.table[..., :-1, :]
+
+    def rows(self, q, late=True):
+        return q
 
     def keys(self, b):
         return b
 
-    def table(self, rows, late):
-        return per_row(self.inner if late else F.pad(self.inner, (0, 0, 1, -1)), rows)
-
     def reach(self, into, j, q, b, late=True):
-        return self.table(q, late) * (q @ b.mT)
+        return per_row(self.seen(late)[..., 1:], q) * (q @ b.mT)
 
     def spread(self, into, j, s, b, late=True):
-        return (self.table(s, late) * s) @ b
+        return (per_row(self.seen(late)[..., 1:], s) * s) @ b
 
     def asked(self, reads, late=True):
         return self.kept(0, reads[0][0], late)
 
     def kept(self, j, M, late=True):
-        since = self.since if late else F.pad(self.since, (0, 0, 1, -1), value=1.0)
-        return per_row(since, M) * M
+        return per_row(self.seen(late)[..., :1], M) * M
 
     def left(self, keys):
-        return self.inner[..., -1, :, None] * keys[0][0]
+        return self.table[..., -1, 1:, None] * keys[0][0]
 
     def whole(self):
-        return self.since[..., -1:, None, :]
+        return self.table[..., -1:, :1, None]
 
 
 class MixerM(nn.Module):
