@@ -53,7 +53,7 @@ def arguments(memory: Memory, roots: Iterable[Expr], starting: bool = False) -> 
     found.sort(key=lambda node: node.op != "stream")
     states = set(_state_names(memory))
     names = Names(states | METHODS if starting else states)
-    return {node: names.fresh(_name(node)) for node in found}
+    return {node: names.fresh(argument_name(node)) for node in found}
 
 
 def _outside(node: Expr) -> bool:
@@ -62,7 +62,8 @@ def _outside(node: Expr) -> bool:
     return node.op in OUTSIDE
 
 
-def _name(node: Expr) -> str:
+def argument_name(node: Expr) -> str:
+    """Give the word for what is evaluated outside of a memory."""
     match node.op:
         case "stream" | "param":
             return str(node.attr("name"))

@@ -199,7 +199,9 @@ class Runner:
         """What a memory's method takes before the states."""
         found = []
         for expr in wanted:
-            node = self.scope.low.tensor(expr)
+            node = self.scope.ahead(expr)
+            if node is None:
+                node = self.scope.low.tensor(expr)
             found.append(self.scope.spread(node) if writer.varies(expr) else node)
         return found
 

@@ -55,6 +55,7 @@ class Scope:
     borrow: Callable[[Expr], fx.Node] | None = None
     around: Callable[[Expr], fx.Node] | None = None
     inside: Callable[[Expr], bool] = lambda expr: False
+    ahead: Callable[[Expr], fx.Node | None] = lambda expr: None
     first: fx.Node | None = None
     low: Lowering = field(init=False)
 

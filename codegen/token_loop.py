@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from nlc.codegen.arguments import argument_name
 from nlc.codegen.lowering import batch_of
 from nlc.codegen.names import identifier
 from nlc.codegen.program import Loop, Program, note
@@ -91,7 +92,19 @@ def token_loop(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -
             for n in postorder([expr])
         )
 
-    scope.around, scope.inside = sequence, inner
+    def ahead(expr: Expr) -> fx.Node | None:
+        """What an update asks for and nothing in the loop makes, for all tokens before it."""
+        if expr.op not in ("apply", "shift", "conv") or inner(expr):
+            return None
+        node = outer.low.as_number(outer.low.tensor(expr))
+        if batch_of(node) < 2:
+            return None
+        name = identifier(argument_name(expr))
+        word = f"{name}_{len(items)}_t" if f"{name}_t" in items else f"{name}_t"
+        items[word] = node
+        return note(body.input(word), node.meta["shape"], 1, node.meta["wide"])
+
+    scope.around, scope.inside, scope.ahead = sequence, inner, ahead
     labels: dict[tuple[str, str, str], str] = {}
     for memory_name in memories:
         memory, writer = unit.memory(memory_name), owner.memories[memory_name]

@@ -19,7 +19,13 @@ from nlc.ir.shape import count
 from nlc.ir.system import Block, Call, Equation, Memory, Model, Repeat, Step, Update
 from nlc.passes.reach import ALL, FLAT, Reached, live_nodes, reach
 from nlc.passes.tally import Tally
-from nlc.passes.walk_memories import collect, move_by_tiles, move_by_tokens, whole_states
+from nlc.passes.walk_memories import (
+    asked_ahead,
+    collect,
+    move_by_tiles,
+    move_by_tokens,
+    whole_states,
+)
 from nlc.passes.walk_nodes import applied, asked_course, attended, operation, read
 from nlc.passes.work_scan import Rows
 from nlc.passes.work_tiles import Course
@@ -80,11 +86,24 @@ class Walk:
                     collect(self, name)
                 case Run(memory=name):
                     move_by_tiles(self, name)
-                case TokenLoop(steps=steps):
-                    # a loop shares nothing with what stands around it but streams
-                    outside, self.done, self.looped = self.done, set(), True
-                    self.steps(steps)
-                    self.done, self.looped = outside, False
+                case TokenLoop():
+                    self.loop(stage)
+
+    def loop(self, stage: TokenLoop) -> None:
+        """Count steps that run token by token within a sequence.
+
+        What the updates ask for and nothing in the loop makes is there before it; of all else, a
+        loop shares nothing with what stands around it but streams.
+        """
+        made = {step.name for step in stage.steps if isinstance(step, Equation)}
+        made |= {n for step in stage.steps if isinstance(step, Call) for n in step.results}
+        ahead = {n: asked_ahead(self.memory(n), made, set(stage.memories)) for n in stage.memories}
+        for name, roots in ahead.items():
+            self.visit(roots, name)
+        outside, self.looped = self.done, True
+        self.done = {id(node) for roots in ahead.values() for node in postorder(roots)}
+        self.steps(stage.steps)
+        self.done, self.looped = outside, False
 
     def steps(self, steps: Iterable[Step], passes: int = 1) -> None:
         """Count steps that run `passes` times."""

@@ -38,6 +38,32 @@ def move_by_tokens(walk: Walk, name: str) -> None:
         walk.add(source, whole_states(walk.courses[source]))
 
 
+def asked_ahead(memory: Memory, made: set[str], moving: set[str]) -> list[Expr]:
+    """List what an update asks of maps and of the past that is there for all tokens at once.
+
+    `made` are the streams that the loop makes, `moving` the memories that move in it.
+    """
+    inside: set[int] = set()
+    roots = [a.value for a in memory.update]
+    for node in postorder(roots):
+        own = node.op == "stream" and node.attr("name") in made
+        own |= node.op in ("state", "attend") and node.attr("memory") in moving
+        if own or any(id(arg) in inside for arg in node.args):
+            inside.add(id(node))
+    found: list[Expr] = []
+    waiting, seen = roots, set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if node.op in ("apply", "shift", "conv") and id(node) not in inside:
+            found.append(node)
+        else:
+            waiting += node.args
+    return found
+
+
 def collect(walk: Walk, name: str) -> None:
     """Count a softmax memory: new pairs are joined to those that it holds."""
     memory = walk.memory(name)

@@ -91,3 +91,25 @@ def test_a_read_used_twice_in_one_place_is_read_once() -> None:
     # loss(M) = ||M(k) - v||^2 squares what is read
     source = nlc.compile(nlc.parse(SYSTEMS["surprise"])).source
     assert source.count("self.M.read_before(") == 1
+
+
+def test_what_a_loop_does_not_make_is_made_before_it() -> None:
+    """Keys written in place, of a memory that runs token by token, are one product for all."""
+    from tests.references.specs import block
+
+    system = nlc.parse(
+        block("""
+  weights conv_k : conv(heads*d_k, width = 3)
+  memory M : linear(d_k -> d_v) at fast {
+    key unit(conv_k(W_k(x)))
+    value W_v(shift(x))
+    update { self = tanh(self - 0.1 * grad) }
+  }
+  out = W_o(M(q))
+""")
+    )
+    source = agree(system).source
+    forward = source[source.index("class Mixer(") :]
+    forward = forward[forward.index("def forward") : forward.index("def step")]
+    loop = forward[forward.index("        ):\n") :].split("\n        #")[0]
+    assert "self.M.step(" in loop and "self.W_" not in loop and "self.conv_k" not in loop
