@@ -27,9 +27,8 @@ def unit(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-12) -> Tens
 
 def layernorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(variance + eps)."""
-    x_wide = wide(x)
-    variance, mean = torch.var_mean(x_wide, dim, correction=0, keepdim=True)
-    return ((x_wide - mean) * torch.rsqrt(variance + eps)).to(x.dtype)
+    centred = wide(x) - wide(x).mean(dim, keepdim=True)
+    return (centred * torch.rsqrt(centred.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
 
 
 def number(value: float, like: Tensor) -> Tensor:

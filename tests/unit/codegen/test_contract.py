@@ -96,6 +96,7 @@ def test_compiles_without_graph_breaks(name: str) -> None:
     got.sum().backward()
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", NAMES)
 def test_an_empty_sequence_changes_nothing(name: str) -> None:
     module = small(name).model()
