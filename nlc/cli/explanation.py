@@ -100,11 +100,9 @@ def _schedule(t: Told) -> Iterator[str]:
 
 
 def _stability(verdict: Verdict) -> Iterator[str]:
-    """How the state develops, and what that takes as given."""
+    """How the state develops."""
     rate = f", by {verdict.rate:.3g} or less at every token" if verdict.rate is not None else ""
     yield from _said("stability", f"{printable(str(verdict))}{rate}")
-    if verdict.given:
-        yield from _said("", f"given {verdict.given}")
 
 
 def _cost_of(t: Told, cost: Cost) -> str:

@@ -24,7 +24,7 @@ class Verdict:
     """`term` says what decides it, "" where nothing needs to be said; `place` is where it stands.
 
     `rate` bounds ||T|| where it stays away from 1. `given` names what the verdict takes as known
-    although it depends on the state: gradients at the start of a chunk.
+    although it depends on the state: gradients, where a chunk takes them at its start.
     """
 
     word: Word
@@ -34,4 +34,6 @@ class Verdict:
     place: Span | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
-        return f"{self.word}: {self.term}" if self.term else self.word
+        words = [self.term] if self.term else []
+        words += [f"given its {self.given}"] if self.given else []
+        return f"{self.word}: {', '.join(words)}" if words else self.word

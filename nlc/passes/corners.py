@@ -15,10 +15,10 @@ from math import comb, prod
 
 from nlc.passes.interval import Interval, upto
 from nlc.passes.interval_rows import Range
-from nlc.passes.polynomial import Algebra, Atom, Monomial, Poly, joined, without
+from nlc.passes.polynomial import TERMS, Algebra, Atom, Monomial, Poly, joined, without
 
-# more coefficients than this are not looked at
-COEFFICIENTS = 512
+# more coefficients than this are not looked at, nor are atoms that reach further
+COEFFICIENTS, FAR = 512, 1e12
 # values this close count as equal, which can only close an end
 CLOSE = 1e-12
 
@@ -45,7 +45,9 @@ def _box(algebra: Algebra, value: Poly) -> Interval | None:
     numbers = list(degrees)
     sides = [algebra.atoms[n].range.entry for n in numbers]
     count = prod(degree + 1 for degree in degrees.values())
-    if not numbers or count > COEFFICIENTS or not all(side.is_bounded for side in sides):
+    if not numbers or count * len(value) > COEFFICIENTS * TERMS:
+        return None
+    if count > COEFFICIENTS or not all(side.size <= FAR for side in sides):
         return None
     bases = {n: _basis(side, degrees[n]) for n, side in zip(numbers, sides, strict=True)}
     found: dict[tuple[int, ...], float] = {}

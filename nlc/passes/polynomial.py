@@ -28,8 +28,8 @@ Frame = tuple[int, ...]
 
 ONE: Poly = {(): 1.0}
 ZERO: Poly = {}
-# more terms than this, or deeper, and an expression is an atom of its own
-TERMS, DEEP = 32, 60
+# more terms than this, factors in one, or levels of nesting: an expression is an atom of its own
+TERMS, FACTORS, DEEP = 32, 12, 60
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Algebra:
         self.atoms: list[Atom] = []
         self._whole = {id(bare(expr)) for expr in whole}
         self._numbers: dict[tuple[object, ...], int] = {}
-        self._kept: list[Expr] = []
+        self._known: dict[tuple[int, Frame], tuple[Expr, Poly]] = {}
 
     # ---- from expressions ------------------------------------------------------------------
 
@@ -71,11 +71,14 @@ class Algebra:
         return self._leaf(expr, _upright(expr))
 
     def _poly(self, expr: Expr, frame: Frame, deep: int) -> Poly:
-        if id(expr) in self._whole:
-            return self._leaf(expr, frame)
-        found = self._sum(expr, frame, deep) if deep else None
-        if found is None or len(found) > TERMS:
-            return self._leaf(expr, frame)
+        known = self._known.get((id(expr), frame))
+        if known is not None:
+            return known[1]
+        found = self._sum(expr, frame, deep) if deep and id(expr) not in self._whole else None
+        if found is None or is_large(found):
+            found = self._leaf(expr, frame)
+        # the expression is kept, so that no other one gets its identity
+        self._known[id(expr), frame] = expr, found
         return found
 
     def _sum(self, expr: Expr, frame: Frame, deep: int) -> Poly | None:
@@ -147,7 +150,6 @@ class Algebra:
         if 0 in places and (is_condition or frame[-1] != 0 or expr.shape[-1].size == 1):
             # the norm that is known runs along another axis
             norm = held.magnitude() * point(sqrt(expr.shape[frame.index(0)].size))
-        self._kept.append(expr)
         return self._atom(
             (is_condition, id(bare(expr)), places),
             Atom("holds" if is_condition else "leaf", Range(held, norm), 0 in places, expr=expr),
@@ -331,6 +333,11 @@ def bare(expr: Expr) -> Expr:
                 expr = expr.args[0]
             case _:
                 return expr
+
+
+def is_large(a: Poly) -> bool:
+    """Say whether a polynomial is too large to be worked with."""
+    return len(a) > TERMS or any(sum(p for _, p in m) > FACTORS for m in a)
 
 
 def plus(a: Poly, b: Poly) -> Poly:

@@ -112,7 +112,8 @@ class _Judge:
         for one, _ in found:
             if one.cause is not None:
                 return Verdict("can grow", one.cause.text, None, given, self.place), one.cause
-        if all(one.is_contractive for one, _ in found):
+        # two states have gradients of their own, so that they need not come nearer
+        if not given and all(one.is_contractive for one, _ in found):
             rates = [one.rate for one, _ in found if not one.is_weighted]
             rate = max(r for r in rates if r is not None) if _all_known(rates, found) else None
             return Verdict("contractive", "", rate, given, self.place), None
@@ -130,7 +131,7 @@ class _Judge:
             case None:
                 return stretch(form, self.bounds, size, names), ""
             case Neither():
-                return stretch(form, self.bounds, size, names), "gradients at each chunk's start"
+                return stretch(form, self.bounds, size, names), "gradients"
             case Affine():
                 return chunk_stretch(form, thawed, self.bounds, size, self.memory.chunk, names), ""
 

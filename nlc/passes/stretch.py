@@ -32,7 +32,7 @@ from nlc.passes.lane import (
     strength_poly,
     strength_range,
 )
-from nlc.passes.polynomial import ZERO, Algebra, Poly, divided, plus
+from nlc.passes.polynomial import ZERO, Algebra, Poly, divided, is_large, plus
 from nlc.passes.terms import gate_text, pair_text, strength_text, strengths_text
 
 # a polynomial of so many writes is not worth its terms: they are a chain
@@ -83,6 +83,8 @@ def _along_one(lane: Lane, algebra: Algebra) -> Interval | None:
         scale = read[1] if read is not None else ZERO
         for s, c in hit.earlier:
             scale = plus(scale, algebra.times(algebra.number(c), grown[s]))
+        if is_large(scale):
+            return None
         grown[hit.number] = scale
         target = algebra.direction(lane.vector(algebra, hit.target))
         if target is not None and along is not None:

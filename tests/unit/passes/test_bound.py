@@ -18,8 +18,10 @@ from nlc.ir.operations import OPERATIONS
 from nlc.ir.shape import Axis
 from nlc.ir.system import Block, Equation
 from nlc.passes.bound import Bounds, bounds, log_gate
+from nlc.passes.corners import range_of
 from nlc.passes.interval import ANYTHING, FINITE, Interval, between, point, upto
 from nlc.passes.interval_rows import ROWS
+from nlc.passes.polynomial import Algebra
 
 Evaluate = Callable[..., list[Tensor]]
 N = Axis("n", 4)
@@ -193,6 +195,60 @@ def test_ranges_hold_the_values_of_random_expressions(
     norm = value.norm(dim=-1) if value.ndim else value.abs()
     assert norm.max() <= found.norm.high + slack, (root, leaves, found)
     assert norm.min() >= found.norm.low - slack, (root, leaves, found)
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_polynomials_hold_the_values_of_random_expressions(
+    evaluate: Evaluate, data: st.DataObject
+) -> None:
+    graph = Graph()
+    root = _wide(graph, data.draw(expressions(graph, 4)))
+    values = st.lists(
+        st.sampled_from([0.0, 1.0, -1.0, 30.0]) | st.floats(-3, 3), min_size=4, max_size=4
+    ).map(lambda v: torch.tensor(v, dtype=torch.float64))
+    leaves = {("stream", name): data.draw(values) for name in "xy"}
+    (value,) = evaluate([root], leaves)
+    if not value.isfinite().all() or value.abs().max() > 1e6:
+        return
+    algebra = Algebra(Bounds(_block(graph)), N.size)
+    entry = algebra.entry(root)
+    square = algebra.summed(algebra.times(entry, entry), N.size)
+    for poly, found in ((entry, value), (square, (value * value).sum())):
+        held, slack = range_of(algebra, poly), 1e-6 * (1 + found.abs().max())
+        assert found.min() >= held.low - slack, (root, leaves, held)
+        assert found.max() <= held.high + slack, (root, leaves, held)
+
+
+EXTREME = [1e200, -1e308, math.inf, math.nan, 1e-320, -0.0]
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_extreme_numbers_end_in_no_traceback(data: st.DataObject) -> None:
+    graph = Graph()
+    root = data.draw(expressions(graph, 2))
+    for number in data.draw(st.lists(st.sampled_from(EXTREME), max_size=3)):
+        op = data.draw(st.sampled_from(["add", "mul", "div", "pow", "maximum"]))
+        root = graph.make(op, root, graph.constant(number))
+        root = graph.make(data.draw(st.sampled_from(UNARY)), root)
+    bounds_of = Bounds(_block(graph))
+    bounds_of.range(root), bounds_of.log(root)
+    algebra = Algebra(bounds_of, N.size)
+    entry = algebra.entry(_wide(graph, root))
+    range_of(algebra, entry), range_of(algebra, algebra.summed(entry, N.size))
+
+
+def test_a_chain_of_squares_stays_small() -> None:
+    g = Graph()
+    first = g.make("sigmoid", g.make("stream", name="x", shape=()))
+    names, value = [], first
+    for number in range(80):
+        names.append((f"s{number}", value))
+        stream = g.make("stream", name=f"s{number}", shape=())
+        value = g.make("add", g.make("mul", stream, stream), stream)
+    algebra = Algebra(Bounds(_block(g, *names)), N.size)
+    assert range_of(algebra, algebra.number(value)).low >= 0
 
 
 def test_streams_are_followed_through_their_equations() -> None:

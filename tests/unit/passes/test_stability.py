@@ -136,7 +136,10 @@ HOLDS: list[tuple[str, dict[str, str], str]] = [
     ("self = a * self; self = self - b / 8 * grad(at = self)",
      {"chunk": ", chunk 9"}, "contractive"),
     ("update heavy(lr = b, momentum = a, decay = c)",
-     {"chunk": ", chunk 8", "map": "mlp(d_k -> d_k -> d_v)"}, "marginal: momentum below 1"),
+     {"chunk": ", chunk 8", "map": "mlp(d_k -> d_k -> d_v)"},
+     "marginal: momentum below 1, given its gradients"),
+    ("self = 0.9 * self - b * grad", {"chunk": ", chunk 8", "map": "mlp(d_k -> d_k -> d_v)"},
+     "marginal: given its gradients"),
 ]  # fmt: skip
 
 GROWS: list[tuple[str, dict[str, str], str]] = [
@@ -240,7 +243,7 @@ def test_a_rate_is_told_where_there_is_one() -> None:
 
 def test_what_is_taken_as_given_is_told() -> None:
     layers = {"map": "mlp(d_k -> d_k -> d_v)", "chunk": ", chunk 8"}
-    assert verdict(DELTA, **layers).given == "gradients at each chunk's start"
+    assert verdict(DELTA, **layers).given == "gradients"
     assert verdict("self = self - b / 8 * grad", chunk=", chunk 8").given == ""
 
 
@@ -267,7 +270,7 @@ SHIPPED = {
     "retnet": "contractive",
     "rwkv7": "can grow: reads along kappa, writes along a * kappa",
     "titans_linear": "can grow: M and S drive each other",
-    "titans_lmm": "marginal: momentum below 1",
+    "titans_lmm": "marginal: momentum below 1, given its gradients",
 }
 
 
