@@ -20,6 +20,8 @@ from nlc.ir.expr import Expr, postorder
 from nlc.ir.level_graph import Component, Edge, EdgeKind
 from nlc.ir.system import Block, Call, Equation, Memory, Model, Repeat, Step, System, Update
 
+# operations of an update that are not of streams and weights alone
+OWN = {"variable", "state", "attend", "grad"}
 # operations of the names alone: with a bare parameter, they do not make it a map
 QUIET = {"let", "stop", "reshape", "unsqueeze", "permute", "transpose", "slice", "diag"}
 
@@ -336,14 +338,20 @@ class Follower:
 
 
 def _streams(root: Expr, role: str) -> Iterable[Expr]:
-    """Yield the streams of an update, without those of objectives; and bare parameters."""
+    """Yield what comes into an update from outside, without what comes into its objective.
+
+    Written out or named first, `sigmoid(W(x))` is the same: made by W, and not by what makes x.
+    """
+    outside: dict[int, bool] = {}
+    for node in postorder([root]):
+        outside[id(node)] = node.op not in OWN and all(outside[id(arg)] for arg in node.args)
     waiting, seen = [root], set()
     while waiting:
         node = waiting.pop()
         if id(node) in seen:
             continue
         seen.add(id(node))
-        if node.op in ("stream", "param"):
+        if outside[id(node)]:
             yield node
         elif role == "objective" or node.op != "grad":
             waiting.extend(node.args)

@@ -55,6 +55,40 @@ def test_weights_generate_keys_values_and_gates() -> None:
     }
 
 
+def test_what_is_written_out_in_a_memory_has_the_same_edges_as_what_is_named_first() -> None:
+    named, written = (
+        block(f"""
+  {streams}
+  memory M : linear(d_k -> d_v) at fast {{ key {key}; value {value}; update sgd(lr = {lr}) }}
+  out = W_o(rmsnorm(M(q)))
+""")
+        for streams, key, value, lr in (
+            ("key2, value2, lr2 = unit(W_k(x)), W_v(x), sigmoid(W_b(x))", "key2", "value2", "lr2"),
+            ("", "unit(W_k(x))", "W_v(x)", "sigmoid(W_b(x))"),
+        )
+    )
+    assert named.edges == written.edges
+    made = {e.source: e.role for e in written.edges if e.kind == "generates"}
+    assert made == {"mixer.W_k": "keys", "mixer.W_v": "values", "mixer.W_b": "gates"}
+
+
+def test_in_a_model_what_makes_the_stream_does_not_make_the_keys() -> None:
+    system = nlc.parse(f"""{HEAD}
+block mixer(x[d]) -> out[d] {{ {WEIGHTS}
+  memory M : linear(d_k -> d_v) at fast {{ key unit(W_k(x)); value W_v(x); update sgd(lr = beta) }}
+  out = W_o(rmsnorm(M(q)))
+}}
+model {{
+  vocab 16
+  x[d] = embed(tokens)
+  repeat 3 {{ x = x + mixer(rmsnorm(x)) }}
+  logits = unembed(rmsnorm(x))
+}}
+""")
+    made = {e.source for e in system.edges if e.kind == "generates"}
+    assert made == {"mixer.W_k", "mixer.W_v", "mixer.W_b"}
+
+
 def test_a_memory_is_read_and_the_query_gets_the_gradient() -> None:
     system = block(DELTA)
     assert edges(system, "reads") == {("mixer.M", "mixer.W_o")}
