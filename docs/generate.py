@@ -1,8 +1,8 @@
-"""Write what is generated in docs/: the page of codes, and the pictures of the systems' pages.
+"""Write what is generated in docs/: the page of codes, and the pictures of all pages.
 
-`errors.md` comes from the catalogue; `systems/pictures/NAME.svg` is the level score of the shipped
-spec NAME, for each that a page shows. `python docs/generate.py` writes; a test compares what it
-would write with what is there.
+`errors.md` comes from the catalogue. Where a page shows `pictures/NAME.svg`, this is the level
+score of the spec that begins with `# NAME.nl` on the page, or of the shipped spec NAME. `python
+docs/generate.py` writes; a test compares what it would write with what is there.
 """
 
 from __future__ import annotations
@@ -62,13 +62,21 @@ def _section(entry: Entry) -> list[str]:
     ]
 
 
+def pages() -> list[Path]:
+    """Return the README and all pages."""
+    return [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))]
+
+
 def pictures() -> dict[Path, str]:
-    """Return the level score of every shipped spec that a page of a system shows."""
+    """Return the level score of every spec that a page shows: one of its own, or a shipped one."""
     found: dict[Path, str] = {}
-    for page in sorted((DOCS / "systems").glob("*.md")):
-        for name in re.findall(r"\(pictures/(\w+)\.svg\)", page.read_text("utf-8")):
-            system = nlc.load(DOCS.parent / "specs" / f"{name}.nl")
-            found[DOCS / "systems" / "pictures" / f"{name}.svg"] = as_svg(system)
+    for page in pages():
+        text = page.read_text("utf-8")
+        for link, name in re.findall(r"\(((?:[\w/]+/)?pictures/(\w+)\.svg)\)", text):
+            own = re.search(rf"^```nl\n(# {name}\.nl\n.*?)^```", text, re.MULTILINE | re.DOTALL)
+            spec = DOCS.parent / "specs" / f"{name}.nl"
+            system = nlc.parse(own[1]) if own else nlc.load(spec)
+            found[page.parent / link] = as_svg(system)
     return found
 
 

@@ -9,9 +9,8 @@ from collections.abc import Iterable
 from html import escape
 
 from nlc.ir.system import System
-from nlc.view.formats import filled
 from nlc.view.score import as_svg
-from nlc.view.words import amount, frequency_words, level_words, map_of
+from nlc.view.words import amount, filled, frequency_words, level_words, map_of
 
 STYLE = """
 :root{color-scheme:light dark}body{font:15px/1.5 system-ui,"Noto Sans",

@@ -18,6 +18,7 @@ from nlc.view.grouping import group, is_between_blocks, is_of_optimizer, make_bo
 from nlc.view.lines import Near, fill_lines
 from nlc.view.measure import width, wrap
 from nlc.view.parts import NAME, SMALL, WIDEST, Box, Frame, Panel
+from nlc.view.words import block_words
 
 # boxes that a block may have at a level, by the number of columns
 CROWDED = {0: 10, 1: 10, 2: 9, 3: 8}
@@ -74,9 +75,8 @@ def _frames(system: System, tall: set[str]) -> list[Frame]:
     frames = []
     order = {block.name: i for i, block in enumerate(system.blocks)}
     for _, boxes in sorted(blocks.items(), key=lambda b: order.get(b[0], len(order))):
-        block, copies = boxes[0].members[0].block, boxes[0].members[0].copies
-        title = f"{block} × {copies}" if block and copies > 1 else block
-        frames.append(_framed(block, title, boxes))
+        first = boxes[0].members[0]
+        frames.append(_framed(first.block, block_words(first), boxes))
     return frames
 
 

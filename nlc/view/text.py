@@ -1,200 +1,119 @@
-"""The level graph as text, JSON, DOT and Mermaid.
+"""The level graph as text for a terminal.
 
-In: a `System`. Out: text (plain data for JSON), the same for the same spec. All of them list levels
-fastest first, and within a level the faster component before the slower.
+In: a `System`. Out: lines, fastest level first, and within a level the faster component before the
+slower. What makes a memory's keys, values and gates stands at the memory; the way of the gradient
+is left to the other formats.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
-from nlc.ir.level_graph import EDGE_KINDS, Component, Edge
-from nlc.ir.system import Level, Period, System
-from nlc.view.words import amount, at, frequency_words, level_words, map_of, ranks
+from nlc.ir.level_graph import Component
+from nlc.ir.system import Level, System
+from nlc.view.measure import columns, padded
+from nlc.view.words import (
+    amount,
+    at,
+    block_words,
+    filled,
+    frequency_words,
+    learning,
+    level_words,
+    map_of,
+    ranks,
+)  # fmt: skip
 
-
-def filled(system: System) -> list[Level]:
-    """List the levels that hold something, fastest first."""
-    return [level for level in system.levels if at(system, level)]
-
-
-# ---- text --------------------------------------------------------------------------------------
+# the widest column of names, and how many names stand in one line
+WIDEST, MANY = 32, 8
+# the order of uses
+USES = ["query", "keys", "values", "keys and values"]
+# what an edge says at its source
+WAYS = {"reads": "read by", "initialises": "start of", "optimises": "moves"}
 
 
 def as_text(system: System) -> str:
-    """Write a tree: levels, their components, and what each passes on."""
+    """Write levels, their components, and how these are joined."""
     lines = [f"{system.name}  {system.about}".rstrip()]
-    place = {c.name: c for c in system.components}
-    names = [c.label for c in system.components]
-    column = min(max(map(len, names), default=0), 32)
+    joined = _joined(system)
+    names = [c.label for c in system.components if c.kind != "optimizer"]
+    ways = [f"  {way}" for found in joined.values() for way in found]
+    wide = min(max(map(columns, [*names, *ways]), default=0), WIDEST)
     for level in filled(system):
-        lines += ["", f"{level.name}  {level_words(level)}  ({frequency_words(level.period)})"]
-        inside = at(system, level)
-        for rank, same in enumerate(ranks(inside)):
-            if rank:
-                lines.append("   | faster than")
-            for block, here in _by_block(same):
-                copies = f"  x{here[0].copies}" if here[0].copies > 1 else ""
-                if block:
-                    lines.append(f"   {block}{copies}")
-                indent = "     " if block else "   "
-                for component in here:
-                    learned = amount(component.parameters) if component.parameters else ""
-                    row = f"{indent}{component.label:<{column}}  {map_of(component):<26}  {learned}"
-                    lines.append(row.rstrip())
-                    lines += [f"{indent}  {line}" for line in _passed(system, component, place)]
+        rate = frequency_words(level.period)
+        lines += ["", f"{level.name}  {level_words(level)}  (f = {rate})"]
+        for number, same in enumerate(ranks(at(system, level))):
+            lines += ["  | faster than"] if number else []
+            lines += _rank(system, level, same, joined, wide)
     return "\n".join(lines) + "\n"
 
 
-def _by_block(components: Iterable[Component]) -> Iterator[tuple[str, list[Component]]]:
-    found: dict[str, list[Component]] = defaultdict(list)
-    for component in components:
-        found[component.block].append(component)
-    yield from found.items()
+Joined = dict[str, dict[str, list[str]]]
 
 
-WAYS = {"reads": "is read by", "initialises": "is the start of", "optimises": "moves"}
-
-
-def _passed(system: System, component: Component, place: dict[str, Component]) -> Iterator[str]:
-    """Say what a component passes on; the way of the gradient is left to the other formats."""
-    ways: dict[str, list[str]] = defaultdict(list)
+def _joined(system: System) -> Joined:
+    """For each component, by way, the names of what it is joined with."""
+    place = {c.name: c for c in system.components}
+    found: Joined = defaultdict(lambda: defaultdict(list))
     for edge in system.edges:
-        if edge.source != component.name or edge.kind == "backprop":
+        a, b = place[edge.source], place[edge.target]
+        if a.kind == "optimizer":
             continue
-        target = place[edge.target]
-        name = target.label if target.block == component.block else target.name
-        # what is generated stands in the reason: `makes the keys of M`
-        made = edge.kind == "generates"
-        ways[edge.reason if made else WAYS[edge.kind]] += [] if made else [name]
-    for way, targets in ways.items():
-        more = f" and {len(targets) - 4} more" if len(targets) > 5 else ""
-        yield f"-> {way} {', '.join(targets[:4] if more else targets)}{more}".rstrip()
+        if edge.kind == "generates" or edge.role in ("start", "pairs"):
+            found[b.name][edge.role].append(_called(a, b))
+        elif edge.role == "query":
+            found[a.name]["query"].append(_called(b, a))
+        elif edge.kind != "backprop":
+            found[a.name][WAYS[edge.kind]].append(_called(b, a))
+    return found
 
 
-# ---- JSON --------------------------------------------------------------------------------------
+def _use(way: tuple[str, list[str]]) -> tuple[int, str]:
+    return (USES.index(way[0]) if way[0] in USES else len(USES), way[0])
 
 
-def as_json(system: System) -> dict[str, Any]:
-    """Return the level graph as plain data: levels, components, edges."""
-    return {
-        "system": system.name,
-        "about": system.about,
-        "levels": [_level(level) for level in system.levels],
-        "components": [_component(component) for component in system.components],
-        "edges": [_edge(edge) for edge in system.edges],
-    }
+def _called(component: Component, seen_from: Component) -> str:
+    """Name a component as it is seen from another: within a block by its own name."""
+    return component.label if component.block == seen_from.block else component.name
 
 
-def _level(level: Level) -> dict[str, Any]:
-    optimizer = level.optimizer
-    return {
-        "name": level.name,
-        "period": str(level.period),
-        "frequency": _frequency(level.period),
-        "chunk": level.chunk,
-        "optimizer": {"rule": optimizer.rule, **dict(optimizer.arguments)} if optimizer else None,
-        "components": list(level.components),
-    }
+def _rank(
+    system: System, level: Level, same: list[Component], joined: Joined, wide: int
+) -> Iterator[str]:
+    blocks: dict[str, list[Component]] = defaultdict(list)
+    for component in same:
+        blocks["" if component.kind == "optimizer" else component.block].append(component)
+    for block, here in blocks.items():
+        states = [c for c in here if c.kind == "optimizer"]
+        if states:
+            yield from _states(system, level, states)
+        if block:
+            yield f"  {block_words(here[0])}"
+        indent = "    " if block else "  "
+        for component in here:
+            if component.kind == "optimizer":
+                continue
+            learned = amount(component.parameters) if component.parameters else ""
+            name = padded(component.label, wide + 4 - len(indent))
+            yield f"{indent}{name}  {padded(map_of(component), 26)}  {learned:>8}".rstrip()
+            for way, others in sorted(joined[component.name].items(), key=_use):
+                yield f"      {padded(way, wide - 2)}  {_list(others)}"
 
 
-def _component(component: Component) -> dict[str, Any]:
-    return {
-        "name": component.name,
-        "block": component.block or None,
-        "level": component.level,
-        "rank": component.rank,
-        "period": str(component.period),
-        "frequency": _frequency(component.period),
-        "kind": component.kind,
-        "map": map_of(component),
-        "size": component.size,
-        "parameters": component.parameters,
-        "copies": component.copies,
-    }
+def _states(system: System, level: Level, states: list[Component]) -> Iterator[str]:
+    """Write the states of an optimizer that are equally fast in one line."""
+    rule = states[0].name.rsplit(".", 2)[1]
+    names = ", ".join(c.name.rsplit(".", 1)[1] for c in states)
+    shapes = ", ".join(dict.fromkeys(c.map for c in states))
+    period = states[0].period
+    rate = "" if period == level.period else f", {period}"
+    word = "state" if len(states) == 1 else "states"
+    count = len(learning(system, level))
+    moved = f"all {count} that learn here" if count > 1 else "what learns here"
+    yield f"  {names}  {word} of {rule} ({shapes}){rate}: for {moved}"
 
 
-def _frequency(period: Period) -> dict[str, Any]:
-    """JSON has no infinity, so the unit says `always`."""
-    rate = 1 / period.count if period.unit in ("tokens", "steps") else None
-    return {"unit": period.unit, "rate": rate}
-
-
-def _edge(edge: Edge) -> dict[str, Any]:
-    return {
-        "source": edge.source,
-        "target": edge.target,
-        "kind": edge.kind,
-        "reason": edge.reason,
-        "same_time": edge.same_time,
-        "across": edge.across,
-    }
-
-
-# ---- DOT and Mermaid ---------------------------------------------------------------------------
-
-DOT_STYLE = {
-    "generates": 'color="#1a7f37"',
-    "reads": 'color="#0969da"',
-    "initialises": 'color="#8250df"',
-    "optimises": 'color="#cf222e"',
-    "backprop": 'color="#9a6700", style=dashed',
-}
-
-
-def as_dot(system: System) -> str:
-    """Write the graph in Graphviz's language, a cluster for each level."""
-    lines = [
-        f"digraph {_quoted(system.name)} {{",
-        f"  label = {_quoted(f'{system.name}: {system.about}' if system.about else system.name)};",
-        "  labelloc = t; rankdir = TB; compound = true;",
-        '  node [shape = box, style = rounded, fontname = "sans-serif", fontsize = 11];',
-        '  edge [fontname = "sans-serif", fontsize = 9];',
-    ]
-    for i, level in enumerate(filled(system)):
-        lines.append(f"  subgraph cluster_{i} {{")
-        lines.append(f"    label = {_quoted(f'{level.name}: {level_words(level)}')};")
-        for c in at(system, level):
-            lines.append(f"    {_quoted(c.name)} [label = {_quoted(_two_lines(c))}];")
-        lines.append("  }")
-    for edge in system.edges:
-        ends = f"{_quoted(edge.source)} -> {_quoted(edge.target)}"
-        lines.append(f"  {ends} [label = {edge.kind}, {DOT_STYLE[edge.kind]}];")
-    return "\n".join([*lines, "}"]) + "\n"
-
-
-def _two_lines(component: Component) -> str:
-    return f"{component.name}\n{map_of(component)}"
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-
-
-MERMAID_ARROWS = {"initialises": "-.->", "backprop": "-.->", "optimises": "==>"}
-
-
-def as_mermaid(system: System) -> str:
-    """Write the graph as a Mermaid flowchart, a subgraph for each level."""
-    ids = {c.name: f"c{i}" for i, c in enumerate(system.components)}
-    lines = ["flowchart TB"]
-    for i, level in enumerate(filled(system)):
-        title = _entities(f"{level.name}: {level_words(level)}")
-        lines.append(f'  subgraph level{i} ["{title}"]')
-        for c in at(system, level):
-            label = "<br>".join(_entities(line) for line in _two_lines(c).splitlines())
-            lines.append(f'    {ids[c.name]}["{label}"]')
-        lines.append("  end")
-    for kind in EDGE_KINDS:
-        for edge in system.edges:
-            if edge.kind == kind:
-                arrow = MERMAID_ARROWS.get(kind, "-->")
-                lines.append(f"  {ids[edge.source]} {arrow}|{kind}| {ids[edge.target]}")
-    return "\n".join(lines) + "\n"
-
-
-def _entities(text: str) -> str:
-    """Write the characters that mean something to Mermaid as entities."""
-    return "".join(f"#{ord(c)};" if c in '"#;<>&`\\' else c for c in text)
+def _list(names: list[str]) -> str:
+    more = len(names) - MANY + 1
+    return ", ".join(names if more < 2 else [*names[: MANY - 1], f"and {more} more"])

@@ -36,11 +36,12 @@ def level_words(level: Level) -> str:
 def amount(number: int) -> str:
     """Write a number shortly.
 
-    >>> amount(960), amount(41_300), amount(1_234_567)
-    ('960', '41.3 k', '1.2 M')
+    >>> amount(960), amount(41_300), amount(999_999), amount(1_234_567)
+    ('960', '41.3 k', '1.0 M', '1.2 M')
     """
-    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= size:
+    for size, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        # what would be rounded up to a thousand of the smaller unit is one of this
+        if number >= size - size // 20_000:
             return f"{number / size:.1f} {unit}"
     return str(number)
 
@@ -57,6 +58,22 @@ def whole(number: int) -> str:
 def map_of(component: Component) -> str:
     """Write a component's map with its leading axes: `mlp 64-128-64, 4 heads`."""
     return ", ".join(filter(None, (component.map, component.lead)))
+
+
+def block_words(component: Component) -> str:
+    """Write the block of a component, with how often it is there: `mixer × 4`."""
+    copies = component.copies
+    return f"{component.block} × {copies}" if component.block and copies > 1 else component.block
+
+
+def filled(system: System) -> list[Level]:
+    """List the levels that hold something, fastest first."""
+    return [level for level in system.levels if at(system, level)]
+
+
+def learning(system: System, level: Level) -> list[Component]:
+    """List what a level's optimizer moves."""
+    return [c for c in at(system, level) if c.kind in ("weights", "start", "pairs")]
 
 
 def at(system: System, level: Level) -> list[Component]:
