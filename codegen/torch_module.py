@@ -133,6 +133,7 @@ class Emitter:
         about = f": {system.about}" if system.about else ""
         lines = [f"{system.name}{about}"]
         lines.append(f"Made by nlc from {self.spec}. It imports torch only; change it as you like.")
+        lines += [f"Changed from outside: {path} = {value}" for path, value in system.changes]
         lines.append("Levels, fastest first:")
         for level in system.levels:
             chunk = f", chunk {level.chunk}" if level.chunk > 1 else ""

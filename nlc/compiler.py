@@ -1,7 +1,7 @@
 """The pipeline: from a spec to a typed system, a report, a compiled system.
 
     read       path, text -> source              parse      source -> tree
-    set, use   tree -> tree                      resolve    tree -> System
+    use, set   tree -> tree                      resolve    tree -> System
     plan       System -> Plan                    emit       System, Plan -> package
 
 The only place that knows the order of the stages, and the only one here that opens files: those of
@@ -64,12 +64,15 @@ def parse(text: str, form: str = "nl", set: Mapping[str, Any] | None = None) -> 
 
 
 def _resolve(source: Source, form: str, folder: Path | None, set: Mapping[str, Any]) -> System:
-    spec = apply_settings(parse_source(source, form), set)
+    spec = parse_source(source, form)
     whole, places = bring_in(spec, _reader(folder), _known(folder), (spec.name or "",))
+    whole = apply_settings(whole, set)
     try:
-        return replace(resolve(whole, source, shipped_rules()), picture=_picture)
+        found = resolve(whole, source, shipped_rules())
     except SpecError as error:
         raise SpecError(in_main(error.diagnostics, source, places)) from None
+    changes = tuple((name, str(value)) for name, value in set.items())
+    return replace(found, picture=_picture, uses=places, changes=changes)
 
 
 def _picture(system: System) -> str:
@@ -87,14 +90,18 @@ def check(system: System) -> Report:
     found = plan(system)
     steady = stability(system, found)
     warnings = (*system.warnings, *steady.warnings)
-    return Report(warnings, system.levels, found, steady.verdicts, cost(system, found))
+    shown = in_main(warnings, system.source, system.uses)
+    return Report(shown, system.levels, found, steady.verdicts, cost(system, found))
 
 
 def compile(system: System, target: str = "auto") -> Compiled:
     """Compile a system for a target; a wrong spec raises `SpecError` and nothing else."""
     from nlc.compiled import compile_system
 
-    return compile_system(system, target)
+    try:
+        return compile_system(system, target)
+    except SpecError as error:
+        raise SpecError(in_main(error.diagnostics, system.source, system.uses)) from None
 
 
 # ---- where specs are found ---------------------------------------------------------------------

@@ -88,7 +88,8 @@ class Faults:
             labels = (Label(span, text, primary=True),)
         labels += tuple(Label(place, words) for place, words in others)
         diagnostic = Diagnostic(code, title, labels, hint, severity)
-        if diagnostic not in self.found:
+        # the same fault at the same place is said once, however often it is come upon
+        if all(_identity(diagnostic) != _identity(known) for known in self.found):
             self.found.append(diagnostic)
 
     @property
@@ -105,3 +106,9 @@ class Faults:
         """Raise `SpecError` if any error was recorded."""
         if self.errors:
             raise SpecError(self.errors)
+
+
+def _identity(diagnostic: Diagnostic) -> tuple[object, ...]:
+    """What a fault is and where; spans themselves are not compared."""
+    places = tuple((id(x.span.source), x.span.start, x.span.end, x.text) for x in diagnostic.labels)
+    return (diagnostic.code, diagnostic.title, diagnostic.severity, diagnostic.hint, places)

@@ -15,6 +15,14 @@ BUG = 3
 
 def main() -> None:
     """Run the command line; the only place where what the user can cause becomes an exit status."""
+    try:
+        _run()
+    except KeyboardInterrupt:
+        # also while the packages are loaded, which takes longest
+        sys.exit(130)
+
+
+def _run() -> None:
     from nlc.cli.app import app
     from nlc.cli.common import CallError, say_call_error
     from nlc.cli.faults import show_faults, status_of
@@ -37,11 +45,25 @@ def main() -> None:
         # the reader went away (`nlc ... | head`): no fault; what is left to print goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except OSError as error:
+        # what a command expects to fail it says itself: this is a full disk, a lost drive
+        where = f" ({error.filename})" if error.filename else ""
+        say_call_error(f"{error.strerror or error}{where}", "a disk that can be written")
+        sys.exit(2)
     except Exception as error:
+        if _is_out_of_memory(error):
+            say_call_error("there is not enough memory", "smaller dims, --batch or --length")
+            sys.exit(2)
         import traceback
 
         traceback.print_exc()
         print(f"\nnlc: {InternalError.named(error)}", file=sys.stderr)
         sys.exit(BUG)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Say whether an error is the machine's: torch has a class of its own on a GPU only."""
+    words = ("can't allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )

@@ -16,6 +16,8 @@ import typer
 from nlc.errors import nearest
 
 FORMS = (".nl", ".yaml", ".yml")
+# characters of a file's name that a message repeats
+SHOWN = 256
 
 
 class CallError(Exception):
@@ -63,13 +65,21 @@ def shipped() -> dict[str, Path]:
 def find_spec(word: str) -> Path:
     """Return the file that a SPEC argument means: a path, else a shipped spec's name."""
     path = Path(word)
-    if path.is_file():
+    if is_file(path):
         return path
     library = shipped()
     if word in library:
         return library[word]
+    if not word.strip():
+        raise CallError("the name of a spec is empty", "a file, or a name that `nlc specs` lists")
+    if len(word) > SHOWN:
+        raise CallError(
+            f"there is no file {word[:SHOWN]}...", f"a name of less than {SHOWN} characters"
+        )
     if path.is_dir():
         raise CallError(f"{word} is a folder", "a spec file in it")
+    if path.exists():
+        raise CallError(f"{word} is no regular file", "a file that ends with .nl or .yaml")
     if path.suffix in FORMS or "/" in word or "\\" in word:
         raise CallError(
             f"there is no file {word}", "the path of a spec, or a name that `nlc specs` lists"
@@ -81,6 +91,14 @@ def find_spec(word: str) -> Path:
         if close
         else "a file, or a name that `nlc specs` lists; `nlc new NAME` writes a first one",
     )
+
+
+def is_file(path: Path) -> bool:
+    """Say whether there is such a file; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def settings(words: list[str] | None) -> dict[str, str]:

@@ -192,12 +192,12 @@ def _write_text(run: Any, compiled: Any, prompt: bytes, count: int, sampling: An
     from nlc.render import printable
 
     model = trained_model(run, compiled, "cpu")
-    # a terminal is not to be steered by what a model dreams up
-    keep = "\n\t" if sys.stdout.isatty() else "".join(map(chr, range(32)))
+    # a terminal is not to be steered by what a model dreams up; a file gets it as it is
+    steered = sys.stdout.isatty()
     say_piece = sys.stdout.write
     say_piece(prompt.decode("utf-8", "replace"))
     for piece in decoded(continue_text(model, prompt, count, sampling)):
-        say_piece(printable(piece, keep=keep))
+        say_piece(printable(piece, keep="\n\t") if steered else piece)
         sys.stdout.flush()
     say_piece("\n")
 

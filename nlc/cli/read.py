@@ -96,6 +96,7 @@ def fmt(
         bool, typer.Option("--check", help="Only say which files would change; exit 1 if any.")
     ] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Show what would change.")] = False,
+    change: SetOption = None,
 ) -> None:
     """Put specs into their canonical format; comments stay. Without an option, print it.
 
@@ -103,6 +104,7 @@ def fmt(
 
         nlc fmt my.nl
         nlc fmt -w my.nl other.yaml
+        nlc fmt -w my.nl --set dims.d=256
         nlc fmt --check --diff specs/*.nl
     """
     from nlc.cli.forms import form_of_path, printed, tree_of
@@ -110,7 +112,7 @@ def fmt(
     changed = []
     for path in [find_spec(word) for word in specs]:
         with faults_shown(Format.text, str(path)):
-            before, tree = tree_of(path)
+            before, tree = tree_of(path, settings(change))
         after = printed(tree, form_of_path(path))
         if before != after:
             changed.append(path)
@@ -145,6 +147,7 @@ def convert(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="A .nl or .yaml file to write."),
     ] = None,
+    change: SetOption = None,
 ) -> None:
     """Print a spec in its other form: text as YAML, YAML as text. Comments stay.
 
@@ -160,7 +163,7 @@ def convert(
     if output is not None and form_of_path(output) != form:
         raise CallError(f"{output} has not the ending of the other form", f"a name with .{form}")
     with faults_shown(Format.text, str(path)):
-        _, tree = tree_of(path)
+        _, tree = tree_of(path, settings(change))
     text = printed(tree, form)
     if output is None:
         sys.stdout.write(text)

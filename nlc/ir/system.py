@@ -24,7 +24,7 @@ updates of memories of the same level or slower ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -369,7 +369,8 @@ class System:
 
     `warnings` were found on the way; `unsupported` are features that are checked and cannot run
     yet: (code, what, place). `components`, fastest first, and `edges` are the level graph;
-    `picture` draws it, for notebooks.
+    `picture` draws it, for notebooks. `uses` gives, by the identity of a used source, the line that
+    brought it in; `changes` are the settings made from outside, as (path, value).
     """
 
     name: str
@@ -387,6 +388,8 @@ class System:
     components: tuple[Component, ...] = ()
     edges: tuple[Edge, ...] = ()
     picture: Callable[[System], str] | None = field(default=None, repr=False)
+    uses: Mapping[int, Span] = field(default_factory=dict, repr=False)
+    changes: tuple[tuple[str, str], ...] = ()
 
     def block(self, name: str) -> Block:
         """Return a block by name."""

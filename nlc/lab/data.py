@@ -76,8 +76,8 @@ class Batches:
     def __post_init__(self) -> None:
         if len(self.data) <= self.length:
             raise LabError(
-                f"the text is too short: {len(self.data)} bytes are left to train on, "
-                f"and a window takes {self.length + 1}",
+                f"the text is too short: {len(self.data)} of its bytes are there to train on, and "
+                f"a window takes {self.length + 1}",
                 "a longer text, or a smaller --length",
             )
 
@@ -114,11 +114,17 @@ def from_file(path: str) -> Corpus:
     """Read a file as bytes."""
     try:
         file = Path(path)
-        if file.stat().st_size > MAX_BYTES:
-            raise LabError(f"{path} is larger than {MAX_BYTES} bytes", "a part of it")
-        text = file.read_bytes()
-    except OSError as error:
-        raise LabError(f"cannot read {path}: {error.strerror}", "the path of a text file") from None
+        if file.is_char_device() or file.is_block_device():
+            raise LabError(f"{path} is a device", "the path of a text file")
+        with open(file, "rb") as opened:
+            # no more, also from a pipe without an end
+            text = opened.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        name = path if len(path) < 256 else f"{path[:256]}..."
+        raise LabError(f"cannot read {name}: {reason}", "the path of a text file") from None
+    if len(text) > MAX_BYTES:
+        raise LabError(f"{path} is larger than {MAX_BYTES} bytes", "a part of it")
     if not text:
         raise LabError(f"{path} is empty", "a text file, the longer the better")
     return Corpus("text", str(file.resolve()), text)

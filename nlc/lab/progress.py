@@ -55,7 +55,8 @@ class Shown:
         )
         self.task = self.bar.add_task("training", total=1.0, state="")
         self.bar.update(self.task, completed=done)
-        self.recent: deque[tuple[float, float]] = deque(maxlen=SMOOTH)
+        self.recent: deque[float] = deque(maxlen=SMOOTH)
+        self.bits: deque[float] = deque(maxlen=SMOOTH)
         self.held = ""
         self.said = -QUIET
 
@@ -73,9 +74,10 @@ class Shown:
 
     def step(self, step: int, seconds: float, bits: float, tokens: int) -> None:
         """Show a step."""
-        self.recent.append((seconds, bits))
-        mean = sum(b for _, b in self.recent) / len(self.recent)
-        passed = self.recent[-1][0] - self.recent[0][0]
+        self.recent.append(seconds)
+        self.bits.append(bits)
+        mean = sum(self.bits) / len(self.bits)
+        passed = self.recent[-1] - self.recent[0]
         speed = f"  {(len(self.recent) - 1) * tokens / passed:,.0f} tokens/s" if passed > 0 else ""
         state = f"{mean:.3f} bits/byte{self.held}{speed}"
         parts = [seconds / (60 * self.minutes)] if self.minutes else []
@@ -93,6 +95,8 @@ class Shown:
     def held_out(self, step: int, bits: float) -> None:
         """Show a measurement of the held-out text."""
         self.held = f"  held out {bits:.3f}"
+        # the time it took is none of training's
+        self.recent.clear()
         self.console.print(f"step {step:>6}  held out {bits:.4f} bits/byte", soft_wrap=True)
 
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -158,10 +159,14 @@ def free_folder(name: str, base: Path = Path("runs")) -> Path:
     return base / f"{name}-{number:03d}"
 
 
-def make_folder(folder: Path) -> None:
-    """Make an empty run folder; an existing one with anything in it is left alone."""
+def make_folder(folder: Path) -> bool:
+    """Make an empty run folder, or take one that is empty; say whether it was there.
+
+    One with anything in it is left alone.
+    """
     try:
-        if folder.exists() and any(folder.iterdir()):
+        was_there = folder.exists()
+        if was_there and any(folder.iterdir()):
             raise LabError(
                 f"{folder} is not empty",
                 f"another --out, or `nlc train --resume {folder}` to go on with that run",
@@ -172,6 +177,24 @@ def make_folder(folder: Path) -> None:
             f"cannot make the run folder {folder}: {error.strerror}",
             "another --out, a folder that can be written",
         ) from None
+    return was_there
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """Make a run folder; what could not be made whole is taken away again."""
+    was_there = make_folder(folder)
+    try:
+        yield
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if was_there:
+            folder.mkdir(exist_ok=True)
+        if isinstance(error, OSError):
+            raise LabError(
+                f"cannot write to {folder}: {error.strerror or error}", "another --out"
+            ) from None
+        raise
 
 
 def write(folder: Path, origin: Origin, settings: Settings) -> Run:

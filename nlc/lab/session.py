@@ -17,7 +17,7 @@ from torch import nn
 import nlc
 import nlc.compiler
 from nlc.lab import run as folders
-from nlc.lab.data import Corpus, again
+from nlc.lab.data import Batches, Corpus, again
 from nlc.lab.evaluate import BYTES
 from nlc.lab.faults import LabError
 from nlc.lab.run import Origin, Run, Settings
@@ -44,18 +44,28 @@ def begin(
             f"the model's vocab is {system.model.vocab}, and a text has {BYTES} different bytes",
             "`vocab bytes` in the model, or --set model.vocab=256",
         )
+    # a text that is too short is a fault before there is a folder
+    Batches(corpus.train, settings.batch, settings.length, settings.seed)
     compiled = nlc.compile(system, target=target)
     folder = out or folders.free_folder(system.name)
-    folders.make_folder(folder)
-    try:
+    with folders.new_folder(folder):
         copied = _copy_spec(spec, folder / "spec")
         compiled.write(folder / "package")
-    except OSError as error:
-        raise LabError(
-            f"cannot write to {folder}: {error.strerror or error}", "another --out"
-        ) from None
+        return _written(folder, copied, system.name, changes, target, corpus, settings), compiled
+
+
+def _written(
+    folder: Path,
+    copied: Path,
+    name: str,
+    changes: Mapping[str, str],
+    target: str,
+    corpus: Corpus,
+    settings: Settings,
+) -> Run:
+    """Write what a run is made of, which makes the folder a run."""
     origin = Origin(
-        name=system.name,
+        name=name,
         spec=str(copied.relative_to(folder)),
         set=dict(changes),
         target=target,
@@ -63,7 +73,7 @@ def begin(
         command=folders.command(),
         versions=folders.versions(),
     )
-    return folders.write(folder, origin, settings), compiled
+    return folders.write(folder, origin, settings)
 
 
 def reopen(folder: Path, **changed: Any) -> tuple[Run, Any, Corpus]:

@@ -59,7 +59,11 @@ class _Setting:
             hint = f"did you mean `{close}`?"
         elif known:
             hint = f"known here: {', '.join(f'`{k}`' for k in sorted(known)[:12])}"
-        title = f"`--set {self.path}` changes nothing: there is no `{word}`"
+        self.nothing(f"no `{word}`", hint)
+
+    def nothing(self, what: str, hint: str) -> None:
+        """Say that the setting changes nothing."""
+        title = f"`--set {self.path}` changes nothing: there is {what}"
         self.faults.error("NL0313", title, None, "", hint)
 
     def change(self, spec: tree.Spec) -> tree.Spec | None:
@@ -74,8 +78,27 @@ class _Setting:
                 return self._model(spec, spec.model, word)
             case ["blocks", block, kind, name, word] if kind in ("memories", "weights"):
                 return self._block(spec, block, kind, name, word)
-        self.unknown(words[0], ["dims", "levels", "blocks", "model"] if len(words) > 1 else [])
+        self._no_path(words, spec)
         return None
+
+    def _no_path(self, words: list[str], spec: tree.Spec) -> None:
+        """Say that a path leads nowhere, and which one may be meant."""
+        first, last = words[0], words[-1]
+        meant = [f"dims.{d.name}" for d in spec.dims if [d.name] == words]
+        if first == "blocks" and len(words) > 1:
+            block = next((b for b in spec.blocks if b.name == words[1]), None)
+            if block is None:
+                self.unknown(words[1], [b.name for b in spec.blocks])
+                return
+            for kind in ("memories", "weights"):
+                if any(last in item.names for item in getattr(block, kind)):
+                    meant = [f"blocks.{block.name}.{kind}.{last}.level"]
+        if meant:
+            self.nothing(f"no path `{self.path}`", f"did you mean `{meant[0]}`?")
+        elif first in ("dims", "levels", "blocks", "model"):
+            self.nothing(f"no path `{self.path}`", f"paths are {PATHS}")
+        else:
+            self.unknown(first, ["dims", "levels", "blocks", "model"] if len(words) > 1 else [])
 
     def _named(self, items: Any, name: str, key: str, make: Any) -> Any:
         if name not in [item.name for item in items]:
@@ -109,12 +132,12 @@ class _Setting:
         return None if levels is None else replace(spec, levels=levels)
 
     def _period(self) -> tree.Period:
-        words = self.source.text.strip()
+        words = self.source.text.strip().removeprefix("every ")
         if words in ("always", "never"):
             return tree.Period(words)  # type: ignore[arg-type]
         number, _, unit = words.rpartition(" ")
         if unit not in ("token", "tokens", "step", "steps"):
-            self.unknown(words, ["4 tokens", "1 step", "always", "never"])
+            self.nothing(f"no period `{words}`", "write `4 tokens`, `1 step`, `always` or `never`")
             self.faults.stop_on_errors()
         self.source = Source(self.source.name, number)
         plural = unit if unit.endswith("s") else f"{unit}s"
@@ -160,7 +183,6 @@ class _Setting:
                 self.unknown(value, list(THROUGH))
                 return None
         elif word == "reset":
-            self.source = Source(self.source.name, self.source.text.removeprefix("every "))
             value = self._period()
         else:
             value = self.parse("expression")

@@ -113,8 +113,19 @@ def _line_of(span: Span) -> str:
 
 
 def in_main(
-    diagnostics: Iterable[Diagnostic], source: Source, places: dict[int, Span]
+    diagnostics: Iterable[Diagnostic], source: Source, places: Mapping[int, Span]
 ) -> tuple[Diagnostic, ...]:
-    """Move labels that stand in used specs to the `use` lines of the main one."""
+    """Move labels that stand in used specs to the `use` lines of the main one.
+
+    What stands in the library, which no line uses, goes to the place of the fault itself.
+    """
     elsewhere = {key: span for key, span in places.items() if key != id(source)}
-    return tuple(moved(diagnostic, elsewhere) for diagnostic in diagnostics)
+    found: list[Diagnostic] = []
+    for diagnostic in diagnostics:
+        diagnostic = moved(diagnostic, elsewhere)
+        primary = next((x.span for x in diagnostic.labels if x.primary), None)
+        if primary is not None and primary.source is source:
+            others = {id(x.span.source) for x in diagnostic.labels} - {id(source)}
+            diagnostic = moved(diagnostic, dict.fromkeys(others, primary))
+        found.append(diagnostic)
+    return tuple(found)

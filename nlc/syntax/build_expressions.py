@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lark import Token, Tree
@@ -125,6 +126,14 @@ class ExpressionBuilder:
                 f"more than {MAX_DEPTH} operations within one another",
                 "give parts of it names of their own, on lines above",
             )
+
+    def on_parentheses(self, meta: Meta, children: Children) -> t.Expr:
+        # the place takes the parentheses in, so that messages repeat both or none
+        (inner,) = children
+        node: t.Expr = replace(inner, span=self.at(meta))
+        self._depths[id(node)] = self._depths.get(id(inner), 1)
+        self._kept.append(node)
+        return node
 
     def on_attribute(self, meta: Meta, children: Children) -> tuple[str, Span, str]:
         return "attribute", self.at(meta), canonical(children[0])

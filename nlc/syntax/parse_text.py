@@ -215,7 +215,7 @@ class _Reader:
             depth, line = unclosed, stumble.around[unclosed]
             resume = stumble.line.start
         else:
-            resume = end_of_line(text, line.start, max(stumble.offset, line.start))
+            resume = end_of_line(text, line.start, max(stumble.offset, line.start), depth > 0)
         if stumble.offset >= len(text):
             self.ended = True
             depth, line = 0, (self.lines or [line])[0]

@@ -14,10 +14,11 @@ _PIECES = re.compile(r'"(?:\\.|[^"\\\n])*"|#[^\n]*|[()\[\]{}\n;]')
 _LINE_START = re.compile(r"[ \t]*(\S?)")
 
 
-def end_of_line(text: str, start: int, fault: int) -> int:
+def end_of_line(text: str, start: int, fault: int, inside: bool = True) -> int:
     """Return where the line that begins at `start` ends, at least beyond `fault`.
 
-    Braces within the line are skipped whole. An open `(` or `[` holds the lines together that are
+    Braces within the line are skipped whole; one that closes what is around ends it, where the
+    line stands `inside` of something. An open `(` or `[` holds the lines together that are
     indented deeper than the first.
     """
     indentation = _indentation(text, start)
@@ -27,7 +28,7 @@ def end_of_line(text: str, start: int, fault: int) -> int:
         if mark == "{":
             braces += 1
         elif mark == "}":
-            if braces == 0 and at >= fault and at > start:
+            if inside and braces == 0 and at >= fault and at > start:
                 return at
             braces = max(braces - 1, 0)
         elif mark in "([":

@@ -6,6 +6,7 @@ fault with the nearest known one. Knows how messages speak, but no clause.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from nlc.syntax.parse_text import parse_passage
 from nlc.syntax.yaml_margin import YamlMargin
 from nlc.syntax.yaml_nodes import Alias, Mapping, Node, Scalar, Sequence, passage_of, span_of
 
+# `d:128`, which YAML takes for a key
+_TIGHT = re.compile(r"\w+:\S.*")
 _CLOSERS = {")": "(", "]": "[", "}": "{"}
 
 
@@ -171,6 +174,15 @@ class Fields:
             key = self.followed(key_node)
             if not isinstance(key, Scalar):
                 self.wrong_kind(key_node, "a key", "write a key as a text")
+            elif key.style is None and is_missing(value) and _TIGHT.fullmatch(key.text):
+                name, written = key.text.split(":", 1)
+                self.faults.error(
+                    "NL0156",
+                    f"a space is missing behind `{name}:`",
+                    span_of(key),
+                    "YAML reads all of this as a key",
+                    f"write `{name}: {written}`",
+                )
             elif key.text == "<<" and key.style is None:
                 merged.extend(self._merged(value))
             elif keys is not None and key.text not in keys:

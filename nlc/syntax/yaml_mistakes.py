@@ -117,6 +117,15 @@ def _explained(problem: str, context: str, source: Source, place: int) -> tuple[
             QUOTE,
         )
     if "mapping values are not allowed" in problem:
+        above = source.text[: source.text.rfind("\n", 0, place) + 1].splitlines()[-1:]
+        tight = re.match(r"\s*(\w+):(\S.*)", above[0]) if above else None
+        if tight is not None:
+            return (
+                "NL0159",
+                f"a space is missing behind `{tight.group(1)}:` in the line above",
+                "so YAML reads this as a second `:` of one text",
+                f"write `{tight.group(1)}: {tight.group(2)}`",
+            )
         return (
             "NL0159",
             "a second `:` in one line",

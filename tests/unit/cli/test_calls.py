@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,11 @@ def test_every_command_explains_itself(call: Call, name: str) -> None:
         ["check"],
         ["check", "nowhere.nl"],
         ["check", "."],
+        ["check", ""],
+        ["check", "/dev/null"],
+        ["check", "a" * 5000],
+        ["check", "a" * 5000 + ".nl"],
+        ["check", "a\0b"],
         ["check", "a", "--format", "xml"],
         ["fmt"],
         ["explain", "NL0000"],
@@ -51,7 +58,7 @@ def test_every_command_explains_itself(call: Call, name: str) -> None:
         ["generate", "."],
         ["eval", "nowhere"],
     ],
-    ids=" ".join,
+    ids=lambda words: " ".join(words)[:40].replace("\0", ""),
 )
 def test_a_wrong_call_ends_with_2_and_says_why(call: Call, words: list[str]) -> None:
     answer = call(*words)
@@ -117,3 +124,63 @@ def test_a_bug_says_that_it_is_one(
     printed = capsys.readouterr().err
     assert ended.value.code == BUG == 3
     assert "Traceback" in printed and "a bug of nlc, not of your spec: ZeroDivisionError" in printed
+
+
+def test_ctrl_c_is_quiet_also_while_packages_are_loaded() -> None:
+    code = (
+        "import builtins, signal, sys\n"
+        "find = builtins.__import__\n"
+        "def stop(name, *rest, **more):\n"
+        "    if name.startswith(WHERE): raise KeyboardInterrupt\n"
+        "    return find(name, *rest, **more)\n"
+        "from nlc.cli import main\n"
+        "builtins.__import__ = stop\n"
+        "sys.argv = ['nlc', 'specs']\n"
+        "main()\n"
+    )
+    for where in ("typer", "nlc.cli.app", "nlc.syntax", "lark"):
+        command = [sys.executable, "-c", code.replace("WHERE", repr(where))]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (130, ""), where
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "enough memory"),
+        (MemoryError(), "enough memory"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_what_the_machine_lacks_is_no_bug(
+    call: Call, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("nlc.cli.read.shipped", fail)
+    answer = call("specs")
+    assert answer.status == 2 and words in answer.err and "hint" in answer.err
+
+
+@pytest.mark.parametrize(
+    "command", ["check", "fmt", "convert", "graph", "explain", "compile", "train"]
+)
+def test_every_command_that_reads_a_spec_takes_set(call: Call, command: str) -> None:
+    call("new", "tiny")
+    answer = call(command, "tiny.nl", "--set", "dims.nothing=3")
+    assert answer.status == 2 and "`--set dims.nothing` changes nothing" in answer.err
+
+
+def test_the_commands_that_read_load_no_torch(call: Call) -> None:
+    call("new", "tiny")
+    code = "import sys; from nlc.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    code += "print([m for m in ('torch', 'numpy', 'triton') if m in sys.modules], file=sys.stderr)"
+    for words in (
+        ["check", "tiny.nl"], ["fmt", "tiny.nl"], ["convert", "tiny.nl"], ["graph", "tiny.nl"],
+        ["graph", "tiny.nl", "--format", "svg"], ["explain", "tiny.nl"], ["explain", "NL0203"],
+        ["specs"], ["--help"], ["train", "--help"],
+    ):  # fmt: skip
+        command = [sys.executable, "-c", code, *words]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.stderr.strip() == "[]", words

@@ -52,3 +52,31 @@ def test_an_occupied_folder_is_not_compiled_into(call: Call) -> None:
     answer = call("compile", "tiny.nl", "--out", ".")
     assert answer.status == 2 and "holds other files" in answer.err
     assert Path("tiny.nl").is_file()
+
+
+@pytest.mark.parametrize("text", ["short.txt", "/dev/zero", "missing.txt"])
+def test_no_folder_is_left_by_a_text_that_cannot_be_trained_on(call: Call, text: str) -> None:
+    answer = call("train", "tiny.nl", "--text", text, "--steps", 1)
+    assert answer.status == 2 and not Path("runs").exists()
+
+
+def test_no_folder_is_left_by_a_run_that_could_not_begin(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nlc.lab.session._copy_spec", full)
+    Path("mine").mkdir()
+    for folder, left in (("new", False), ("mine", True)):
+        answer = call("train", "tiny.nl", "--out", folder, "--steps", 1, *TINY)
+        assert answer.status == 2 and "No space left" in answer.err
+        assert Path(folder).exists() is left
+    assert not list(Path("mine").iterdir())
+
+
+def test_a_pipe_gets_every_byte_that_is_text(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call("train", "tiny.nl", "--steps", 1, "--out", "run", "--sample", 0, *TINY).status == 0
+    written = [b"a", b"\x7f", b"\x1b", "é".encode(), b"\n"]
+    monkeypatch.setattr("nlc.lab.generate.continue_text", lambda *_: iter(written))
+    assert call("generate", "run", "--prompt", "").out == "a\x7f\x1bé\n\n"

@@ -166,3 +166,27 @@ def test_no_file_makes_a_traceback(call: Call, content: bytes) -> None:
         Path(name).write_bytes(content)
         for command in ("check", "fmt", "convert", "graph", "explain"):
             assert call(command, name).status in (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "hint"),
+    [
+        ("d=12", "did you mean `dims.d`?"),
+        ("dims.dd=12", "did you mean `d`?"),
+        ("blocks.mixer.W_q=3", "did you mean `blocks.mixer.weights.W_q.level`?"),
+        ("blocks.mixr.weights.W_q.level=slow", "did you mean `mixer`?"),
+        ("levels.fast.every=2", "write `4 tokens`, `1 step`, `always` or `never`"),
+    ],
+)
+def test_a_setting_without_a_place_says_which_is_meant(
+    call: Call, tiny: Path, setting: str, hint: str
+) -> None:
+    answer = call("check", tiny, "--set", setting)
+    assert answer.status == 2 and f"= hint: {hint}" in answer.err
+
+
+def test_fmt_and_convert_write_what_set_changes(call: Call, tiny: Path) -> None:
+    assert "d = 64, heads = 4" in call("fmt", tiny, "--set", "dims.d=64").out
+    assert "{d: 64, heads: 4" in call("convert", tiny, "--set", "dims.d=64").out
+    assert call("fmt", "-w", tiny, "--set", "levels.slow.every=2 steps").status == 0
+    assert "level slow every 2 steps, optimizer" in tiny.read_text()

@@ -65,3 +65,14 @@ def test_files(tmp_path: Path) -> None:
     for wrong in ("empty", "missing", "."):
         with pytest.raises(LabError):
             from_file(str(tmp_path / wrong))
+
+
+def test_what_has_no_end_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LabError, match="is a device"):
+        from_file("/dev/zero")
+    monkeypatch.setattr("nlc.lab.data.MAX_BYTES", 10)
+    (tmp_path / "large").write_bytes(b"x" * 11)
+    with pytest.raises(LabError, match="larger than 10 bytes"):
+        from_file(str(tmp_path / "large"))
+    with pytest.raises(LabError, match="cannot read"):
+        from_file("a" * 5000)

@@ -100,3 +100,15 @@ def test_places_count_code_points_and_lines_from_one() -> None:
     assert fault.code == "NL0109"
     span = fault.labels[0].span
     assert span.source.position(span.start) == (3, 9)
+
+
+@pytest.mark.parametrize(
+    ("text", "codes"),
+    [
+        ("dims d = 1, e = 2 }\nlevel a never\n", ["NL0107"]),
+        ("level a never }\nlevel b never }\n", ["NL0106", "NL0106"]),
+        ("level a never\n}\n}\nlevel b\n", ["NL0106", "NL0106", "NL0125"]),
+    ],
+)
+def test_a_brace_that_closes_nothing_is_one_fault(text: str, codes: list[str]) -> None:
+    assert [fault.code for fault in faults_of(text)] == codes

@@ -192,3 +192,15 @@ def test_all_faults_are_found_also_after_one_of_yaml_itself() -> None:
         "dims: {a: 1, a: 2}\n" + MEMORY + "objective: ||M||\n        key: @k\n        valu: v\n"
     )
     assert [fault.code for fault in found] == ["NL0153", "NL0151", "NL0151", "NL0154"]
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "hint"),
+    [
+        ("dims: {d:128, e: 2}\n", "NL0156", "write `d: 128`"),
+        ("levels: {fast:always}\n", "NL0156", "write `fast: always`"),
+        ("system:tiny\ndims: {d: 1}\n", "NL0159", "write `system: tiny`"),
+    ],
+)
+def test_a_colon_without_a_space_says_so(text: str, code: str, hint: str) -> None:
+    assert [(fault.code, fault.hint) for fault in faults_of(text)] == [(code, hint)]
