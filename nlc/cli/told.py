@@ -7,6 +7,7 @@ costs are the report's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -149,7 +150,18 @@ def _forms(
             forms[same] = (f"{forms[same][0]}, {name}", said)
         else:
             forms.append((name, said))
-    return tuple(forms), tuple(short.lines)
+    shown = " ".join(line.text for _, said in forms if not isinstance(said, str) for line in said)
+    return tuple(forms), _used(shown, short.lines)
+
+
+def _used(shown: str, lines: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Keep the names that stand in what is shown, or in what these stand for."""
+    found: list[tuple[str, str]] = []
+    for name, text in reversed(lines):
+        if re.search(rf"\b{name}\b", shown):
+            found.insert(0, (name, text))
+            shown += f" {text}"
+    return tuple(found)
 
 
 def _coefficients(form: Affine) -> list[Expr]:

@@ -65,33 +65,37 @@ class Product:
         )
 
 
-def product_of(expr: Expr, vector: bool) -> Product:
-    """Split a product into its factors; `vector` says that the last axis is one of a vector."""
+def product_of(expr: Expr, vector: bool, names: Mapping[int, str]) -> Product:
+    """Split a product into its factors; `vector` says that the last axis is one of a vector.
+
+    What has a name stays whole.
+    """
     match expr.op:
-        case "neg":
-            return Product(-1.0).times(product_of(expr.args[0], vector))
-        case "mul":
-            return reduce(Product.times, (product_of(arg, vector) for arg in expr.args))
+        case "neg" if id(expr) not in names:
+            return Product(-1.0).times(product_of(expr.args[0], vector, names))
+        case "mul" if id(expr) not in names:
+            return reduce(Product.times, (product_of(arg, vector, names) for arg in expr.args))
         case "const":
             return Product(float(expr.attr("value")))
         case "unsqueeze":
-            return product_of(expr.args[0], vector and -1 not in expr.attr("axes"))
+            inside = vector and -1 not in expr.attr("axes")
+            return product_of(expr.args[0], inside, names)
         case "let" if not expr.args[0].args:
-            return product_of(expr.args[0], vector)
+            return product_of(expr.args[0], vector, names)
     if vector and expr.shape and expr.shape[-1].size > 1:
         return Product(1.0, (), (expr,))
     return Product(1.0, (expr,))
 
 
-def summands(expr: Expr, sign: float = 1.0) -> list[tuple[float, Expr]]:
-    """Split a sum into its signed terms."""
+def summands(expr: Expr, names: Mapping[int, str], sign: float = 1.0) -> list[tuple[float, Expr]]:
+    """Split a sum into its signed terms; what has a name stays whole."""
     match expr.op:
-        case "add" | "sub":
+        case "add" | "sub" if id(expr) not in names:
             left, right = expr.args
             other = -sign if expr.op == "sub" else sign
-            return summands(left, sign) + summands(right, other)
-        case "neg":
-            return summands(expr.args[0], -sign)
+            return summands(left, names, sign) + summands(right, names, other)
+        case "neg" if id(expr) not in names:
+            return summands(expr.args[0], names, -sign)
         case _:
             return [(sign, expr)]
 
@@ -145,6 +149,10 @@ class _Form:
             for var, part in self.form.states
         ]
 
+    def product(self, expr: Expr, vector: bool) -> Product:
+        """Split a product into its factors."""
+        return product_of(expr, vector, self.names)
+
     def show(self, expr: Expr, least: str = "") -> str:
         """Write an expression; in brackets if it is a sum, or with `least` any operation."""
         text = show_expr(expr, names=self.names)
@@ -159,29 +167,29 @@ class _Form:
         seen = any(s == number for w in self.form.writes for s, _ in w.earlier)
         if not write.known or write.offset is None or seen:
             return None
-        terms = summands(write.offset)
+        terms = summands(write.offset, self.names)
         if len(terms) != 1:
             return None
         sign, expr = terms[0]
-        found = Product(sign).times(product_of(expr, self.rank == 2))
+        found = Product(sign).times(self.product(expr, self.rank == 2))
         return found if len(self.term(found, "")[1]) <= SHORT else None
 
     def written(self, write: Write) -> list[tuple[str, str]]:
         """What is written: known vectors, reads of states, earlier writes of the token."""
         terms: list[tuple[Product, str]] = []
         if write.offset is not None:
-            for sign, expr in summands(write.offset):
-                terms.append((Product(sign).times(product_of(expr, self.rank == 2)), ""))
+            for sign, expr in summands(write.offset, self.names):
+                terms.append((Product(sign).times(self.product(expr, self.rank == 2)), ""))
         for name, p in zip(self.states, write.reads, strict=True):
             if p is not None:
-                product = product_of(p, self.rank >= 1)
+                product = self.product(p, self.rank >= 1)
                 asked = self.vectors(product.vectors, "all") or "1"
                 read = f"<{name}, {asked}>" if self.rank == 1 else f"{name} @ {asked}"
                 read = f"{name}^T @ {asked}" if self.form.transposed else read
                 read = name if self.rank == 0 else read
                 terms.append((Product(product.number, product.scalars), read))
         for s, c in write.earlier:
-            terms.append((product_of(c, False), str(self.writes[s])))
+            terms.append((self.product(c, False), str(self.writes[s])))
         return self.factored(terms)
 
     def factored(self, terms: list[tuple[Product, str]]) -> list[tuple[str, str]]:
@@ -248,12 +256,12 @@ class _Form:
         for write, known, name in zip(self.form.writes, single, self.writes, strict=True):
             target = write.targets[j]
             if target is not None:
-                terms.append(self.outer(product_of(target, self.rank >= 1), known, name))
+                terms.append(self.outer(self.product(target, self.rank >= 1), known, name))
         return terms
 
     def kept(self, gate: Gate, name: str) -> tuple[str, str]:
         """What is kept of a state."""
-        product = product_of(gate.value, gate.kind == "diagonal")
+        product = self.product(gate.value, gate.kind == "diagonal")
         if gate.kind == "scalar" or self.rank < 2:
             return self.term(product, name)
         w = self.vectors(product.vectors) or "1"

@@ -34,6 +34,7 @@ Rule = Callable[["Follow", Expr], Value]
 # operations that are no row of the table and have words of their own
 KINDS = {
     "newton_schulz": "orthogonal",
+    "window": "window",
     **dict.fromkeys(("lt", "le", "gt", "ge", "eq", "ne"), "condition"),
 }
 

@@ -37,6 +37,10 @@ OBSTACLES: Mapping[str, tuple[str, str]] = {
         "`{op}` of the running state is not linear in it",
         "leave `{op}` out: without it the update is linear",
     ),
+    "window": (
+        "it moves once for each window, by what its tokens come to",
+        "nothing: the tokens of a window see one state, and are computed together",
+    ),
     "objective": (
         "in the gradient of its objective, {reason}",
         "a gradient is linear where the objective is quadratic: `1/2 * ||M(k) - v||^2`, "

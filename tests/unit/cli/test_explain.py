@@ -143,6 +143,13 @@ def test_softmax_memories_tell_their_pairs(call: Call) -> None:
     )
 
 
+def test_what_cannot_run_yet_is_said(call: Call) -> None:
+    text = block(HUBER).replace("every 1 token", "every 4 tokens")
+    lines = page(call, text)
+    assert any(s.startswith("cannot run yet: windows of 4 tokens (NL0801), at") for s in lines)
+    assert json.loads(call("explain", "small.nl", "--format", "json").out)["cost"] is None
+
+
 def test_codes_as_data_and_wrong_calls(call: Call) -> None:
     found = json.loads(call("explain", "NL0203", "--format", "json").out)
     assert found["code"] == "NL0203" and found["wrong"] != found["right"]

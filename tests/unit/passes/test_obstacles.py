@@ -139,8 +139,9 @@ EXAMPLES: dict[str, tuple[str, str]] = {
 
 
 def test_every_obstacle_has_an_example() -> None:
-    # what acts on the value's side runs for the transposed state, and is told as `both sides`
-    assert set(OBSTACLES) - {"side"} == set(EXAMPLES)
+    # what acts on the value's side runs for the transposed state, and is told as `both sides`;
+    # windows are their own way to be fast
+    assert set(OBSTACLES) - {"side", "window"} == set(EXAMPLES)
 
 
 @pytest.mark.parametrize("kind", sorted(EXAMPLES))
