@@ -11,6 +11,7 @@ In: gates D_lj of n states for each token, None 0: numbers [B, T, *lead] where `
     kept(j, M)               F(t, 0) applied to rows of them: [C, n * d_k] -> [C, d_k]
     left(keys)               F(C, i) b_i, where a write goes at the tile's end [C, n * d_k]
     whole()                  F(C, 0) [n, n, 1 or d_k]
+    of_chunks(rows, n)       the same for each of n chunks that stand as rows of a batch
 
 There may be several queries, and rows, for each token. Tables of F(t, i) begin with the tile's
 start, t = i = 0: rows 1 ... C are late, rows 0 ... C-1 are those before.
@@ -44,6 +45,13 @@ def gate_tiles(
     elif axes == 0:
         g = g.unsqueeze(-1)
     return tiled(g.to(like.dtype), front, g.shape[-1], tile, fill)
+
+
+def by_chunk(x: Tensor | None, rows: int, n: int) -> list[Tensor | None]:
+    """What n chunks have, which stand as rows of a batch: n of [N, G, ...]; None is 0 for all."""
+    if x is None:
+        return [None] * n
+    return [part.flatten(1, 2) for part in x.unflatten(1, (rows, n, -1)).unbind(2)]
 
 
 def products(g: Tensor) -> Tensor:
@@ -105,13 +113,19 @@ class ScalarGate:
 
     axes = 0
 
-    def __init__(self, gates, front, tile, like):
-        self.tile, g = tile, gates[0][0]
+    def __init__(self, tile, table):
+        self.tile, self.table = tile, table
+
+    @classmethod
+    def of(cls, gates, front, tile, like):
+        g = gates[0][0]
         if isinstance(g, float) and g == 1.0:
             table = like.new_ones(1 + tile, 1 + tile).tril()
-            self.table = table.expand(-(-front[1] // tile), like.shape[0], -1, -1)
-        else:
-            self.table = products(gate_tiles(g, front, tile, like, 0, 1.0).squeeze(-1))
+            return cls(tile, table.expand(-(-front[1] // tile), like.shape[0], -1, -1))
+        return cls(tile, products(gate_tiles(g, front, tile, like, 0, 1.0).squeeze(-1)))
+
+    def of_chunks(self, rows, n):
+        return [ScalarGate(self.tile, table) for table in by_chunk(self.table, rows, n)]
 
     def seen(self, late):
         return self.table[..., 1:, :] if late else self.table[..., :-1, :]
@@ -149,12 +163,17 @@ class ChannelGates:
 
     axes = 1
 
-    def __init__(self, gates, front, tile, like):
-        self.tile, self.g = tile, gate_tiles(gates[0][0], front, tile, like, 1, 1.0)
-        self.since = self.begun(self.g.cumprod(-2))
+    def __init__(self, tile, g, since):
+        self.tile, self.g, self.since = tile, g, since
 
-    def begun(self, since):
-        return F.pad(since, (0, 0, 1, 0), value=1.0)
+    @classmethod
+    def of(cls, gates, front, tile, like):
+        g = gate_tiles(gates[0][0], front, tile, like, 1, 1.0)
+        return cls(tile, g, F.pad(g.cumprod(-2), (0, 0, 1, 0), value=1.0))
+
+    def of_chunks(self, rows, n):
+        parts = zip(*(by_chunk(x, rows, n) for x in (self.g, self.since)), strict=True)
+        return [ChannelGates(self.tile, g, since) for g, since in parts]
 
     def rows(self, q, late=True):
         return q
@@ -197,11 +216,18 @@ class RelativeGates(ChannelGates):
     Then F(t, i) = F(t, 0) / F(i, 0) may be split: rows and keys are taken relative to the start.
     """
 
-    def __init__(self, gates, front, tile, like):
-        self.tile, g = tile, gate_tiles(gates[0][0], front, tile, like, 1, 1.0)
-        since, self.inverse = BothProducts.apply(g)
-        self.since = self.begun(since)
-        self.mask = like.new_ones(1 + tile, 1 + tile).tril()[:, 1:]
+    def __init__(self, tile, since, inverse):
+        self.tile, self.since, self.inverse = tile, since, inverse
+        self.mask = since.new_ones(1 + tile, 1 + tile).tril()[:, 1:]
+
+    @classmethod
+    def of(cls, gates, front, tile, like):
+        since, inverse = BothProducts.apply(gate_tiles(gates[0][0], front, tile, like, 1, 1.0))
+        return cls(tile, F.pad(since, (0, 0, 1, 0), value=1.0), inverse)
+
+    def of_chunks(self, rows, n):
+        parts = zip(*(by_chunk(x, rows, n) for x in (self.since, self.inverse)), strict=True)
+        return [RelativeGates(self.tile, since, inverse) for since, inverse in parts]
 
     def rows(self, q, late=True):
         return self.kept(0, q, late)
@@ -233,16 +259,22 @@ class CoupledGates:
 
     axes = 0
 
-    def __init__(self, gates, front, tile, like):
-        self.tile, self.n = tile, len(gates)
+    def __init__(self, tile, tables):
+        self.tile, self.n, self.tables = tile, len(tables), tables
 
+    @classmethod
+    def of(cls, gates, front, tile, like):
         def cut(a, j):
             if gates[a][j] is None and a != j:
                 return None
-            return gate_tiles(gates[a][j], front, tile, like, self.axes, float(a == j))
+            return gate_tiles(gates[a][j], front, tile, like, cls.axes, float(a == j))
 
-        states = range(self.n)
-        self.tables = coupled_tables([[cut(a, j) for j in states] for a in states])
+        states = range(len(gates))
+        return cls(tile, coupled_tables([[cut(a, j) for j in states] for a in states]))
+
+    def of_chunks(self, rows, n):
+        cut = [[by_chunk(x, rows, n) for x in row] for row in self.tables]
+        return [CoupledGates(self.tile, [[x[i] for x in row] for row in cut]) for i in range(n)]
 
     def rows(self, q, late=True):
         return q

@@ -41,7 +41,6 @@ class Tiles(NamedTuple):
     keys: list[list[tuple[Tensor, tuple[int, ...]]]]  # b of each write, as `gates` takes it
     starts: Tensor  # the states before each tile, each M_j^T below the other [N, G, n * d_k, d_v]
     front: tuple[int, ...]  # B, T, *lead
-    origin: Tensor | None = None  # the state before the chunk, as it is
 
 
 class UnitLowerInverse(torch.autograd.Function):
@@ -83,13 +82,28 @@ def solve_tiles(
     writes: list[Write], kind: Any, gates: list[list[Any]], states: list[Tensor], tile: int
 ) -> tuple[Any, ...]:
     """Solve the writes of all tokens: the course and the states after it; `gates[a][j]` is D_aj."""
-    lead, (d_v, d_k) = tuple(states[0].shape[1:-2]), states[0].shape[-2:]
-    M = torch.cat([Z.reshape(-1, d_v, d_k).mT for Z in states], -2)
-    front = common_front(writes, kind, gates, (states[0].shape[0], 1, *lead))
-    D = kind(gates, front, tile, M)
+    M = stacked(states)
+    least = (states[0].shape[0], 1, *states[0].shape[1:-2])
+    front = common_front(writes, kind, gates, least)
+    D = kind.of(gates, front, tile, M)
+    E, keys, starts, M = solve(writes, D, front, M, states[0].shape[-1])
+    after = [Z.mT.reshape(states[0].shape) for Z in M.split(states[0].shape[-1], -2)]
+    return Tiles(D, E, keys, starts, front), *after
+
+
+def stacked(states: list[Tensor]) -> Tensor:
+    """Each M_j^T below the other: [B, *lead, d_v, d_k] -> [G, n * d_k, d_v]."""
+    return torch.cat([Z.reshape(-1, *Z.shape[-2:]).mT for Z in states], -2)
+
+
+def solve(
+    writes: list[Write], D: Any, front: tuple[int, ...], M: Tensor, d_k: int
+) -> tuple[Any, ...]:
+    """Solve the writes: e and b of each, the states before each tile, and after the last."""
+    d_v = M.shape[-1]
 
     def cut(x: Tensor, d: int) -> Tensor:
-        return tiled(x.to(M.dtype), front, d, tile)
+        return tiled(x.to(M.dtype), front, d, D.tile)
 
     keys = [[(D.keys(cut(b, d_k)), into) for b, into in w.b] for w in writes]
     E = [cut(M.new_zeros(1) if w.u is None else w.u, d_v) for w in writes]
@@ -97,30 +111,29 @@ def solve_tiles(
     known = [r for r in range(len(writes)) if r not in open_]
     # what the known writes leave in the states at each tile's end
     add = sum(D.left(keys[s]).mT @ E[s] for s in known) if known else None
-    if open_:
-        reads = {r: [(D.rows(cut(p, d_k), late=False), j) for p, j in writes[r].p] for r in open_}
-        sees = {r: {s: cut(c.unsqueeze(-1), 1) for c, s in writes[r].c} for r in open_}
-
-        def A(r: int, s: int) -> Tensor:
-            found = reached(D, reads[r], keys[s], sees[r].get(s))
-            return M.new_zeros(*E[s].shape[:-1], tile) if found is None else found
-
-        def asked(r: int) -> Tensor:
-            found = D.asked(reads[r], late=False) if reads[r] else M.new_zeros(1)
-            return found.expand(*E[r].shape[:-1], M.shape[-2])
-
-        # E = X + Y M^T: what of the writes is known, and what hangs on the tile's first states
-        X = [sum((A(r, s) @ E[s] for s in known), E[r]) for r in open_]
-        inverse = UnitLowerInverse.apply(woven_square([[A(r, s) for s in open_] for r in open_]))
-        Y = inverse @ woven([asked(r) for r in open_])
-        left = woven([D.left(keys[r]) for r in open_])
-        solved, starts, M = TileScan.apply(inverse @ woven(X), Y, left, D.whole(), add, M)
-        for place, r in enumerate(open_):
-            E[r] = solved if len(open_) == 1 else solved[..., place :: len(open_), :]
-    else:
+    if not open_:
         starts, M = scan_known(add, D.whole(), M)
-    after = [Z.mT.reshape(states[0].shape) for Z in M.split(d_k, -2)]
-    return Tiles(D, E, keys, starts, front), *after
+        return E, keys, starts, M
+    reads = {r: [(D.rows(cut(p, d_k), late=False), j) for p, j in writes[r].p] for r in open_}
+    sees = {r: {s: cut(c.unsqueeze(-1), 1) for c, s in writes[r].c} for r in open_}
+
+    def A(r: int, s: int) -> Tensor:
+        found = reached(D, reads[r], keys[s], sees[r].get(s))
+        return M.new_zeros(*E[s].shape[:-1], D.tile) if found is None else found
+
+    def asked(r: int) -> Tensor:
+        found = D.asked(reads[r], late=False) if reads[r] else M.new_zeros(1)
+        return found.expand(*E[r].shape[:-1], M.shape[-2])
+
+    # E = X + Y M^T: what of the writes is known, and what hangs on the tile's first states
+    X = [sum((A(r, s) @ E[s] for s in known), E[r]) for r in open_]
+    inverse = UnitLowerInverse.apply(woven_square([[A(r, s) for s in open_] for r in open_]))
+    Y = inverse @ woven([asked(r) for r in open_])
+    left = woven([D.left(keys[r]) for r in open_])
+    solved, starts, M = TileScan.apply(inverse @ woven(X), Y, left, D.whole(), add, M)
+    for place, r in enumerate(open_):
+        E[r] = solved if len(open_) == 1 else solved[..., place :: len(open_), :]
+    return E, keys, starts, M
 
 
 def common_front(
@@ -215,7 +228,7 @@ class TileScan(torch.autograd.Function):
 def scan_known(add: Tensor, w: Tensor, M: Tensor) -> tuple[Tensor, Tensor]:
     """As `TileScan`, with writes that do not hang on the state."""
     starts = []
-    for known, decay in zip(add, w, strict=True):
+    for known, decay in zip(add.unbind(0), w.unbind(0), strict=True):
         starts.append(M)
         M = carried(M, decay) + known
     return torch.stack(starts), M
@@ -302,27 +315,3 @@ def read_chunks(
 def states_of_chunks(paths: list[Tiles], late: bool = True, state: int = 0) -> Tensor:
     """The state at every token of a course of several chunks; see `states_of_tiles`."""
     return torch.cat([states_of_tiles(path, late, state) for path in paths], 1)
-
-
-def read_starts(q: Tensor, paths: list[Tiles]) -> Tensor:
-    """M_c q_t, with the state M_c before the token's chunk."""
-    found = []
-    for x, path in zip(q.split([path.front[1] for path in paths], 1), paths, strict=True):
-        assert path.origin is not None
-        lead = path.origin.ndim - 3
-        matrix = path.origin.flatten(1, -3) if lead > 1 else path.origin
-        matrix = matrix if lead else matrix.unsqueeze(1)
-        rows = x.to(matrix.dtype).reshape(x.shape[0], x.shape[1], matrix.shape[1], -1, x.shape[-1])
-        y = torch.einsum("bhoi,bthmi->bthmo", matrix, rows)
-        found.append(y.reshape(*x.shape[:-1], y.shape[-1]).to(q.dtype))
-    return torch.cat(found, 1)
-
-
-def states_of_starts(paths: list[Tiles]) -> Tensor:
-    """The state before the chunk of every token."""
-    found = []
-    for path in paths:
-        assert path.origin is not None
-        origin = path.origin.unsqueeze(1)
-        found.append(origin.expand(origin.shape[0], path.front[1], *origin.shape[2:]))
-    return torch.cat(found, 1)

@@ -131,13 +131,14 @@ class Scope:
         var, part, when = (str(expr.attr(n)) for n in ("var", "part", "when"))
         shape: Shape = expr.shape
         if memory.name in self.paths and when in ("post", "prev"):
-            path, name = self.paths[memory.name], read_name("bare", when, var)
+            several = part if len(memory.map.parts) > 1 else ""
+            path, name = self.paths[memory.name], read_name("bare", when, var, several)
             node = self.program.module(f"{memory_path(memory)}.{name}", path)
             return note(node, shape, 2, wide=True)
         if when == "start" and memory.name in self.paths:
-            node = self.program.module(
-                f"{memory_path(memory)}.states_start", self.paths[memory.name]
-            )
+            several = part if len(memory.map.parts) > 1 else ""
+            name = read_name("bare", when, var, several)
+            node = self.program.module(f"{memory_path(memory)}.{name}", self.paths[memory.name])
             return note(node, shape, 2, wide=True)
         kept = (memory.name, "initial", var) in self.states
         if when == "initial" and self.borrow is not None and not kept:

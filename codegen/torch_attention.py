@@ -55,7 +55,7 @@ def write_attention(writer: MemoryWriter, out: Writer) -> None:
     _append(writer, out, 2)
     writer.method(out, "step", [*arguments, cache], "dict[str, Tensor]", "Add one token's pairs.")
     _append(writer, out, 1)
-    for _, when, _ in sorted(writer.reads):
+    for _, when, *_ in sorted(writer.reads):
         _read(writer, out, when)
     _read_step(writer, out)
     while out.lines and not out.lines[-1]:

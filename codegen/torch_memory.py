@@ -41,7 +41,7 @@ Where = Callable[[object], str]
 class MemoryWriter:
     """Writes the class `name` of one memory; `reads` says which reads its block makes.
 
-    `reads` holds (kind, when, state): kind is `apply` for M(q) or `bare` for the state itself.
+    `reads` holds (kind, when, state, part); kind is `apply` for M(q), `bare` for the state itself.
     `static` names the streams of the block that do not depend on tokens.
     """
 
@@ -49,7 +49,7 @@ class MemoryWriter:
     memory: Memory
     schedule: Schedule
     level: Level
-    reads: frozenset[tuple[str, str, str]]
+    reads: frozenset[tuple[str, str, str, str]]
     lines: tuple[str, ...]
     used: set[str]
     static: frozenset[str] = frozenset()
@@ -61,9 +61,9 @@ class MemoryWriter:
         memory = self.memory
         self.step_arguments = arguments(memory, evaluated(memory))
         self.run_arguments = self.step_arguments
-        form = self.form
-        if form is not None and self.parallel and not self.is_kernel:
-            self.run_arguments = arguments(memory, _coefficients(form))
+        if self.parallel and not self.is_kernel:
+            roots = [e for _, form in self.forms for e in _coefficients(form)]
+            self.run_arguments = arguments(memory, roots)
         initial = [
             p.initial.expr for v in memory.variables for p in v.parts if p.initial.expr is not None
         ]
@@ -82,10 +82,14 @@ class MemoryWriter:
         return self.schedule.kind in ("tile-solve", "tile-scan", "scan", "attention")
 
     @property
+    def forms(self) -> list[tuple[str, Affine]]:
+        """The normal forms of the parts."""
+        return [(part, form) for part, form in self.schedule.forms if isinstance(form, Affine)]
+
+    @property
     def form(self) -> Affine | None:
         """The normal form that a tile runs on."""
-        forms = [form for _, form in self.schedule.forms if isinstance(form, Affine)]
-        return forms[0] if len(forms) == 1 else None
+        return self.forms[0][1] if len(self.forms) == 1 else None
 
     @property
     def states(self) -> list[str]:
@@ -146,7 +150,7 @@ class MemoryWriter:
                 self._run(out)
                 self._read_path(out)
             self._step(out)
-            if any(kind == "apply" for kind, _, _ in self.reads):
+            if any(kind == "apply" for kind, *_ in self.reads):
                 self._read_step(out)
             while out.lines and not out.lines[-1]:
                 out.lines.pop()
@@ -159,7 +163,8 @@ class MemoryWriter:
         for variable in memory.variables:
             for part in variable.parts:
                 label = ".".join(w for w in (variable.name, part.name) if w)
-                label = f"{memory.name}.{label}" if variable.name else memory.name
+                several = len(memory.map.parts) > 1
+                label = f"{memory.name}.{label}" if variable.name or several else memory.name
                 whole = show((*memory.lead, *part.shape))[1:]
                 told.append(
                     f"state  {label} [B, {whole}" if whole != "]" else f"state  {label} [B]"
@@ -435,14 +440,16 @@ class MemoryWriter:
         return x if count < 2 else program.method("flatten", x, -count)
 
     def _run(self, out: Writer) -> None:
+        from nlc.codegen.torch_chunks import write_chunks
         from nlc.codegen.torch_tiles import write_run
 
-        write_run(self, out)
+        (write_chunks if self.has_start else write_run)(self, out)
 
     def _read_path(self, out: Writer) -> None:
+        from nlc.codegen.torch_chunks import write_chunk_reads
         from nlc.codegen.torch_tiles import write_reads
 
-        write_reads(self, out)
+        (write_chunk_reads if self.has_start else write_reads)(self, out)
 
 
 @dataclass(frozen=True)
@@ -452,7 +459,7 @@ class Raw:
     text: str
 
 
-def write_dict(out: Writer, printer: Printer, head: str, entries: dict[str, object]) -> None:
+def write_dict(out: Writer, printer: Printer, head: str, entries: Mapping[str, object]) -> None:
     """Write a dict, on one line if it fits."""
     texts = {
         key: value.text if isinstance(value, Raw) else printer.operand(value)

@@ -155,30 +155,33 @@ def _shared(system: System) -> dict[str, str]:
     return {c.instance: c.block for c in calls(model.steps) if c.shared} if model else {}
 
 
-def _reads(block: Block) -> dict[str, set[tuple[str, str, str]]]:
-    """The reads that a block makes of each memory: (apply or bare, when, state)."""
-    found: dict[str, set[tuple[str, str, str]]] = {}
+def _reads(block: Block) -> dict[str, set[tuple[str, str, str, str]]]:
+    """The reads that a block makes of each memory: (apply or bare, when, state, part)."""
+    found: dict[str, set[tuple[str, str, str, str]]] = {}
     outside = list(expressions(block.steps))
     outside += [i.default for i in block.inputs if i.default is not None]
     _read_in(block, outside, "", found)
     for memory in block.memories:
         _read_in(block, of_memory(memory), memory.name, found)
         if memory.reset is not None:
-            for part in [p for v in memory.variables for p in v.parts if p.initial.source]:
-                found.setdefault(part.initial.source, set()).add(("bare", "post", ""))
+            for variable in memory.variables:
+                several = len(variable.parts) > 1
+                for part in [p for p in variable.parts if p.initial.source]:
+                    kind = ("bare", "post", "", part.name if several else "")
+                    found.setdefault(part.initial.source, set()).add(kind)
     return found
 
 
 def _read_in(
-    block: Block, roots: list[Expr], own: str, found: dict[str, set[tuple[str, str, str]]]
+    block: Block, roots: list[Expr], own: str, found: dict[str, set[tuple[str, str, str, str]]]
 ) -> None:
     bare = {root for root in roots if root.op == "state"}
     for node in postorder(roots):
         if node.op == "attend":
-            found.setdefault(node.attr("memory"), set()).add(("apply", node.attr("when"), ""))
+            found.setdefault(node.attr("memory"), set()).add(("apply", node.attr("when"), "", ""))
         product = read_product(node, block.memory)
         if product is not None and product.attr("memory") != own:
-            kind = ("apply", product.attr("when"), product.attr("var"))
+            kind = ("apply", product.attr("when"), product.attr("var"), "")
             found.setdefault(product.attr("memory"), set()).add(kind)
             continue
         first = 1 if node.op == "apply" else 0
@@ -188,11 +191,13 @@ def _read_in(
             bare |= set(states)
         for state in states if first else []:
             if state.attr("memory") != own:
-                kind = ("apply", state.attr("when"), state.attr("var"))
+                kind = ("apply", state.attr("when"), state.attr("var"), "")
                 found.setdefault(state.attr("memory"), set()).add(kind)
     for node in bare:
         if node.attr("memory") != own:
-            kind = ("bare", node.attr("when"), node.attr("var"))
+            several = len(block.memory(node.attr("memory")).map.parts) > 1
+            part = node.attr("part") if several else ""
+            kind = ("bare", node.attr("when"), node.attr("var"), part)
             found.setdefault(node.attr("memory"), set()).add(kind)
 
 

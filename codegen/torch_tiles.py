@@ -1,25 +1,24 @@
 """How a memory with a normal form moves over a sequence: tiles, solved or scanned.
 
-In: a `MemoryWriter` whose schedule is tile-solve or tile-scan. Out: the methods `forward` and the
-reads of its course. Where writes are taken at the chunk's start, chunks run one after another.
+In: a `MemoryWriter` of one part whose schedule is tile-solve, tile-scan or scan. Out: the methods
+`forward` and the reads of its course. Where an update reads its chunk's start see `torch_chunks`.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nlc.codegen import library, library_gates, library_scan, library_tiles
-from nlc.codegen.lowering import Lowering, batch_of, rank_of
+from nlc.codegen import library_gates, library_scan, library_tiles
+from nlc.codegen.lowering import Lowering
+from nlc.codegen.names import identifier
 from nlc.codegen.program import Operand, Program, note
+from nlc.codegen.tile_vectors import Vectors, equations, gate_value
 from nlc.codegen.writer import Writer, split_call
 from torch import fx
 
 from nlc.ir.expr import Expr
-from nlc.ir.normal_form import Affine, Gate, Write
-from nlc.ir.schedule import Schedule
+from nlc.ir.normal_form import Affine
 from nlc.ir.shape import sizes
 from nlc.ir.system import Memory
 
@@ -37,9 +36,6 @@ def write_run(writer: MemoryWriter, out: Writer) -> None:
     segment = segments(writer)
     if segment:
         result[0] = "list[Tiles]"
-    if writer.has_start:
-        words.append(f"{writer.start_name}: Tensor")
-        result.append("Tensor")
     words += writer.restart_words()
     words += ["position: int"] if segment else []
     rows = writer.schedule.kind == "scan"
@@ -52,60 +48,22 @@ def write_run(writer: MemoryWriter, out: Writer) -> None:
         _segments(writer, out, form, segment)
         return
     program, inputs = writer.begin(writer.run_arguments, 2)
-    path, after = _move(writer, program, inputs, form, None)
+    path, after = _move(writer, program, inputs, form)
     program.finish((path, *after))
     with out.indent():
-        _equations(writer, out, form)
+        equations(out, form, writer.states)
         printer = writer.body(out, program)
         out.line(f"return {', '.join(printer.operand(x) for x in (path, *after))}")
     out.blank()
 
 
 def segments(writer: MemoryWriter) -> int:
-    """After how many tokens the course must be cut: at chunks that are read, or at resets."""
-    if writer.has_start:
-        return writer.memory.chunk
+    """After how many tokens the course must be cut: at resets; else 0."""
     return writer.memory.reset.count if writer.memory.reset is not None else 0
 
 
-def _equations(writer: MemoryWriter, out: Writer, form: Affine) -> None:
-    """Say what the writes and the gates below compute."""
-    names = [f"{name}_{{t-1}}" for name in writer.states]
-    for r, write in enumerate(form.writes):
-        terms = [f"{n} p" for n, p in zip(names, write.reads, strict=True) if p is not None]
-        terms += [f"c {write_name(form, s)}" for s, _ in write.earlier]
-        terms += ["u"] if write.offset is not None else []
-        out.comment(f"{write_name(form, r)} = {' + '.join(terms) or '0'}")
-    for j, name in enumerate(writer.states):
-        gates = [(i, row[j]) for i, row in enumerate(form.decay) if row[j] is not None]
-        terms = []
-        for i, gate in gates:
-            assert gate is not None
-            unit = gate.value.op == "const" and gate.value.attr("value") == 1.0
-            terms.append(names[i] if unit else f"{names[i]} {_gate_word(gate, len(names), i, j)}")
-        for r, write in enumerate(form.writes):
-            if write.targets[j] is not None:
-                terms.append(f"{write_name(form, r)} b^T")
-        turned = " (all transposed)" if form.transposed else ""
-        out.comment(f"{name}_t = {' + '.join(terms) or '0'}{turned}")
-
-
-def write_name(form: Affine, number: int) -> str:
-    """How a write is called: `e`, or `e1`, `e2`, ... where there are several."""
-    return f"e{number + 1}" if len(form.writes) > 1 else "e"
-
-
-def _gate_word(gate: Gate, count: int, i: int, j: int) -> str:
-    word = "g" if count == 1 else f"g{i + 1}{j + 1}"
-    return word if gate.kind == "scalar" else f"diag({word})"
-
-
 def _move(
-    writer: MemoryWriter,
-    program: Program,
-    inputs: dict[Expr, fx.Node],
-    form: Affine,
-    start: fx.Node | None,
+    writer: MemoryWriter, program: Program, inputs: dict[Expr, fx.Node], form: Affine
 ) -> tuple[fx.Node, list[fx.Node]]:
     """Build the coefficients and the solve; returns the course and the new states."""
     from nlc.codegen.torch_memory import taken
@@ -114,159 +72,22 @@ def _move(
     part = memory.map.parts[0]
     shape = (*memory.lead, *part.shape)
     states = [note(program.input(name), shape, 1, wide=True) for name in writer.states]
-
-    def leaf(expr: Expr) -> fx.Node:
-        if expr in inputs:
-            return inputs[expr]
-        assert start is not None
-        return start
-
+    leaf = inputs.__getitem__
     like = writer.like(program, inputs, states)
     low = Lowering(program, 2, leaf, taken(inputs, leaf), like)
     rank = len(part.shape)
-    vectors = _Vectors(low, len(memory.lead), rank)
-    writes = [
-        vectors.write(write, write_name(form, number)) for number, write in enumerate(form.writes)
-    ]
-    if not writes:
-        zero = vectors.zero()
-        writes = [program.call(library_tiles.Write, [], zero, [(zero, (0,))])]
-    gates = [[_gate(low, schedule, gate) for gate in row] for row in form.decay]
+    writes = Vectors(low, len(memory.lead), rank).writes(form)
+    scans = schedule.kind == "scan"
+    kept = None if scans else schedule.keeping(part.name)
+    gates = [[gate_value(low, kept, gate) for gate in row] for row in form.decay]
     matrices = [_as_matrix(program, state, rank, form.transposed) for state in states]
-    if schedule.kind == "scan":
+    if kept is None:
         node = program.call(library_scan.scan_rows, writes, gates, matrices)
     else:
-        kind = getattr(library_gates, schedule.gates)
-        node = program.call(library_tiles.solve_tiles, writes, kind, gates, matrices, schedule.tile)
+        kind = getattr(library_gates, kept.gates)
+        node = program.call(library_tiles.solve_tiles, writes, kind, gates, matrices, kept.tile)
     path, *after = program.unpack(node, ["path", *writer.states])
     return path, [_from_matrix(program, x, rank, form.transposed) for x in after]
-
-
-@dataclass
-class _Vectors:
-    """Builds the vectors of writes, each once."""
-
-    low: Lowering
-    lead: int
-    rank: int
-    done: dict[tuple[Expr, bool], fx.Node] = field(default_factory=dict)
-
-    def write(self, write: Write, name: str) -> fx.Node:
-        """A call of `Write`."""
-        reads = [
-            (self.vector(p, self.rank >= 1, "p"), j)
-            for j, p in enumerate(write.reads)
-            if p is not None
-        ]
-        offset = None
-        if write.offset is not None:
-            offset = self.vector(write.offset, self.rank == 2, "u")
-        into: dict[Expr, list[int]] = {}
-        for j, b in enumerate(write.targets):
-            if b is not None:
-                into.setdefault(b, []).append(j)
-        targets = [(self.vector(b, self.rank >= 1, "b"), tuple(js)) for b, js in into.items()]
-        if not targets:
-            # other writes see it, no state keeps it
-            targets = [(self.zero(), (0,))]
-        seen = [(_lifted(self.low, self.low.tensor(c), self.lead), s) for s, c in write.earlier]
-        words: list[Operand] = [reads, offset, targets, *([tuple(seen)] if seen else [])]
-        node = self.low.program.call(library_tiles.Write, *words)
-        node.meta["name"] = name
-        return node
-
-    def zero(self) -> fx.Node:
-        """A vector of zeros, of one entry."""
-        nothing = self.low.program.call(library.number, 0.0, self.low.like)
-        return self.low.unsqueeze(note(nothing, (), 0, wide=True), 0)
-
-    def vector(self, expr: Expr, has_axis: bool, name: str) -> fx.Node:
-        """A coefficient [*lead, d], with an axis of size 1 where it is one number."""
-        key = (expr, has_axis)
-        if key not in self.done:
-            node = _vector(self.low, expr, self.lead, has_axis, name)
-            if rank_of(node) == 0 and batch_of(node) == 0:
-                node = self.low.unsqueeze(node, 0)
-            self.done[key] = node
-        return self.done[key]
-
-
-def _vector(low: Lowering, expr: Expr, lead: int, has_axis: bool, name: str) -> fx.Node:
-    node = _scaled(low, expr) if has_axis else low.tensor(expr)
-    rank = rank_of(node)
-    if not has_axis and rank <= lead and (rank or batch_of(node)):
-        node = low.unsqueeze(node, batch_of(node) + rank)
-    node = _lifted(low, node, lead + 1)
-    if node.op != "placeholder":
-        node.meta.setdefault("name", name)
-    return node
-
-
-def _scaled(low: Lowering, expr: Expr) -> fx.Node:
-    """A vector times numbers, the numbers multiplied first: one product over the vector."""
-    sign, numbers, rest = _factors(expr)
-    if sign == 1.0 and len(numbers) < 2:
-        return low.tensor(expr)
-    if len(rest) != 1 or not numbers:
-        return low.tensor(expr)
-    program, scale = low.program, low.tensor(numbers[0])
-    for other in numbers[1:]:
-        a, b = low.align([scale, low.tensor(other)])
-        shape = max(a.meta["shape"], b.meta["shape"], key=len)
-        scale = low.mark(program.call(operator.mul, a, b), shape, a, b)
-    if sign == -1.0:
-        scale = low.mark(program.call(operator.neg, scale), scale.meta["shape"], scale)
-    elif sign != 1.0:
-        product = program.call(operator.mul, sign, scale)
-        scale = low.mark(product, scale.meta["shape"], scale)
-    thin = low.unsqueeze(scale, batch_of(scale) + rank_of(scale))
-    a, b = low.align([thin, low.tensor(rest[0])])
-    return low.mark(program.call(operator.mul, a, b), expr.shape, a, b)
-
-
-def _factors(expr: Expr) -> tuple[float, list[Expr], list[Expr]]:
-    """Split a product into its number, its factors of one number a copy, and all others."""
-    match expr.op:
-        case "neg":
-            sign, numbers, rest = _factors(expr.args[0])
-            return -sign, numbers, rest
-        case "mul":
-            left, right = (_factors(arg) for arg in expr.args)
-            return left[0] * right[0], left[1] + right[1], left[2] + right[2]
-        case "const":
-            return float(expr.attr("value")), [], []
-        case "let":
-            return _factors(expr.args[0])
-        case "unsqueeze" if tuple(expr.attr("axes")) == (-1,):
-            return 1.0, [expr.args[0]], []
-        case _:
-            return 1.0, [], [expr]
-
-
-def _lifted(low: Lowering, node: fx.Node, rank: int) -> fx.Node:
-    if batch_of(node):
-        if batch_of(node) == 1:
-            node = low.unsqueeze(node, 1)
-        for _ in range(rank - rank_of(node)):
-            node = low.unsqueeze(node, batch_of(node))
-    return node
-
-
-def _gate(low: Lowering, schedule: Schedule, gate: Gate | None) -> Operand:
-    """A gate as the schedule's kind of gates takes it: a number, a tensor or None for 0."""
-    if gate is None:
-        return None
-    value = low.value(gate.value)
-    if isinstance(value, float | int):
-        return float(value)
-    node = low.tensor(gate.value)
-    node = _lifted(low, node, rank_of(node))
-    channels = schedule.kind == "scan" or schedule.gates == "CoupledChannels"
-    if gate.kind == "scalar" and channels:
-        node = low.unsqueeze(node, batch_of(node) + rank_of(node))
-    if node.op != "placeholder":
-        node.meta.setdefault("name", "g")
-    return node
 
 
 def _as_matrix(program: Program, state: fx.Node, rank: int, transposed: bool) -> fx.Node:
@@ -282,20 +103,14 @@ def _from_matrix(program: Program, state: fx.Node, rank: int, transposed: bool) 
 
 
 def _segments(writer: MemoryWriter, out: Writer, form: Affine, length: int) -> None:
-    """Write the loop over chunks, whose frozen reads are known from their start, and resets."""
+    """Write the loop over what lies between resets."""
     program, inputs = writer.begin(writer.run_arguments, 2)
-    memory = writer.memory
-    part = memory.map.parts[0]
-    shape = (*memory.lead, *part.shape)
-    start = note(program.input(writer.start_name), shape, 1, wide=True)
-    path, after = _move(writer, program, inputs, form, start)
+    path, after = _move(writer, program, inputs, form)
     program.finish((path, *after))
     varying = [name for expr, name in writer.run_arguments.items() if writer.varies(expr)]
     writer.used.update({"cuts", "Tiles"})
     with out.indent():
-        _equations(writer, out, form)
-        if writer.has_start:
-            out.comment(f"reads in the update see the state before the chunk of {length} tokens")
+        equations(out, form, writer.states)
         out.line("paths = []")
         out.line(f"lengths = cuts(position, {varying[0]}.shape[1], {length})")
         inner = [f"{name}_c" for name in varying]
@@ -308,39 +123,32 @@ def _segments(writer: MemoryWriter, out: Writer, form: Affine, length: int) -> N
                 out.line(text)
         with out.indent():
             printer = writer.body(out, program, dict(zip(varying, inner, strict=True)))
-            kept = f"._replace(origin={writer.start_name})" if writer.has_start else ""
-            out.line(f"paths.append({printer.operand(path)}{kept})")
+            out.line(f"paths.append({printer.operand(path)})")
             for state, value in zip(writer.states, after, strict=True):
                 text = printer.operand(value)
                 if text != state:
                     out.line(f"{state} = {text}")
             out.line(f"position += {inner[0]}.shape[1]")
-            if memory.reset is not None:
-                out.line(f"if position % {memory.reset.count} == 0:")
-                again = [f"{state}_0" for state in writer.states]
-                out.line(f"    {', '.join(writer.states)} = {', '.join(again)}")
-            if writer.has_start:
-                out.line(f"if position % {length} == 0:")
-                out.line(f"    {writer.start_name} = {writer.states[0]}")
-        ends = [*writer.states, *([writer.start_name] if writer.has_start else [])]
-        out.line(f"return paths, {', '.join(ends)}")
+            out.line(f"if position % {length} == 0:")
+            again = [f"{state}_0" for state in writer.states]
+            out.line(f"    {', '.join(writer.states)} = {', '.join(again)}")
+        out.line(f"return paths, {', '.join(writer.states)}")
     out.blank()
 
 
 def write_reads(writer: MemoryWriter, out: Writer) -> None:
     """Write the reads of a course that the block makes."""
-    for kind, when, var in sorted(writer.reads):
+    for kind, when, var, _ in sorted(writer.reads):
         if kind == "apply" and when in ("post", "prev"):
             _write_read(writer, out, var, late=when == "post")
         if kind == "bare" and when in ("post", "prev"):
             _write_states(writer, out, var, late=when == "post")
-        if when == "start" and writer.has_start:
-            _write_start(writer, out, kind)
 
 
-def read_name(kind: str, when: str, var: str = "") -> str:
+def read_name(kind: str, when: str, var: str = "", part: str = "") -> str:
     """The method that reads a course."""
     word = "read" if kind == "apply" else "states"
+    var = identifier("_".join(name for name in (var, part) if name)) if var or part else ""
     return (
         word + (f"_{var}" if var else "") + {"post": "", "prev": "_before", "start": "_start"}[when]
     )
@@ -374,22 +182,6 @@ def _answer(program: Program, writer: MemoryWriter, y: fx.Node) -> fx.Node:
     if len(outputs) > 1:
         return program.method("unflatten", y, -1, sizes(outputs))
     return y if outputs else program.method("squeeze", y, -1)
-
-
-def _write_start(writer: MemoryWriter, out: Writer, kind: str) -> None:
-    """Write a read of the state before the chunk."""
-    program, name = Program(), writer.memory.name
-    path = program.input("path")
-    if kind == "bare":
-        text = f"Give {name} at the start of every token's chunk."
-        writer.method(out, "states_start", [f"path: {_path_type(writer)}"], "Tensor", text)
-        writer.finish(out, program, [program.call(library_tiles.states_of_starts, path)])
-        return
-    text = f"Read {name}(q) at every token, at the start of its chunk."
-    words = ["q: Tensor", f"path: {_path_type(writer)}"]
-    writer.method(out, "read_start", words, "Tensor", text)
-    y = program.call(library_tiles.read_starts, _query(program, writer), path)
-    writer.finish(out, program, [_answer(program, writer, y)])
 
 
 def _write_read(writer: MemoryWriter, out: Writer, var: str, late: bool) -> None:

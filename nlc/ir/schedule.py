@@ -21,25 +21,49 @@ Kind = Literal[
 
 
 @dataclass(frozen=True)
+class Keeping:
+    """How the products of one part's gates are kept, for how many tokens at once, and why.
+
+    The tile never changes numbers.
+    """
+
+    gates: Gates = "ScalarGate"
+    tile: int = 1
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Schedule:
     """How one memory runs over a sequence, and why.
 
-    `forms` are the normal forms by part of the map; `tile` is how many tokens are processed at
-    once (it never changes numbers); `chunk` the language's. `gates` says how products of gates are
-    kept, `gates_reason` why. Where it runs token by token, `hint` is a change of the spec that
-    would help, and `span` the place of what keeps it from that.
+    `forms` are the normal forms by part of the map, `parts` how the gates of each are kept where
+    it runs in tiles; `chunk` is the language's. Where it runs token by token, `hint` is a change of
+    the spec that would help, and `span` the place of what keeps it from that.
     """
 
     memory: str
     kind: Kind
     reason: str
     forms: tuple[tuple[str, NormalForm], ...] = ()
-    tile: int = 1
     chunk: int = 1
-    gates: Gates = "ScalarGate"
-    gates_reason: str = ""
+    parts: tuple[tuple[str, Keeping], ...] = ()
     hint: str = ""
     span: Span | None = field(default=None, compare=False, repr=False)
+
+    def keeping(self, part: str) -> Keeping:
+        """Return how the gates of a part are kept."""
+        return dict(self.parts)[part]
+
+    @property
+    def tile(self) -> int:
+        """The tokens that are processed at once."""
+        return max((kept.tile for _, kept in self.parts), default=1)
+
+    @property
+    def gates_reason(self) -> str:
+        """Why products of gates are kept as they are, part by part."""
+        found = dict.fromkeys(kept.reason for _, kept in self.parts if kept.reason)
+        return "; ".join(found)
 
 
 @dataclass(frozen=True)

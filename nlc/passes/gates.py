@@ -8,11 +8,10 @@ where |log F| cannot exceed 60 within a tile; otherwise keys are decayed for eve
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from nlc.ir.expr import Expr
 from nlc.ir.normal_form import Affine
-from nlc.ir.schedule import Gates
+from nlc.ir.schedule import Gates, Keeping
 from nlc.ir.show import show_expr
 from nlc.passes.interval import Interval
 
@@ -25,18 +24,9 @@ TILES: dict[Gates, tuple[int, int]] = {
     "ScalarGate": (32, 64),
     "RelativeGates": (32, 64),
     "ChannelGates": (8, 8),
-    "CoupledGates": (32, 32),
+    "CoupledGates": (32, 64),
     "CoupledChannels": (8, 8),
 }
-
-
-@dataclass(frozen=True)
-class Keeping:
-    """How products of gates are kept, for tiles of how many tokens, and why."""
-
-    gates: Gates
-    tile: int
-    reason: str = ""
 
 
 def keep_gates(form: Affine, log: Callable[[Expr], Interval]) -> Keeping:

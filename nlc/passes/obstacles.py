@@ -109,8 +109,12 @@ OBSTACLES: Mapping[str, tuple[str, str]] = {
         "let {others} not read `{name}`, so that all tokens are known at once",
     ),
     "several parts": (
-        "its map has several parts",
-        "a `linear` map has one part, and runs over many tokens at once",
+        "its map has several parts, and nothing is read at a chunk's start",
+        "`chunk C` on its level takes gradients at the chunk's start, and all parts run in chunks",
+    ),
+    "moving gates": (
+        "affine, but its gates read the state before the chunk",
+        "make the gates of streams, or of other memories",
     ),
     "other shapes": (
         "affine, but extra states of another shape move with it",

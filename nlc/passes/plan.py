@@ -14,7 +14,7 @@ import networkx as nx
 
 from nlc.ir.expr import Expr, Graph, postorder, rewrite
 from nlc.ir.normal_form import Affine, Neither, NormalForm
-from nlc.ir.schedule import BlockPlan, Parallel, Plan, Run, Schedule, Stage, TokenLoop
+from nlc.ir.schedule import BlockPlan, Kind, Parallel, Plan, Run, Schedule, Stage, TokenLoop
 from nlc.ir.system import Block, Call, Equation, Memory, Step, System, Update
 from nlc.passes.bound import Bounds
 from nlc.passes.gates import keep_gates
@@ -174,45 +174,56 @@ def _schedule(
         if isinstance(form, Neither):
             where = f"`{part.removesuffix('.weight')}`: " if len(forms) > 1 else ""
             return one_by_one(where + form.reason, form.hint, forms, form.span)
-    if len(forms) > 1:
-        return sequential("several parts", forms)
-    form = forms[0][1]
-    assert isinstance(form, Affine)
-    if len(memory.variables) > len(form.states):
-        extra = [v for v in memory.variables if v.name not in dict(form.states)]
+    found = [(part, form) for part, form in forms if isinstance(form, Affine)]
+    chunked = reads_start(memory)
+    if any(len(memory.variables) > len(form.states) for _, form in found):
+        extra = [v for v in memory.variables if v.name not in dict(found[0][1].states)]
         names = ", ".join(f"`{v.name}`" for v in extra)
         return sequential("other shapes", forms, extra[0].span, names=names)
+    if len(found) > 1 and not chunked:
+        return sequential("several parts", forms)
+    if any(_gates_read(form) for _, form in found):
+        return sequential("moving gates", forms)
     if memory.reset is not None and _copies(memory):
         return sequential("copied at resets", forms)
     elsewhere = _read_elsewhere(memory, schedules)
     if elsewhere is not None:
         return sequential("elsewhere", forms, elsewhere[1], name=elsewhere[0])
-    if not _varies(form):
+    if not any(_varies(form) for _, form in found):
         return sequential("still", forms)
-    if form.known and _one_row(memory, form):
+    known = all(form.known for _, form in found)
+    if known and not chunked and memory.reset is None and _one_row(memory, found[0][1]):
         reason = "affine in its state, channel by channel, and nothing in its writes reads it"
-        return Schedule(memory.name, "scan", reason, forms, chunk=memory.chunk)
-    kind = "tile-scan" if form.known else "tile-solve"
-    reason = (
-        "affine in its state, and its writes are known in advance" if form.known
-        else "affine in its state, which its writes read"
-    )  # fmt: skip
-    kept = keep_gates(form, Bounds(block).log)
-    return Schedule(
-        memory.name, kind, reason, forms, kept.tile, memory.chunk,  # type: ignore[arg-type]
-        kept.gates, kept.reason,
-    )  # fmt: skip
+        return Schedule(memory.name, "scan", reason, forms, memory.chunk)
+    reason = "affine in its state, which its writes read"
+    if known:
+        reason = "affine in its state, and its writes are known in advance"
+        if chunked:
+            reason = "affine in its state, and its writes are known at the chunk's start"
+    log = Bounds(block).log
+    parts = tuple((part, keep_gates(form, log)) for part, form in found)
+    kind: Kind = "tile-scan" if known else "tile-solve"
+    return Schedule(memory.name, kind, reason, forms, memory.chunk, parts)
+
+
+def reads_start(memory: Memory) -> bool:
+    """Say whether an update reads its own state at the start of the chunk."""
+    return memory.chunk > 1 and any(
+        node.op == "state" and node.attr("memory") == memory.name and node.attr("when") == "start"
+        for node in postorder([a.value for a in memory.update])
+    )
+
+
+def _gates_read(form: Affine) -> bool:
+    """Say whether a gate hangs on the state at the start of the chunk."""
+    gates = [gate.value for row in form.decay for gate in row if gate is not None]
+    return any(n.op == "state" and n.attr("when") == "start" for n in postorder(gates))
 
 
 def _one_row(memory: Memory, form: Affine) -> bool:
-    """Say whether each state is one row, moved without a break."""
+    """Say whether each state is one row."""
     shape = memory.map.parts[0].shape
-    row = len(shape) < 2 or (shape[0].size == 1 and not form.transposed)
-    broken = memory.reset is not None or any(
-        node.op == "state" and node.attr("when") == "start"
-        for node in postorder([a.value for a in memory.update])
-    )
-    return row and not broken
+    return len(shape) < 2 or (shape[0].size == 1 and not form.transposed)
 
 
 def _copies(memory: Memory) -> bool:

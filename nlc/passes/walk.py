@@ -53,7 +53,7 @@ class Walk:
     tallies: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     times_of: dict[str, int] = field(default_factory=dict)
     flat: set[str] = field(default_factory=set)
-    courses: dict[str, Course | Rows] = field(default_factory=dict)
+    courses: dict[str, dict[str, Course | Rows]] = field(default_factory=dict)
     calls: dict[tuple[str, bool], int] = field(default_factory=lambda: defaultdict(int))
     reached: Reached = ALL
     looped: bool = False
@@ -209,7 +209,7 @@ class Walk:
                 name = str(node.attr("memory"))
                 if name not in self.courses or node.attr("when") not in ("post", "prev"):
                     return name, Tally()
-                course, var = self.courses[name], str(node.attr("var"))
+                course, var = self.courses[name][str(node.attr("part"))], str(node.attr("var"))
                 number = [v.name for v in self.memory(name).variables].index(var)
                 return name, whole_states(course, number)
             case _:

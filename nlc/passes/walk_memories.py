@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nlc.ir import normal_form
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.normal_form import Affine
-from nlc.ir.schedule import Schedule
+from nlc.ir.schedule import Keeping
 from nlc.ir.shape import count
 from nlc.ir.system import Memory
 from nlc.passes import work_tiles
@@ -35,7 +35,8 @@ def move_by_tokens(walk: Walk, name: str) -> None:
     source = source_of(memory)
     if memory.reset is not None and source in walk.courses:
         # it may begin anew with the other's state at every token
-        walk.add(source, whole_states(walk.courses[source]))
+        for course in walk.courses[source].values():
+            walk.add(source, whole_states(course))
 
 
 def asked_ahead(memory: Memory, made: set[str], moving: set[str]) -> list[Expr]:
@@ -76,10 +77,16 @@ def collect(walk: Walk, name: str) -> None:
 
 
 def move_by_tiles(walk: Walk, name: str) -> None:
-    """Count a memory that runs on its normal form: its coefficients, then the tiles."""
+    """Count a memory that runs on its normal forms: part by part, coefficients, then the tiles."""
+    walk.courses[name] = {}
+    for part, form in walk.schedule(name).forms:
+        assert isinstance(form, Affine)
+        _move_part(walk, name, part, form)
+
+
+def _move_part(walk: Walk, name: str, part: str, form: Affine) -> None:
     memory, schedule = walk.memory(name), walk.schedule(name)
-    form = schedule.forms[0][1]
-    assert isinstance(form, Affine)
+    kept = dict(schedule.parts).get(part, Keeping())
     decays = [[None if gate is None else gate.value for gate in row] for row in form.decay]
     coefficients = [e for row in decays for e in row] + [
         e
@@ -91,22 +98,22 @@ def move_by_tiles(walk: Walk, name: str) -> None:
     if schedule.kind == "scan":
         _scan(walk, memory, form, found)
         return
-    tiles = tiling(memory, schedule, form, walk.tokens)
+    tiles = tiling(memory, part, kept.tile, form, walk.tokens)
 
     def gate(row: int, column: int, value: Expr | None) -> Sized | None:
         if len(decays) == 1 and value is not None and _is_one(value):
             return None
         if value is None and (len(decays) > 1):
             return None
-        kept = form.decay[row][column]
-        wide = kept is not None and kept.kind == "diagonal" and value is not None
+        own = form.decay[row][column]
+        wide = own is not None and own.kind == "diagonal" and value is not None
         width = value.shape[-1].size if wide and value is not None else 1
         return tiles.of_token(width, value is not None and walk.facts(value)[1])
 
     gates = [[gate(i, j, e) for j, e in enumerate(row)] for i, row in enumerate(decays)]
     writes = [_write(walk, write) for write in form.writes] or [Write((), False, ((False, (0,)),))]
-    walk.courses[name], moved = work_tiles.solve_tiles(
-        tiles, writes, schedule.gates, gates, form.transposed, memory.learned
+    walk.courses[name][part], moved = work_tiles.solve_tiles(
+        tiles, writes, kept.gates, gates, form.transposed, memory.learned
     )
     walk.add(name, moved)
 
@@ -123,7 +130,8 @@ def _scan(walk: Walk, memory: Memory, form: Affine, coefficients: list[Expr]) ->
     gated = any(walk.facts(gate.value)[1] for gate in gates)
     written = [e for write in form.writes for e in (write.offset, *write.targets) if e is not None]
     writes = any(walk.facts(e)[1] for e in written)
-    walk.courses[memory.name], moved = scan_rows(rows, len(form.writes), width, writes, gated)
+    course, moved = scan_rows(rows, len(form.writes), width, writes, gated)
+    walk.courses[memory.name][memory.map.parts[0].name] = course
     walk.add(memory.name, moved)
 
 
@@ -146,9 +154,9 @@ def whole_states(course: Course | Rows, state: int = 0) -> Tally:
     return Tally() if isinstance(course, Rows) else work_tiles.states_of_tiles(course, state)
 
 
-def tiling(memory: Memory, schedule: Schedule, form: Affine, tokens: int) -> Tiling:
+def tiling(memory: Memory, part: str, size: int, form: Affine, tokens: int) -> Tiling:
     """Return the tiles of a memory over a sequence; what ends at a chunk or a reset is padded."""
-    shape = [axis.size for axis in memory.map.parts[0].shape]
+    shape = [axis.size for p in memory.map.parts if p.name == part for axis in p.shape]
     sizes = [1] * (2 - len(shape)) + shape
     rows, columns = sizes[::-1] if form.transposed else sizes
     length = tokens
@@ -157,10 +165,11 @@ def tiling(memory: Memory, schedule: Schedule, form: Affine, tokens: int) -> Til
     elif memory.reset is not None:
         length = memory.reset.count
     pieces, rest = divmod(tokens, length)
-    tiles = pieces * -(-length // schedule.tile) + -(-rest // schedule.tile)
+    size = min(size, length) if runs_by_chunks(memory) else size
+    tiles = pieces * -(-length // size) + -(-rest // size)
     ends = tokens // memory.reset.count if memory.reset is not None else 0
     lanes = count(memory.lead)
-    return Tiling(lanes, rows, columns, tiles, schedule.tile, len(form.states), ends)
+    return Tiling(lanes, rows, columns, tiles, size, len(form.states), ends)
 
 
 def _is_one(value: Expr) -> bool:

@@ -72,11 +72,23 @@ def read(walk: Walk, node: Expr, state: Expr) -> Tally:
     memory = walk.memory(str(state.attr("memory")))
     x = node.args[0 if node.op == "apply" else 1]
     queries = count(x.shape) // count((*memory.lead, *memory.map.inputs))
-    course = walk.courses[memory.name]
-    if isinstance(course, Rows):
-        return read_rows(course, max(queries, 1))
     number = [v.name for v in memory.variables].index(str(state.attr("var")))
-    return work_tiles.read_tiles(course, max(queries, 1), number)
+    tally = Tally()
+    for part in memory.map.parts:
+        course = walk.courses[memory.name][part.name]
+        if isinstance(course, Rows):
+            found = read_rows(course, max(queries, 1))
+        elif len(memory.map.parts) > 1 and len(part.shape) < 2:
+            found = work_tiles.states_of_tiles(course, number)
+        else:
+            found = work_tiles.read_tiles(course, max(queries, 1), number)
+        tally.forward += found.forward
+        tally.backward += found.backward
+    _, extra = layers(memory.map)
+    if extra:
+        each = count(node.shape) // count(memory.map.outputs) * walk.facts(node)[0]
+        tally.elementwise(each * extra, each * extra, each * extra)
+    return tally
 
 
 def applied(walk: Walk, node: Expr) -> Tally:

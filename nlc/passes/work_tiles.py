@@ -83,7 +83,8 @@ def solve_tiles(
     known = [r for r in range(len(writes)) if r not in open_]
     left = {r: D.left(at, keys[r]) for r in known}
     before = tally.backward
-    add = at.total([at.matmul(E[s].mT, left[s]) for s in known]) if known else None
+    added = [at.matmul(E[s].mT, left[s]) for s in known]
+    add = at.total([Sized((*x.shape[:-1], t.n * d_k), x.needs) for x in added]) if known else None
     if not open_:
         tally.backward = before + (tally.backward - before).share(t.tiles - t.ends, t.tiles)
     state = Sized((t.tiles, t.lanes, d_v, t.n * d_k), learned)
@@ -154,7 +155,8 @@ def read_tiles(course: Course, queries: int, state: int = 0) -> Tally:
     pairs = [(e, b, into) for e, keys in zip(course.writes, course.keys, strict=True)
              for b, into in keys]  # fmt: skip
     if course.transposed:
-        found = [D.kept(at, state, at.matmul(q, course.starts))]
+        met = at.matmul(q, course.starts)
+        found = [D.kept(at, state, Sized((*met.shape[:-1], t.columns), met.needs))]
         for e, b, into in pairs:
             before = tally.backward
             given = D.spread(at, into, state, at.matmul(q, e.mT), b)
@@ -162,7 +164,9 @@ def read_tiles(course: Course, queries: int, state: int = 0) -> Tally:
             # no gradient comes back to a product that reaches no answer
             tally.backward = before if given is None else tally.backward
     else:
-        found = [at.matmul(D.asked(at, [(q, state)]), course.starts.mT)]
+        asked = D.asked(at, [(q, state)])
+        starts = Sized((*course.starts.shape[:-1], asked.shape[-1]), course.starts.needs)
+        found = [at.matmul(asked, starts.mT)]
         for e, b, into in pairs:
             scores = D.reach(at, into, state, q, b)
             found += [at.matmul(scores, e)] if scores is not None else []
@@ -175,7 +179,7 @@ def states_of_tiles(course: Course, state: int = 0) -> Tally:
     tally = Tally()
     at, t, D = Sizes(tally), course.tiling, course.gates
     rows = t.size * t.rows
-    first = Sized((t.tiles, t.lanes, rows, t.n * t.columns), course.starts.needs)
+    first = Sized((t.tiles, t.lanes, rows, t.columns), course.starts.needs)
     found = [D.kept(at, state, first)]
     for e, keys in zip(course.writes, course.keys, strict=True):
         for b, into in keys:

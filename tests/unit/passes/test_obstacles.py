@@ -115,10 +115,16 @@ EXAMPLES: dict[str, tuple[str, str]] = {
                more="kk = unit(k)\n", out="B(M(q))"),
     ),
     "several parts": (
+        memory("self = a * self", map="mlp(d_k -> 3 -> d_v)", more="a = sigmoid(sum(v))\n"),
         memory("self = self - 0.1 * grad", KEYED, "mlp(d_k -> 3 -> d_v)").replace(
             "every 1 token", "every 1 token, chunk 4"
         ),
-        memory("self = self - 0.1 * grad", KEYED).replace(
+    ),
+    "moving gates": (
+        memory("self = sigmoid(<self(k), v>) * self + outer(v, k)").replace(
+            "every 1 token", "every 1 token, chunk 4"
+        ),
+        memory("self = sigmoid(sum(v)) * self + outer(v - self(k), k)").replace(
             "every 1 token", "every 1 token, chunk 4"
         ),
     ),
@@ -151,7 +157,7 @@ def test_an_obstacle_is_told_with_its_place(kind: str) -> None:
     assert schedule.kind == "sequential"
     reason, hint = (text.split("{")[0].strip("`") for text in OBSTACLES[kind])
     assert reason in schedule.reason and hint in schedule.hint
-    placeless = ("several parts", "copied at resets", "still")
+    placeless = ("several parts", "moving gates", "copied at resets", "still")
     assert (schedule.span is None) == (kind in placeless)
     if schedule.span is not None:
         assert schedule.span.line > 8

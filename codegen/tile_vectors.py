@@ -1,0 +1,187 @@
+"""The normal form of one part as a program: its writes, its gates, and the equations above them.
+
+In: an `Affine` form and a `Lowering` over a sequence. Out: calls of `Write`, the gates as
+`library_tiles` takes them, and the comments that say what they are.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, field
+
+from nlc.codegen import library, library_tiles
+from nlc.codegen.lowering import Lowering, batch_of, rank_of
+from nlc.codegen.program import Operand, note
+from nlc.codegen.writer import Writer
+from torch import fx
+
+from nlc.ir.expr import Expr
+from nlc.ir.normal_form import Affine, Gate, Write
+from nlc.ir.schedule import Keeping
+
+
+def equations(out: Writer, form: Affine, states: list[str]) -> None:
+    """Say what the writes and the gates below compute; `states` are the names of the states."""
+    names = [f"{name}_{{t-1}}" for name in states]
+    for r, write in enumerate(form.writes):
+        terms = [f"{n} p" for n, p in zip(names, write.reads, strict=True) if p is not None]
+        terms += [f"c {write_name(form, s)}" for s, _ in write.earlier]
+        terms += ["u"] if write.offset is not None else []
+        out.comment(f"{write_name(form, r)} = {' + '.join(terms) or '0'}")
+    for j, name in enumerate(states):
+        gates = [(i, row[j]) for i, row in enumerate(form.decay) if row[j] is not None]
+        terms = []
+        for i, gate in gates:
+            assert gate is not None
+            unit = gate.value.op == "const" and gate.value.attr("value") == 1.0
+            terms.append(names[i] if unit else f"{names[i]} {_gate_word(gate, len(names), i, j)}")
+        for r, write in enumerate(form.writes):
+            if write.targets[j] is not None:
+                terms.append(f"{write_name(form, r)} b^T")
+        turned = " (all transposed)" if form.transposed else ""
+        out.comment(f"{name}_t = {' + '.join(terms) or '0'}{turned}")
+
+
+def write_name(form: Affine, number: int) -> str:
+    """How a write is called: `e`, or `e1`, `e2`, ... where there are several."""
+    return f"e{number + 1}" if len(form.writes) > 1 else "e"
+
+
+def _gate_word(gate: Gate, count: int, i: int, j: int) -> str:
+    word = "g" if count == 1 else f"g{i + 1}{j + 1}"
+    return word if gate.kind == "scalar" else f"diag({word})"
+
+
+@dataclass
+class Vectors:
+    """Builds the vectors of writes, each once."""
+
+    low: Lowering
+    lead: int
+    rank: int
+    done: dict[tuple[Expr, bool], fx.Node] = field(default_factory=dict)
+
+    def writes(self, form: Affine) -> list[fx.Node]:
+        """All writes of a form; a form without one writes zeros."""
+        if not form.writes:
+            return [
+                self.low.program.call(library_tiles.Write, [], self.zero(), [(self.zero(), (0,))])
+            ]
+        return [self.write(write, write_name(form, r)) for r, write in enumerate(form.writes)]
+
+    def write(self, write: Write, name: str) -> fx.Node:
+        """A call of `Write`."""
+        reads = [
+            (self.vector(p, self.rank >= 1, "p"), j)
+            for j, p in enumerate(write.reads)
+            if p is not None
+        ]
+        offset = None
+        if write.offset is not None:
+            offset = self.vector(write.offset, self.rank == 2, "u")
+        into: dict[Expr, list[int]] = {}
+        for j, b in enumerate(write.targets):
+            if b is not None:
+                into.setdefault(b, []).append(j)
+        targets = [(self.vector(b, self.rank >= 1, "b"), tuple(js)) for b, js in into.items()]
+        if not targets:
+            # other writes see it, no state keeps it
+            targets = [(self.zero(), (0,))]
+        seen = [(_lifted(self.low, self.low.tensor(c), self.lead), s) for s, c in write.earlier]
+        words: list[Operand] = [reads, offset, targets, *([tuple(seen)] if seen else [])]
+        node = self.low.program.call(library_tiles.Write, *words)
+        node.meta["name"] = name
+        return node
+
+    def zero(self) -> fx.Node:
+        """A vector of zeros, of one entry."""
+        nothing = self.low.program.call(library.number, 0.0, self.low.like)
+        return self.low.unsqueeze(note(nothing, (), 0, wide=True), 0)
+
+    def vector(self, expr: Expr, has_axis: bool, name: str) -> fx.Node:
+        """A coefficient [*lead, d], with an axis of size 1 where it is one number."""
+        key = (expr, has_axis)
+        if key not in self.done:
+            node = _vector(self.low, expr, self.lead, has_axis, name)
+            if rank_of(node) == 0 and batch_of(node) == 0:
+                node = self.low.unsqueeze(node, 0)
+            self.done[key] = node
+        return self.done[key]
+
+
+def _vector(low: Lowering, expr: Expr, lead: int, has_axis: bool, name: str) -> fx.Node:
+    node = _scaled(low, expr) if has_axis else low.tensor(expr)
+    rank = rank_of(node)
+    if not has_axis and rank <= lead and (rank or batch_of(node)):
+        node = low.unsqueeze(node, batch_of(node) + rank)
+    node = _lifted(low, node, lead + 1)
+    if node.op != "placeholder":
+        node.meta.setdefault("name", name)
+    return node
+
+
+def _scaled(low: Lowering, expr: Expr) -> fx.Node:
+    """A vector times numbers, the numbers multiplied first: one product over the vector."""
+    sign, numbers, rest = _factors(expr)
+    if sign == 1.0 and len(numbers) < 2:
+        return low.tensor(expr)
+    if len(rest) != 1 or not numbers:
+        return low.tensor(expr)
+    program, scale = low.program, low.tensor(numbers[0])
+    for other in numbers[1:]:
+        a, b = low.align([scale, low.tensor(other)])
+        shape = max(a.meta["shape"], b.meta["shape"], key=len)
+        scale = low.mark(program.call(operator.mul, a, b), shape, a, b)
+    if sign == -1.0:
+        scale = low.mark(program.call(operator.neg, scale), scale.meta["shape"], scale)
+    elif sign != 1.0:
+        product = program.call(operator.mul, sign, scale)
+        scale = low.mark(product, scale.meta["shape"], scale)
+    thin = low.unsqueeze(scale, batch_of(scale) + rank_of(scale))
+    a, b = low.align([thin, low.tensor(rest[0])])
+    return low.mark(program.call(operator.mul, a, b), expr.shape, a, b)
+
+
+def _factors(expr: Expr) -> tuple[float, list[Expr], list[Expr]]:
+    """Split a product into its number, its factors of one number a copy, and all others."""
+    match expr.op:
+        case "neg":
+            sign, numbers, rest = _factors(expr.args[0])
+            return -sign, numbers, rest
+        case "mul":
+            left, right = (_factors(arg) for arg in expr.args)
+            return left[0] * right[0], left[1] + right[1], left[2] + right[2]
+        case "const":
+            return float(expr.attr("value")), [], []
+        case "let":
+            return _factors(expr.args[0])
+        case "unsqueeze" if tuple(expr.attr("axes")) == (-1,):
+            return 1.0, [expr.args[0]], []
+        case _:
+            return 1.0, [], [expr]
+
+
+def _lifted(low: Lowering, node: fx.Node, rank: int) -> fx.Node:
+    if batch_of(node):
+        if batch_of(node) == 1:
+            node = low.unsqueeze(node, 1)
+        for _ in range(rank - rank_of(node)):
+            node = low.unsqueeze(node, batch_of(node))
+    return node
+
+
+def gate_value(low: Lowering, kept: Keeping | None, gate: Gate | None) -> Operand:
+    """A gate as tiles of that kind take it, or a scan: a number, a tensor, or None for 0."""
+    if gate is None:
+        return None
+    value = low.value(gate.value)
+    if isinstance(value, float | int):
+        return float(value)
+    node = low.tensor(gate.value)
+    node = _lifted(low, node, rank_of(node))
+    channels = kept is None or kept.gates == "CoupledChannels"
+    if gate.kind == "scalar" and channels:
+        node = low.unsqueeze(node, batch_of(node) + rank_of(node))
+    if node.op != "placeholder":
+        node.meta.setdefault("name", "g")
+    return node

@@ -1,0 +1,310 @@
+"""How a memory whose update reads the state before its chunk moves over a sequence, part by part.
+
+In: a `MemoryWriter` whose schedule has a keeping for each part of the map. Out: `forward`, which
+holds what a chunk's tokens write as a function of their streams and the state before the chunk, and
+the reads of its course: the map read layer by layer, each at every token's own state.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from nlc.codegen import library_chunks, library_gates, library_tiles
+from nlc.codegen.apply import MAPS, Site, apply_parts, flat_input, split_output
+from nlc.codegen.lowering import Lowering, batch_of
+from nlc.codegen.program import Operand, Program, note
+from nlc.codegen.tile_vectors import Vectors, equations, gate_value
+from nlc.codegen.torch_tiles import read_name
+from nlc.codegen.writer import Writer, split_call
+from torch import fx
+
+from nlc.ir.expr import Expr, postorder
+from nlc.ir.normal_form import Affine
+from nlc.ir.system import Part
+
+if TYPE_CHECKING:
+    from nlc.codegen.torch_memory import MemoryWriter
+
+
+def write_chunks(writer: MemoryWriter, out: Writer) -> None:
+    """Write `forward`."""
+    memory = writer.memory
+    words = [f"{n}: Tensor" for n in writer.run_arguments.values()]
+    kinds = [writer.state_type(v.name) for v in memory.variables]
+    words += [f"{name}: {kind}" for name, kind in zip(writer.states, kinds, strict=True)]
+    words.append(f"{writer.start_name}: {kinds[0]}")
+    words += [
+        f"{w.split(':')[0]}: {k}" for w, k in zip(writer.restart_words(), kinds, strict=False)
+    ]
+    words.append("position: int")
+    result = ", ".join(["list[Chunks]", *kinds, kinds[0]])
+    about = f"Move over a sequence, a chunk of {memory.chunk} tokens at a time."
+    writer.used |= {"Chunks", "Moves", "run_chunks"}
+    writer.method(out, "forward", words, f"tuple[{result}]", about)
+    with out.indent():
+        streams = _writes(writer, out)
+        _moves(writer, out)
+        _call(writer, out, streams)
+    out.blank()
+
+
+def _writes(writer: MemoryWriter, out: Writer) -> list[str]:
+    """Write the function that gives the writes of one chunk; return its streams."""
+    from nlc.codegen.torch_memory import taken, write_dict
+
+    memory = writer.memory
+    roots = [e for _, form in writer.forms for e in _of_writes(form)]
+    needed = set(postorder(roots))
+    arguments = {e: n for e, n in writer.run_arguments.items() if e in needed}
+    varying = [n for e, n in arguments.items() if writer.varies(e)]
+    # a chunk must have its tokens counted, even where what it writes does not hang on them
+    first = [n for e, n in writer.run_arguments.items() if writer.varies(e)][:1]
+    streams = varying or first
+    out.blank()
+    out.line(f"def writes({', '.join([*streams, 'start'])}):")
+    with out.indent():
+        out.docstring(["What the tokens of a chunk write, from the state before it."])
+        program, inputs = writer.begin(arguments, 2)
+        before = program.input("start")
+        start = {
+            part.name: note(
+                program.call(operator.getitem, before, part.name),
+                (*memory.lead, *part.shape),
+                1,
+                wide=True,
+            )
+            for part in memory.map.parts
+        }
+
+        def leaf(expr: Expr) -> fx.Node:
+            return inputs[expr] if expr in inputs else start[expr.attr("part")]
+
+        like = writer.like(program, inputs, list(start.values()))
+        low = Lowering(program, 2, leaf, taken(inputs, leaf), like)
+        found = {}
+        for part, form in writer.forms:
+            rank = len(_part(writer, part).shape)
+            found[part] = Vectors(low, len(memory.lead), rank).writes(form)
+        program.finish(tuple(x for writes in found.values() for x in writes))
+        printer = writer.body(out, program)
+        write_dict(out, printer, "return ", found)
+    out.blank()
+    return streams
+
+
+def _of_writes(form: Affine) -> list[Expr]:
+    found: list[Expr | None] = []
+    for write in form.writes:
+        found += [*write.reads, *(c for _, c in write.earlier), write.offset, *write.targets]
+    return [e for e in found if e is not None]
+
+
+def _part(writer: MemoryWriter, name: str) -> Part:
+    return next(p for p in writer.memory.map.parts if p.name == name)
+
+
+def _moves(writer: MemoryWriter, out: Writer) -> None:
+    """Write how each part moves: its gates and how their products are kept."""
+    from nlc.codegen.torch_memory import taken, write_dict
+
+    program, inputs = writer.begin(writer.run_arguments, 2)
+    leaf = inputs.__getitem__
+    low = Lowering(program, 2, leaf, taken(inputs, leaf), writer.like(program, inputs, []))
+    moves = {}
+    for part, form in writer.forms:
+        kept = writer.schedule.keeping(part)
+        gates = [[_spread(low, gate_value(low, kept, g)) for g in row] for row in form.decay]
+        words: list[Operand] = [gates, getattr(library_gates, kept.gates), kept.tile]
+        rank = len(_part(writer, part).shape)
+        if rank < 2 or form.transposed:
+            words += [rank, *([True] if form.transposed else [])]
+        moves[part] = program.call(library_chunks.Moves, *words)
+    program.finish(tuple(moves.values()))
+    shown: set[tuple[str, ...]] = set()
+    for part, form in writer.forms:
+        inner = Writer()
+        names = [f"{n}.{part}" if len(writer.forms) > 1 else n for n in writer.states]
+        equations(inner, form, names)
+        lines = tuple(line.replace(f".{part}", "") for line in inner.lines)
+        if lines not in shown:
+            shown.add(lines)
+            equations(out, form, names)
+    printer = writer.body(out, program)
+    write_dict(out, printer, "moves = ", moves)
+
+
+def _spread(low: Lowering, gate: Operand) -> Operand:
+    """A gate that is the same for all tokens, with axes for batch and time."""
+    if isinstance(gate, fx.Node):
+        while batch_of(gate) < 2:
+            gate = low.unsqueeze(gate, batch_of(gate) if batch_of(gate) else 0)
+    return gate
+
+
+def _call(writer: MemoryWriter, out: Writer, streams: list[str]) -> None:
+    """Write the call that runs all chunks."""
+    single = len(writer.forms) == 1
+    part = writer.forms[0][0]
+
+    def whole(name: str) -> str:
+        return f'{{"{part}": {name}}}' if single else name
+
+    memory = writer.memory
+    words = [
+        "writes",
+        f"[{', '.join(streams)}]",
+        "moves",
+        f"[{', '.join(map(whole, writer.states))}]",
+        whole(writer.start_name),
+        "position",
+        str(memory.chunk),
+    ]
+    if memory.reset is not None:
+        again = ", ".join(whole(f"{name}_0") for name in writer.states)
+        words.append(f"({memory.reset.count}, [{again}])")
+    names = [*writer.states, writer.start_name]
+    for line in split_call(f"path, {', '.join(names)} = run_chunks(", words, ")", out.room):
+        out.line(line)
+    results = [f'{name}["{part}"]' if single else name for name in names]
+    out.line(f"return path, {', '.join(results)}")
+
+
+# ---- reads -------------------------------------------------------------------------------------
+
+
+def write_chunk_reads(writer: MemoryWriter, out: Writer) -> None:
+    """Write the reads of a course that the block makes."""
+    for kind, when, var, part in sorted(writer.reads):
+        if when not in ("post", "prev", "start"):
+            continue
+        if kind == "apply":
+            _write_read(writer, out, when, var)
+        else:
+            _write_states(writer, out, when, var, part)
+
+
+ABOUT = {"post": "after its update", "prev": "before its update", "start": "before its chunk"}
+
+
+def _write_read(writer: MemoryWriter, out: Writer, when: str, var: str) -> None:
+    name = writer.memory.name
+    asked = f"{name}.{var} q" if var else f"{name}(q)"
+    text = f"Read {asked} at every token, {ABOUT[when]}."
+    words = ["q: Tensor", "path: list[Chunks]"]
+    writer.method(out, read_name("apply", when, var), words, "Tensor", text)
+    program, memory = Program(), writer.memory
+    q = note(program.input("q"), (*memory.lead, *memory.map.inputs), 2)
+    chunks = program.input("chunks")
+    low = Lowering(program, 2, lambda e: q, lambda low, e: None, q)
+    x = low.widen(q)
+    assert isinstance(x, fx.Node)
+    parts = _parts_at(writer, program, chunks, when, var)
+    if when == "start":
+        stream = Expr("stream", (), (("name", "q"),), q.meta["shape"])
+        shape = (*memory.lead, *memory.map.outputs)
+        words_: Any = (("lead", len(memory.lead)), ("map", memory.map))
+        low.done[stream] = x
+        y = apply_parts(low, Expr("apply", (stream,), words_, shape), parts)
+    else:
+        site = _PathSite(low, writer, parts, when, var)
+        y = split_output(
+            low, memory.map, MAPS[memory.map.kind](site, flat_input(low, memory.map, x))
+        )
+    y = program.method("to", y, program.call(getattr, q, "dtype"))
+    _finish(writer, out, program, y, "q, chunks", "path, q")
+
+
+def _parts_at(
+    writer: MemoryWriter, program: Program, chunks: fx.Node, when: str, var: str
+) -> dict[str, fx.Node]:
+    """What stands for each part: the state before the chunk, the course of a matrix, a vector."""
+    memory, found = writer.memory, {}
+    for part, form in writer.forms:
+        rank = len(_part(writer, part).shape)
+        shape = (*memory.lead, *_part(writer, part).shape)
+        if when == "start":
+            whole = program.call(getattr, chunks, "origin")
+            found[part] = note(program.call(operator.getitem, whole, part), shape, 1, wide=True)
+            continue
+        tiles = program.call(operator.getitem, program.call(getattr, chunks, "tiles"), part)
+        if rank == 2:
+            found[part] = tiles
+        else:
+            node = _states(writer, program, tiles, when, var)
+            found[part] = note(_of_rank(program, node, rank, form.transposed), shape, 2, wide=True)
+    return found
+
+
+def _states(writer: MemoryWriter, program: Program, tiles: fx.Node, when: str, var: str) -> fx.Node:
+    return program.call(library_tiles.states_of_tiles, tiles, **_how(writer, when, var))
+
+
+def _how(writer: MemoryWriter, when: str, var: str) -> dict[str, Operand]:
+    how: dict[str, Operand] = {} if when == "post" else {"late": False}
+    number = [v.name for v in writer.memory.variables].index(var)
+    return how | ({"state": number} if number else {})
+
+
+def _of_rank(program: Program, node: fx.Node, rank: int, transposed: bool) -> fx.Node:
+    for _ in range(2 - rank):
+        node = program.method("squeeze", node, -2 if rank == 1 else -1)
+    return program.call(getattr, node, "mT") if transposed else node
+
+
+class _PathSite(Site):
+    """A map whose matrices are courses: each token meets its own state."""
+
+    def __init__(
+        self, low: Lowering, writer: MemoryWriter, parts: dict[str, fx.Node], when: str, var: str
+    ):
+        super().__init__(low, writer.memory.map, parts, len(writer.memory.lead))
+        self.how = _how(writer, when, var)
+        self.forms = dict(writer.forms)
+        self.parts_of = {p.name: p for p in writer.memory.map.parts}
+
+    def times(self, name: str, x: fx.Node, bias: str = "") -> fx.Node:
+        """W_t x_t by the course of W."""
+        turned = self.forms[name].transposed
+        read: Callable[..., object] = (
+            library_tiles.read_turned if turned else library_tiles.read_tiles
+        )
+        node = self.low.program.call(read, x, self.parts[name], **self.how)
+        y = note(node, (*x.meta["shape"][:-1], self.parts_of[name].shape[-2]), 2, wide=True)
+        return self.plus(y, bias) if bias in self.parts else y
+
+
+def _write_states(writer: MemoryWriter, out: Writer, when: str, var: str, part: str) -> None:
+    label = ".".join(name for name in (writer.memory.name, var, part) if name)
+    name = read_name("bare", when, var, part)
+    text = f"Give {label} at every token, {ABOUT[when]}."
+    writer.method(out, name, ["path: list[Chunks]"], "Tensor", text)
+    program = Program()
+    chunks = program.input("chunks")
+    own = part or writer.forms[0][0]
+    if when == "start":
+        node = program.call(library_chunks.origin_of, chunks, own)
+    else:
+        tiles = program.call(operator.getitem, program.call(getattr, chunks, "tiles"), own)
+        rank, form = len(_part(writer, own).shape), dict(writer.forms)[own]
+        node = _of_rank(program, _states(writer, program, tiles, when, var), rank, form.transposed)
+    _finish(writer, out, program, node, "chunks", "path")
+
+
+def _finish(
+    writer: MemoryWriter, out: Writer, program: Program, result: fx.Node, takes: str, given: str
+) -> None:
+    """Write the read of one run of chunks, and the call for all of them."""
+    program.finish((result,))
+    writer.used |= {"over_chunks", "Chunks"}
+    with out.indent():
+        out.blank()
+        out.line(f"def read({takes}):")
+        with out.indent():
+            printer = writer.body(out, program)
+            printer.settle(result, out.room - 7)
+            out.line(f"return {printer.operand(result)}")
+        out.blank()
+        out.line(f"return over_chunks(read, {given})")
+    out.blank()
