@@ -158,7 +158,6 @@ class Tiles(NamedTuple):
     keys: list[list[tuple[Tensor, tuple[int, ...]]]]  # b of each write, as `gates` takes it
     starts: Tensor  # the states before each tile, each M_j^T below the other [N, G, n * d_k, d_v]
     front: tuple[int, ...]  # B, T, *lead
-    origin: Tensor | None = None  # the state before the chunk, as it is
 
 
 class UnitLowerInverse(torch.autograd.Function):
@@ -200,13 +199,28 @@ def solve_tiles(
     writes: list[Write], kind: Any, gates: list[list[Any]], states: list[Tensor], tile: int
 ) -> tuple[Any, ...]:
     """Solve the writes of all tokens: the course and the states after it; `gates[a][j]` is D_aj."""
-    lead, (d_v, d_k) = tuple(states[0].shape[1:-2]), states[0].shape[-2:]
-    M = torch.cat([Z.reshape(-1, d_v, d_k).mT for Z in states], -2)
-    front = common_front(writes, kind, gates, (states[0].shape[0], 1, *lead))
-    D = kind(gates, front, tile, M)
+    M = stacked(states)
+    least = (states[0].shape[0], 1, *states[0].shape[1:-2])
+    front = common_front(writes, kind, gates, least)
+    D = kind.of(gates, front, tile, M)
+    E, keys, starts, M = solve(writes, D, front, M, states[0].shape[-1])
+    after = [Z.mT.reshape(states[0].shape) for Z in M.split(states[0].shape[-1], -2)]
+    return Tiles(D, E, keys, starts, front), *after
+
+
+def stacked(states: list[Tensor]) -> Tensor:
+    """Each M_j^T below the other: [B, *lead, d_v, d_k] -> [G, n * d_k, d_v]."""
+    return torch.cat([Z.reshape(-1, *Z.shape[-2:]).mT for Z in states], -2)
+
+
+def solve(
+    writes: list[Write], D: Any, front: tuple[int, ...], M: Tensor, d_k: int
+) -> tuple[Any, ...]:
+    """Solve the writes: e and b of each, the states before each tile, and after the last."""
+    d_v = M.shape[-1]
 
     def cut(x: Tensor, d: int) -> Tensor:
-        return tiled(x.to(M.dtype), front, d, tile)
+        return tiled(x.to(M.dtype), front, d, D.tile)
 
     keys = [[(D.keys(cut(b, d_k)), into) for b, into in w.b] for w in writes]
     E = [cut(M.new_zeros(1) if w.u is None else w.u, d_v) for w in writes]
@@ -214,30 +228,29 @@ def solve_tiles(
     known = [r for r in range(len(writes)) if r not in open_]
     # what the known writes leave in the states at each tile's end
     add = sum(D.left(keys[s]).mT @ E[s] for s in known) if known else None
-    if open_:
-        reads = {r: [(D.rows(cut(p, d_k), late=False), j) for p, j in writes[r].p] for r in open_}
-        sees = {r: {s: cut(c.unsqueeze(-1), 1) for c, s in writes[r].c} for r in open_}
-
-        def A(r: int, s: int) -> Tensor:
-            found = reached(D, reads[r], keys[s], sees[r].get(s))
-            return M.new_zeros(*E[s].shape[:-1], tile) if found is None else found
-
-        def asked(r: int) -> Tensor:
-            found = D.asked(reads[r], late=False) if reads[r] else M.new_zeros(1)
-            return found.expand(*E[r].shape[:-1], M.shape[-2])
-
-        # E = X + Y M^T: what of the writes is known, and what hangs on the tile's first states
-        X = [sum((A(r, s) @ E[s] for s in known), E[r]) for r in open_]
-        inverse = UnitLowerInverse.apply(woven_square([[A(r, s) for s in open_] for r in open_]))
-        Y = inverse @ woven([asked(r) for r in open_])
-        left = woven([D.left(keys[r]) for r in open_])
-        solved, starts, M = TileScan.apply(inverse @ woven(X), Y, left, D.whole(), add, M)
-        for place, r in enumerate(open_):
-            E[r] = solved if len(open_) == 1 else solved[..., place :: len(open_), :]
-    else:
+    if not open_:
         starts, M = scan_known(add, D.whole(), M)
-    after = [Z.mT.reshape(states[0].shape) for Z in M.split(d_k, -2)]
-    return Tiles(D, E, keys, starts, front), *after
+        return E, keys, starts, M
+    reads = {r: [(D.rows(cut(p, d_k), late=False), j) for p, j in writes[r].p] for r in open_}
+    sees = {r: {s: cut(c.unsqueeze(-1), 1) for c, s in writes[r].c} for r in open_}
+
+    def A(r: int, s: int) -> Tensor:
+        found = reached(D, reads[r], keys[s], sees[r].get(s))
+        return M.new_zeros(*E[s].shape[:-1], D.tile) if found is None else found
+
+    def asked(r: int) -> Tensor:
+        found = D.asked(reads[r], late=False) if reads[r] else M.new_zeros(1)
+        return found.expand(*E[r].shape[:-1], M.shape[-2])
+
+    # E = X + Y M^T: what of the writes is known, and what hangs on the tile's first states
+    X = [sum((A(r, s) @ E[s] for s in known), E[r]) for r in open_]
+    inverse = UnitLowerInverse.apply(woven_square([[A(r, s) for s in open_] for r in open_]))
+    Y = inverse @ woven([asked(r) for r in open_])
+    left = woven([D.left(keys[r]) for r in open_])
+    solved, starts, M = TileScan.apply(inverse @ woven(X), Y, left, D.whole(), add, M)
+    for place, r in enumerate(open_):
+        E[r] = solved if len(open_) == 1 else solved[..., place :: len(open_), :]
+    return E, keys, starts, M
 
 
 def common_front(
@@ -332,7 +345,7 @@ class TileScan(torch.autograd.Function):
 def scan_known(add: Tensor, w: Tensor, M: Tensor) -> tuple[Tensor, Tensor]:
     """As `TileScan`, with writes that do not hang on the state."""
     starts = []
-    for known, decay in zip(add, w, strict=True):
+    for known, decay in zip(add.unbind(0), w.unbind(0), strict=True):
         starts.append(M)
         M = carried(M, decay) + known
     return torch.stack(starts), M
@@ -389,6 +402,13 @@ def gate_tiles(
     return tiled(g.to(like.dtype), front, g.shape[-1], tile, fill)
 
 
+def by_chunk(x: Tensor | None, rows: int, n: int) -> list[Tensor | None]:
+    """What n chunks have, which stand as rows of a batch: n of [N, G, ...]; None is 0 for all."""
+    if x is None:
+        return [None] * n
+    return [part.flatten(1, 2) for part in x.unflatten(1, (rows, n, -1)).unbind(2)]
+
+
 def products(g: Tensor) -> Tensor:
     """g_{i+1} ... g_t for 0 <= i <= t <= C, else 0: [.., C] -> [.., 1 + C, 1 + C].
 
@@ -402,13 +422,19 @@ class ScalarGate:
 
     axes = 0
 
-    def __init__(self, gates, front, tile, like):
-        self.tile, g = tile, gates[0][0]
+    def __init__(self, tile, table):
+        self.tile, self.table = tile, table
+
+    @classmethod
+    def of(cls, gates, front, tile, like):
+        g = gates[0][0]
         if isinstance(g, float) and g == 1.0:
             table = like.new_ones(1 + tile, 1 + tile).tril()
-            self.table = table.expand(-(-front[1] // tile), like.shape[0], -1, -1)
-        else:
-            self.table = products(gate_tiles(g, front, tile, like, 0, 1.0).squeeze(-1))
+            return cls(tile, table.expand(-(-front[1] // tile), like.shape[0], -1, -1))
+        return cls(tile, products(gate_tiles(g, front, tile, like, 0, 1.0).squeeze(-1)))
+
+    def of_chunks(self, rows, n):
+        return [ScalarGate(self.tile, table) for table in by_chunk(self.table, rows, n)]
 
     def seen(self, late):
         return self.table[..., 1:, :] if late else self.table[..., :-1, :]

@@ -41,13 +41,6 @@ def matvec(matrix: Tensor, x: Tensor) -> Tensor:
     return (matrix @ x.unsqueeze(-1)).squeeze(-1)
 
 
-def rows(table: Tensor, index: Tensor) -> Tensor:
-    """Look up: table [..., n, d] with one per leading axis, index [..., more] -> [..., more, d]."""
-    front = table.shape[:-2]
-    flat = index.reshape(*index.shape[: len(front)], -1, 1).expand(*front, -1, table.shape[-1])
-    return table.gather(-2, flat).reshape(*index.shape, table.shape[-1])
-
-
 def outer(a: Tensor, b: Tensor) -> Tensor:
     """a b^T: [..., m], [..., n] -> [..., m, n]."""
     return a.unsqueeze(-1) * b.unsqueeze(-2)
@@ -114,14 +107,13 @@ class Write(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """A memory's course over a sequence; N tiles of C tokens, H copies, n states."""
+    """A memory's course over a sequence: N tiles of C tokens, G rows and copies, n states."""
 
     gates: Any  # products of gates from token to token
-    writes: list[Tensor]  # e of each write [B, N, H, C, d_v]
-    keys: list[list[tuple[Tensor, tuple[int, ...]]]]  # b of each write [B, N, H, C, d_k]
-    starts: list[Tensor]  # each state before each tile [B, N, H, d_v, d_k]
-    tokens: int
-    lead: tuple[int, ...]
+    writes: list[Tensor]  # e of each write [N, G, C, d_v]
+    keys: list[list[tuple[Tensor, tuple[int, ...]]]]  # b of each write, as `gates` takes it
+    starts: Tensor  # the states before each tile, each M_j^T below the other [N, G, n * d_k, d_v]
+    front: tuple[int, ...]  # B, T, *lead
 
 
 class UnitLowerInverse(torch.autograd.Function):
@@ -143,89 +135,75 @@ class UnitLowerInverse(torch.autograd.Function):
 
 
 def tiled(x: Tensor, front: tuple[int, ...], d: int, tile: int, fill: float = 0.0) -> Tensor:
-    """Cut the sequence into tiles: [B, T, *lead, d] -> [B, N, H, C, d]."""
-    tokens = front[1]
-    x = x.expand(*front, d).reshape(front[0], tokens, -1, d)
+    """Cut the sequence into tiles: [B, T, *lead, d] -> [N, G, C, d], G rows and copies."""
+    rows, tokens = front[:2]
+    x = x.expand(*front, d).reshape(rows, tokens, -1, d)
     if tokens % tile:
         x = F.pad(x, (0, 0, 0, 0, 0, -tokens % tile), value=fill)
-    return x.unflatten(1, (-1, tile)).transpose(2, 3).contiguous()
+    x = x.unflatten(1, (-1, tile)).permute(1, 0, 3, 2, 4)
+    return x.contiguous().flatten(1, 2)
 
 
-def untiled(x: Tensor, tokens: int, lead: tuple[int, ...]) -> Tensor:
-    """Join tiles again: [B, N, H, C, ...] -> [B, T, *lead, ...]."""
-    x = x.transpose(2, 3).flatten(1, 2)[:, :tokens]
-    return x.reshape(*x.shape[:2], *lead, *x.shape[3:])
+def untiled(x: Tensor, front: tuple[int, ...]) -> Tensor:
+    """Join tiles again: [N, G, C, ...] -> [B, T, *lead, ...]."""
+    x = x.unflatten(1, (front[0], -1))
+    x = x.permute(1, 0, 3, 2, *range(4, x.ndim)).flatten(1, 2)[:, : front[1]]
+    return x.reshape(*front, *x.shape[3:])
 
 
-def in_heads(Z: Tensor) -> Tensor:
-    """The leading axes as one: [B, *lead, d_v, d_k] -> [B, H, d_v, d_k]."""
-    return Z.flatten(1, -3) if Z.ndim > 3 else Z.unsqueeze(1)
+def stacked(states: list[Tensor]) -> Tensor:
+    """Each M_j^T below the other: [B, *lead, d_v, d_k] -> [G, n * d_k, d_v]."""
+    return torch.cat([Z.reshape(-1, *Z.shape[-2:]).mT for Z in states], -2)
 
 
-def solve(writes: list[Write], D: Any, front: tuple[int, ...], M: list[Tensor]) -> tuple[Any, ...]:
+def solve(
+    writes: list[Write], D: Any, front: tuple[int, ...], M: Tensor, d_k: int
+) -> tuple[Any, ...]:
     """Solve the writes: e and b of each, the states before each tile, and after the last."""
-    d_v, d_k = M[0].shape[-2:]
+    d_v = M.shape[-1]
 
     def cut(x: Tensor, d: int) -> Tensor:
-        return tiled(x.to(M[0].dtype), front, d, D.tile)
+        return tiled(x.to(M.dtype), front, d, D.tile)
 
     keys = [[(D.keys(cut(b, d_k)), into) for b, into in w.b] for w in writes]
-    E = [
-        torch.zeros_like(k[0][0][..., :1]) if w.u is None else cut(w.u, d_v)
-        for w, k in zip(writes, keys, strict=True)
-    ]
+    E = [cut(M.new_zeros(1) if w.u is None else w.u, d_v) for w in writes]
     open_ = [r for r, w in enumerate(writes) if w.p or w.c]
     known = [r for r in range(len(writes)) if r not in open_]
-    # what the known writes leave in each state at each tile's end
-    left = [(E[s], D.left(keys[s])) for s in known]
-    adds = [[e.mT @ b[j] for e, b in left if b[j] is not None] for j in range(len(M))]
-    add = [sum(x[1:], x[0]) if x else None for x in adds]
+    # what the known writes leave in the states at each tile's end
+    add = sum(D.left(keys[s]).mT @ E[s] for s in known) if known else None
     if not open_:
-        starts, M = scan_known(add, D.flow(), M)
+        starts, M = scan_known(add, D.whole(), M)
         return E, keys, starts, M
-    reads = {r: [(cut(p, d_k), j) for p, j in writes[r].p] for r in open_}
+    reads = {r: [(D.rows(cut(p, d_k), late=False), j) for p, j in writes[r].p] for r in open_}
     sees = {r: {s: cut(c.unsqueeze(-1), 1) for c, s in writes[r].c} for r in open_}
 
     def A(r: int, s: int) -> Tensor:
-        return reached(D, reads[r], keys[s], sees[r].get(s))
+        found = reached(D, reads[r], keys[s], sees[r].get(s))
+        return M.new_zeros(*E[s].shape[:-1], D.tile) if found is None else found
 
-    # E = X + Y M_0^T: what of the writes is known, and what hangs on the tile's first states
+    def asked(r: int) -> Tensor:
+        found = D.asked(reads[r], late=False) if reads[r] else M.new_zeros(1)
+        return found.expand(*E[r].shape[:-1], M.shape[-2])
+
+    # E = X + Y M^T: what of the writes is known, and what hangs on the tile's first states
     X = [sum((A(r, s) @ E[s] for s in known), E[r]) for r in open_]
-    X = [x.expand(*x.shape[:-1], d_v) for x in X]
     inverse = UnitLowerInverse.apply(woven_square([[A(r, s) for s in open_] for r in open_]))
-    Y = inverse @ woven([abreast(D.asked(reads[r], late=False), keys[r][0][0]) for r in open_])
-    B = woven([abreast(D.left(keys[r]), keys[r][0][0]) for r in open_])
-    more = abreast(add, M[0].unsqueeze(1)) if known else None
-    w, Z = square(D.flow()), torch.cat(M, -1)
-    solved, starts, Z = TileScan.apply(inverse @ woven(X), Y, B, w, more, Z)
+    Y = inverse @ woven([asked(r) for r in open_])
+    left = woven([D.left(keys[r]) for r in open_])
+    solved, starts, M = TileScan.apply(inverse @ woven(X), Y, left, D.whole(), add, M)
     for place, r in enumerate(open_):
-        E[r] = solved[..., place :: len(open_), :]
-    return E, keys, list(starts.split(d_k, -1)), list(Z.split(d_k, -1))
-
-
-def abreast(rows: list[Any], like: Tensor) -> Tensor:
-    """What is for each state, side by side."""
-    some = next((x for x in rows if x is not None), like)
-    return torch.cat([torch.zeros_like(some) if x is None else x for x in rows], -1)
-
-
-def square(flow: list[list[Any]]) -> Tensor:
-    """F(C, 0) as one tensor [.., n, n, 1 or d_k]."""
-    some = next(x for row in flow for x in row if x is not None)
-    rows = [[torch.zeros_like(some) if x is None else x for x in row] for row in flow]
-    shape = torch.broadcast_shapes(*(x.shape for row in rows for x in row))
-    return torch.stack([torch.cat([x.expand(shape) for x in row], -2) for row in rows], -3)
+        E[r] = solved if len(open_) == 1 else solved[..., place :: len(open_), :]
+    return E, keys, starts, M
 
 
 def reached(
     D: Any, reads: list[tuple[Tensor, int]], keys: list[tuple[Tensor, tuple[int, ...]]], c: Any
-) -> Tensor:
+) -> Tensor | None:
     """A[t, i]: how much the reads of token t take of a write of token i < t, or i = t by c."""
     found = [D.reach(into, j, p, b, late=False) for p, j in reads for b, into in keys]
     found += [] if c is None else [torch.diag_embed(c.squeeze(-1))]
     found = [x for x in found if x is not None]
-    b = keys[0][0]
-    return sum(found[1:], found[0]) if found else b.new_zeros(*b.shape[:-1], b.shape[-2])
+    return sum(found[1:], found[0]) if found else None
 
 
 def woven(rows: list[Tensor]) -> Tensor:
@@ -243,34 +221,35 @@ def woven_square(blocks: list[list[Tensor]]) -> Tensor:
 
 
 def carried(M: Tensor, w: Tensor) -> Tensor:
-    """M_j <- sum_a M_a w_aj: M [.., d_v, n * d_k], w [.., n, n, 1 or d_k]."""
+    """M_j <- sum_a M_a w_aj, transposed: M [.., n * d_k, d_v], w [.., n, n, 1 or d_k]."""
     n = w.shape[-2]
     if n == 1:
-        return w.squeeze(-3) * M
-    Z = M.unflatten(-1, (n, 1, -1))
-    return (w.unsqueeze(-4) * Z).sum(-3).flatten(-2)
+        return w.squeeze(-3).mT * M
+    M = M.unflatten(-2, (n, -1))
+    if w.shape[-1] == 1 < M.shape[-1]:
+        moved = w.squeeze(-1).mT @ M.flatten(-2)
+        return moved.unflatten(-1, M.shape[-2:]).flatten(-3, -2)
+    return (w.unsqueeze(-1) * M.unsqueeze(-3)).sum(-4).flatten(-3, -2)
 
 
 class TileScan(torch.autograd.Function):
-    """From tile to tile: E = X + Y M^T, then M <- carried(M, w) + E^T b + add.
+    """From tile to tile: E = X + Y M, then M <- carried(M, w) + b^T E + add; M is transposed.
 
-    X [B, N, H, C, d_v], Y, b [B, N, H, C, n * d_k], w [B, N, H, n, n, 1 or d_k],
-    M [B, H, d_v, n * d_k]. Gives the writes E, the states before each tile and the last ones. Its
-    gradient runs from the last tile to the first with two products a tile, and takes all others
-    at once.
+    X [N, G, C, d_v], Y, b [N, G, C, n * d_k], w [N, G, n, n, 1 or d_k], M [G, n * d_k, d_v]. Gives
+    the writes E, the states before each tile and the last ones. Its gradient runs from the last
+    tile to the first with two products a tile, and takes all others at once.
     """
 
     @staticmethod
     def forward(ctx, X, Y, b, w, add, M):
         writes, starts = [], []
-        more = [None] * X.shape[1] if add is None else add.unbind(1)
-        tiles = zip(X.unbind(1), Y.unbind(1), b.unbind(1), w.unbind(1), more, strict=True)
-        for x, y, key, decay, known in tiles:
+        more = [None] * X.shape[0] if add is None else add
+        for x, y, key, decay, known in zip(X, Y, b, w, more, strict=True):
             starts.append(M)
-            writes.append(x + y @ M.mT)
-            M = carried(M, decay) + writes[-1].mT @ key
-            M = M if known is None else M + known
-        E, S = torch.stack(writes, 1), torch.stack(starts, 1)
+            writes.append(torch.baddbmm(x, y, M))
+            M = carried(M, decay) if known is None else carried(M, decay) + known
+            M = torch.baddbmm(M, key.mT, writes[-1])
+        E, S = torch.stack(writes), torch.stack(starts)
         ctx.save_for_backward(Y, b, w, E, S)
         ctx.adds = add is not None
         return E, S, M
@@ -279,68 +258,51 @@ class TileScan(torch.autograd.Function):
     def backward(ctx, dE, dS, dM):
         Y, b, w, E, S = ctx.saved_tensors
         back, writes, after = w.transpose(-3, -2), [], []
-        for i in reversed(range(E.shape[1])):
+        for i in reversed(range(E.shape[0])):
             after.append(dM)
-            writes.append(dE[:, i] + b[:, i] @ dM.mT)
-            dM = dS[:, i] + carried(dM, back[:, i]) + writes[-1].mT @ Y[:, i]
-        dX, A = torch.stack(writes[::-1], 1), torch.stack(after[::-1], 1)
-        n = w.shape[-2]
-        before, later = S.unflatten(-1, (n, -1)), A.unflatten(-1, (n, -1))
-        if w.shape[-1] == 1:
-            dw = torch.einsum("...vik,...vjk->...ij", before, later).unsqueeze(-1)
+            writes.append(torch.baddbmm(dE[i], b[i], dM))
+            dM = torch.baddbmm(carried(dM, back[i]) + dS[i], Y[i].mT, writes[-1])
+        dX, A = torch.stack(writes[::-1]), torch.stack(after[::-1])
+        n, numbers = w.shape[-2], w.shape[-1] == 1
+        before, later = S.unflatten(-2, (n, -1)), A.unflatten(-2, (n, -1))
+        if numbers:
+            dw = (before.flatten(-2) @ later.flatten(-2).mT).unsqueeze(-1)
         else:
-            dw = torch.einsum("...vik,...vjk->...ijk", before, later)
-        return dX, dX @ S, E @ A, dw, A if ctx.adds else None, dM
+            dw = (before.unsqueeze(-3) * later.unsqueeze(-4)).sum(-1)
+        return dX, dX @ S.mT, E @ A.mT, dw, A if ctx.adds else None, dM
 
 
-def scan_known(
-    add: list[Any], flow: list[list[Any]], M: list[Tensor]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """As `TileScan`, with writes that do not hang on the states, each by itself."""
-    n = range(len(M))
-    starts: list[list[Tensor]] = [[] for _ in n]
-    tiles = next(x.shape[1] for row in flow for x in row if x is not None)
-    adds = [by_tile(x, tiles) for x in add]
-    flows = [[by_tile(x, tiles) for x in row] for row in flow]
-    for i in range(tiles):
-        for j in n:
-            starts[j].append(M[j])
-        moved = [[flows[a][j][i] * M[a] for a in n if flows[a][j][i] is not None] for j in n]
-        moved = [x if adds[j][i] is None else [adds[j][i], *x] for j, x in enumerate(moved)]
-        M = [sum(x[1:], x[0]) if x else torch.zeros_like(M[0]) for x in moved]
-    return [torch.stack(x, 1) if len(x) > 1 else x[0].unsqueeze(1) for x in starts], M
-
-
-def by_tile(x: Any, tiles: int) -> list[Any]:
-    """What is for each tile, one by one; None is 0 for all of them."""
-    if x is None:
-        return [None] * tiles
-    return [x.squeeze(1)] if tiles == 1 else list(x.unbind(1))
+def scan_known(add: Tensor, w: Tensor, M: Tensor) -> tuple[Tensor, Tensor]:
+    """As `TileScan`, with writes that do not hang on the state."""
+    starts = []
+    for known, decay in zip(add.unbind(0), w.unbind(0), strict=True):
+        starts.append(M)
+        M = carried(M, decay) + known
+    return torch.stack(starts), M
 
 
 def queries(q: Tensor, path: Tiles) -> Tensor:
-    """Cut queries into tiles: [B, T, *lead, *more, d] -> [B, N, H, C * more, d]."""
-    front = (path.starts[0].shape[0], path.tokens, *path.lead)
-    more = q.shape[2 + len(path.lead) : -1]
-    rows = q.to(path.starts[0].dtype).expand(*front, *more, q.shape[-1]).reshape(*front, -1)
-    rows = tiled(rows, front, rows.shape[-1], path.gates.tile)
+    """Cut queries into tiles: [B, T, *lead, *more, d] -> [N, G, C * more, d]."""
+    more = q.shape[len(path.front) : -1]
+    rows = q.to(path.starts.dtype).expand(*path.front, *more, q.shape[-1])
+    rows = rows.reshape(*path.front, -1)
+    rows = tiled(rows, path.front, rows.shape[-1], path.gates.tile)
     return rows.unflatten(-1, (-1, q.shape[-1])).flatten(-3, -2) if more else rows
 
 
 def answers(y: Tensor, q: Tensor, path: Tiles) -> Tensor:
     """Undo `queries` for what was read."""
-    more = q.shape[2 + len(path.lead) : -1]
+    more = q.shape[len(path.front) : -1]
     y = y.unflatten(-2, (path.gates.tile, -1)) if more else y
-    y = untiled(y, path.tokens, path.lead)
+    y = untiled(y, path.front)
     return (y.unflatten(-2, more) if more else y).to(q.dtype)
 
 
 def read_tiles(q: Tensor, path: Tiles, late: bool = True, state: int = 0) -> Tensor:
     """M_t q_t (late), or M_{t-1} q_t: q [B, T, *lead, *more, d_k] -> [B, T, *lead, *more, d_v]."""
-    D, rows = path.gates, queries(q, path)
-    asked = zip(D.asked([(rows, state)], late), path.starts, strict=True)
-    found = [x @ M.mT for x, M in asked if x is not None]
-    y = sum(found[1:], found[0])
+    D = path.gates
+    rows = D.rows(queries(q, path), late)
+    y = D.asked([(rows, state)], late) @ path.starts
     for e, keys in zip(path.writes, path.keys, strict=True):
         for b, into in keys:
             scores = D.reach(into, state, rows, b, late)
@@ -362,7 +324,7 @@ def gate_tiles(
     axes: int,
     fill: float,
 ) -> Tensor:
-    """Cut gates into tiles [B, N, H, C, 1 or d_k]; tokens beyond the last change nothing."""
+    """Cut gates into tiles [N, G, C, 1 or d_k]; tokens beyond the last change nothing."""
     if not isinstance(g, Tensor):
         g = like.new_full((1,), g or 0.0)
     elif axes == 0:
@@ -370,23 +332,60 @@ def gate_tiles(
     return tiled(g.to(like.dtype), front, g.shape[-1], tile, fill)
 
 
+def by_chunk(x: Tensor | None, rows: int, n: int) -> list[Tensor | None]:
+    """What n chunks have, which stand as rows of a batch: n of [N, G, ...]; None is 0 for all."""
+    if x is None:
+        return [None] * n
+    return [part.flatten(1, 2) for part in x.unflatten(1, (rows, n, -1)).unbind(2)]
+
+
 def products(g: Tensor) -> Tensor:
-    """g_{i+1} ... g_t for i <= t, else 0: [.., C, d] -> [.., C, C, d]; nothing is divided."""
-    one = torch.ones(g.shape[-2], g.shape[-2], dtype=torch.bool, device=g.device)
-    found = torch.where(one.tril(-1).unsqueeze(-1), g.unsqueeze(-2), 1.0).cumprod(-3)
-    return torch.where(one.tril().unsqueeze(-1), found, 0.0)
+    """g_{i+1} ... g_t for 0 <= i <= t <= C, else 0: [.., C] -> [.., 1 + C, 1 + C].
+
+    It is the inverse of I - A, where A has g below its diagonal; nothing is divided.
+    """
+    return UnitLowerInverse.apply(torch.diag_embed(g, -1))
+
+
+class DecayedKeys(torch.autograd.Function):
+    """g_{i+1} ... g_t b_i for i <= t, else 0, channel by channel: [.., C, d] -> [.., C, C, d].
+
+    Its last row, t = C, is given once more for itself.
+    """
+
+    @staticmethod
+    def forward(ctx, g, b):
+        found = b.new_zeros(*b.shape[:-2], b.shape[-2], *b.shape[-2:])
+        for t in range(b.shape[-2]):
+            if t:
+                found[..., t, :t, :] = found[..., t - 1, :t, :] * g[..., t, None, :]
+            found[..., t, t, :] = b[..., t, :]
+        ctx.save_for_backward(g, found)
+        return found, found[..., -1, :, :].clone()
+
+    @staticmethod
+    def backward(ctx, grad, last):
+        g, found = ctx.saved_tensors
+        dg, db = torch.zeros_like(g), torch.empty_like(g)
+        row = grad[..., -1, :, :] + last
+        for t in reversed(range(g.shape[-2])):
+            db[..., t, :] = row[..., t, :]
+            if t:
+                dg[..., t, :] = (row[..., :t, :] * found[..., t - 1, :t, :]).sum(-2)
+                row = grad[..., t - 1, :t, :] + row[..., :t, :] * g[..., t, None, :]
+        return dg, db
 
 
 class CoupledGates:
     """Gates between n states, one number a token.
 
-    `tables[a][j]` holds F_aj(t, i) [.., C, 1 + C, 1 or d_k], with F_aj(t, 0) in column 0.
+    `tables[a][j]` holds F_aj(t, i) [.., 1 + C, 1 + C, 1 or d_k], with i = 0 the tile's start.
     """
 
     axes = 0
 
     def __init__(self, tile, tables):
-        self.tile, self.tables, self.n = tile, tables, len(tables)
+        self.tile, self.n, self.tables = tile, len(tables), tables
 
     @classmethod
     def of(cls, gates, front, tile, like):
@@ -398,80 +397,77 @@ class CoupledGates:
         states = range(len(gates))
         return cls(tile, coupled_tables([[cut(a, j) for j in states] for a in states]))
 
-    def of_chunks(self, n):
-        """The same for each of n chunks that stand as rows of a batch."""
+    def of_chunks(self, rows, n):
+        cut = [[by_chunk(x, rows, n) for x in row] for row in self.tables]
+        return [CoupledGates(self.tile, [[x[i] for x in row] for row in cut]) for i in range(n)]
 
-        def cut(t):
-            return [None] * n if t is None else t.unflatten(0, (-1, n)).unbind(1)
-
-        parts = [[cut(t) for t in row] for row in self.tables]
-        return [type(self)(self.tile, [[t[i] for t in row] for row in parts]) for i in range(n)]
+    def rows(self, q, late=True):
+        return q
 
     def keys(self, b):
         return b
 
-    def table(self, a, j, late):
-        table = self.tables[a][j]
-        return table if late or table is None else one_before(table, a == j)
-
-    def total(self, into, j, late):
+    def total(self, into, j):
         """What of a write into some states reaches state j."""
-        found = [t for a in into if (t := self.table(a, j, late)) is not None]
+        found = [t for a in into if (t := self.tables[a][j]) is not None]
         return sum(found[1:], found[0])[..., 1:, :] if found else None
 
-    def reach(self, into, j, q, b, late=True):
-        table = self.total(into, j, late)
+    def seen(self, into, j, late, rows):
+        """The same, as each row of a token sees it."""
+        table = self.total(into, j)
         if table is None:
             return None
-        table = per_row(table, q, -3)
+        return per_row(table[..., 1:, :, :] if late else table[..., :-1, :, :], rows, -3)
+
+    def reach(self, into, j, q, b, late=True):
+        table = self.seen(into, j, late, q)
+        if table is None:
+            return None
         if table.shape[-1] == 1:
             return table.squeeze(-1) * (q @ b.mT)
         return (q.unsqueeze(-2) * table * b.unsqueeze(-3)).sum(-1)
 
     def spread(self, into, j, s, b, late=True):
-        table = self.total(into, j, late)
+        table = self.seen(into, j, late, s)
         if table is None:
             return None
-        table = per_row(table, s, -3)
         if table.shape[-1] == 1:
             return (table.squeeze(-1) * s) @ b
         return (s.unsqueeze(-1) * table * b.unsqueeze(-3)).sum(-2)
 
+    def since(self, j, late, rows):
+        """How much of each of the first states is in state j: [C, n, 1 or d_k]."""
+        found = side_by_side([None if row[j] is None else row[j][..., 0, :] for row in self.tables])
+        return per_row(found[..., 1:, :, :] if late else found[..., :-1, :, :], rows, -3)
+
     def asked(self, reads, late=True):
-        found = []
-        for a in range(self.n):
-            tables = [(self.table(a, j, late), q) for q, j in reads]
-            rows = [per_row(t[..., 0, :], q) * q for t, q in tables if t is not None]
-            found.append(sum(rows[1:], rows[0]) if rows else None)
-        return found
+        return sum((self.since(j, late, q) * q.unsqueeze(-2)).flatten(-2) for q, j in reads)
 
     def kept(self, j, M, late=True):
-        tables = [self.table(a, j, late) for a in range(self.n)]
-        pairs = [(t[..., 0, :], x) for t, x in zip(tables, M, strict=True) if t is not None]
-        return sum(per_row(since, x) * x for since, x in pairs)
+        return (self.since(j, late, M) * M.unflatten(-1, (self.n, -1))).sum(-2)
 
     def left(self, keys):
-        found = []
-        for j in range(self.n):
-            tables = [(self.total(into, j, late=True), b) for b, into in keys]
-            rows = [t[..., -1, :, :] * b for t, b in tables if t is not None]
-            found.append(sum(rows[1:], rows[0]) if rows else None)
+        found = 0.0
+        for b, into in keys:
+            tables = [self.total(into, j) for j in range(self.n)]
+            last = side_by_side([None if t is None else t[..., -1, :, :] for t in tables])
+            found = found + (last * b.unsqueeze(-2)).flatten(-2)
         return found
 
-    def flow(self):
-        return [[None if t is None else t[..., -1, :1, :] for t in row] for row in self.tables]
+    def whole(self):
+        last = [[None if t is None else t[..., -1, 0, :] for t in row] for row in self.tables]
+        return side_by_side([side_by_side(row) for row in last], -3)
 
 
-def one_before(table: Tensor, same: bool) -> Tensor:
-    """F(t-1, i) for F(t, i): before the first token there is nothing but the tile's start."""
-    first = torch.zeros_like(table[..., :1, :, :])
-    if same:
-        first = torch.cat([torch.ones_like(first[..., :1, :]), first[..., 1:, :]], -2)
-    return torch.cat([first, table[..., :-1, :, :]], -3)
+def side_by_side(parts: list[Tensor | None], dim: int = -2) -> Tensor:
+    """Stack what may have one channel or all of them, None 0."""
+    shape = torch.broadcast_shapes(*(x.shape for x in parts if x is not None))
+    blank = next(x for x in parts if x is not None).new_zeros(1)
+    return torch.stack([(blank if x is None else x).expand(shape) for x in parts], dim)
 
 
 def coupled_tables(D: list[list[Tensor | None]]) -> list[list[Tensor | None]]:
-    """F(t, i) of gates D_aj [.., C, 1 or d]: tables [.., C, 1 + C, 1 or d], F(t, 0) in column 0.
+    """F(t, i) of gates D_aj [.., C, 1 or d]: tables [.., 1 + C, 1 + C, 1 or d].
 
     A state that others flow into: F_aj = F_jj (sum_m D_mj F_am), its own products times what came
     to it, one token later. Where states flow in a circle, token by token.
@@ -484,11 +480,10 @@ def coupled_tables(D: list[list[Tensor | None]]) -> list[list[Tensor | None]]:
         if not free:
             return circular_tables(D)
         for j in free:
-            own = D[j][j]
-            tables[j][j] = torch.cat([own.cumprod(-2).unsqueeze(-2), products(own)], -2)
+            tables[j][j] = own_table(D[j][j])
             for a in range(n):
                 came = [
-                    D[m][j].unsqueeze(-2) * one_before(tables[a][m], a == m)
+                    D[m][j].unsqueeze(-2) * tables[a][m][..., :-1, :, :]
                     for m in range(n)
                     if m != j and D[m][j] is not None and tables[a][m] is not None
                 ]
@@ -496,6 +491,14 @@ def coupled_tables(D: list[list[Tensor | None]]) -> list[list[Tensor | None]]:
                     tables[a][j] = after(tables[j][j][..., 1:, :], sum(came[1:], came[0]))
             waiting.remove(j)
     return tables
+
+
+def own_table(g: Tensor) -> Tensor:
+    """F(t, i) of one state: [.., C, 1 or d] -> [.., 1 + C, 1 + C, 1 or d]."""
+    if g.shape[-1] == 1:
+        return products(g.squeeze(-1)).unsqueeze(-1)
+    g = F.pad(g, (0, 0, 1, 0), value=1.0)
+    return DecayedKeys.apply(g, torch.ones_like(g))[0]
 
 
 def after(table: Tensor, came: Tensor) -> Tensor:
@@ -513,7 +516,7 @@ def circular_tables(D: list[list[Tensor | None]]) -> list[list[Tensor | None]]:
     one = torch.eye(1 + C, dtype=zero.dtype, device=zero.device).unsqueeze(-1)
     states = range(n)
     now = [[zero + one[0] if a == j else zero for j in states] for a in states]
-    rows = []
+    rows = [now]
     for t in range(C):
         new = [[zero + one[t + 1] if a == j else zero for j in states] for a in states]
         for a in states:
@@ -545,7 +548,7 @@ class Chunks(NamedTuple):
 
 
 def run_chunks(
-    writes: Callable[..., dict[str, list[Any]]],
+    writes: Any,
     streams: list[Tensor],
     moves: dict[str, Moves],
     states: list[dict[str, Tensor]],
@@ -564,31 +567,29 @@ def run_chunks(
     for length, n in chunk_runs(position, streams[0].shape[1], chunk):
         spans = [x[:, at : at + length * n].split(length, 1) for x in streams]
         gates = {part: gates_of_run(m, states[0][part], at, length, n) for part, m in moves.items()}
-        by_chunk = {part: D.of_chunks(n) for part, D in gates.items()}
+        rows = streams[0].shape[0]
+        by_chunk = {part: D.of_chunks(rows, n) for part, D in gates.items()}
+        M = {part: below([s[part] for s in states], m) for part, m in moves.items()}
         starts, found = [], []
         for i, now in enumerate(zip(*spans, strict=True)):
             made = writes(*now, start)
             starts.append(start)
-            solved, after = {}, [{} for _ in states]
+            solved = {}
             for part, m in moves.items():
-                own = [as_matrix(state[part], m) for state in states]
-                front = (own[0].shape[0], length, *own[0].shape[1:-2])
-                *solved[part], M = solve(
-                    made[part], by_chunk[part][i], front, [in_heads(Z) for Z in own]
-                )
-                for j, Z in enumerate(M):
-                    after[j][part] = from_matrix(Z.reshape(own[0].shape), m)
+                lead, d_k = size_of(states[0][part], m)
+                front = (rows, length, *lead)
+                *solved[part], M[part] = solve(made[part], by_chunk[part][i], front, M[part], d_k)
             found.append(solved)
-            states, position = after, position + length
+            position += length
             if reset is not None and position % reset[0] == 0:
-                states = reset[1]
+                M = {part: below([s[part] for s in reset[1]], m) for part, m in moves.items()}
             if position % chunk == 0:
-                start = states[0]
+                start = {part: above(M[part], m, states[0][part])[0] for part, m in moves.items()}
+        parts = {part: above(M[part], m, states[0][part]) for part, m in moves.items()}
+        states = [{part: parts[part][j] for part in moves} for j in range(len(states))]
         at += length * n
         tiles = {
-            part: tiles_of_run(
-                [solved[part] for solved in found], gates[part], length, starts[0][part], m
-            )
+            part: tiles_of_run([x[part] for x in found], gates[part], length, starts[0][part], m)
             for part, m in moves.items()
         }
         origin = {part: in_one_batch([s[part] for s in starts]) for part in moves}
@@ -618,43 +619,69 @@ def from_matrix(x: Tensor, m: Moves) -> Tensor:
     return x
 
 
+def below(states: list[Tensor], m: Moves) -> Tensor:
+    """The states of a part as tiles take them: [B, *lead, *part] -> [G, n * d_k, d_v]."""
+    return stacked([as_matrix(x, m) for x in states])
+
+
+def above(M: Tensor, m: Moves, like: Tensor) -> list[Tensor]:
+    """Undo `below`."""
+    shape = as_matrix(like, m).shape
+    return [from_matrix(Z.mT.reshape(shape), m) for Z in M.split(shape[-1], -2)]
+
+
+def size_of(state: Tensor, m: Moves) -> tuple[tuple[int, ...], int]:
+    """The leading axes of a part, and the size of its keys."""
+    shape = as_matrix(state, m).shape
+    return tuple(shape[1:-2]), shape[-1]
+
+
 def gates_of_run(m: Moves, state: Tensor, at: int, length: int, n: int) -> Any:
     """The products of gates of n chunks, rows of one batch."""
-    like = in_heads(as_matrix(state, m)).repeat_interleave(n, 0)
-    lead = state.shape[1 : state.ndim - m.rank]
+    rows, (lead, _) = state.shape[0], size_of(state, m)
+    like = below([state], m).repeat_interleave(n, 0)
 
-    def rows(g: Any) -> Any:
+    def spread(g: Any) -> Any:
         if not isinstance(g, Tensor):
             return g
         g = g if g.shape[1] == 1 else g[:, at : at + length * n]
-        g = g.expand(state.shape[0], length * n, *g.shape[2:])
-        return g.unflatten(1, (n, length)).flatten(0, 1)
+        return g.expand(rows, length * n, *g.shape[2:]).unflatten(1, (n, length)).flatten(0, 1)
 
-    gates = [[rows(g) for g in row] for row in m.gates]
-    return m.kind.of(gates, (like.shape[0], length, *lead), min(m.tile, length), like)
+    gates = [[spread(g) for g in row] for row in m.gates]
+    return m.kind.of(gates, (rows * n, length, *lead), min(m.tile, length), like)
 
 
-def in_one_batch(rows: list[Tensor]) -> Tensor:
+def in_one_batch(parts: list[Tensor]) -> Tensor:
     """n of [B, ...] as one [B * n, ...], so that row b * n + i is that of chunk i."""
-    return rows[0] if len(rows) == 1 else torch.stack(rows, 1).flatten(0, 1)
+    return parts[0] if len(parts) == 1 else torch.stack(parts, 1).flatten(0, 1)
+
+
+def in_one_row(parts: list[Any], rows: int) -> Any:
+    """As `in_one_batch`, for what tiles hold: n of [N, B * H, ...] as one [N, B * n * H, ...]."""
+    if isinstance(parts[0], tuple):
+        return tuple(in_one_row(list(x), rows) for x in zip(*parts, strict=True))
+    if len(parts) == 1:
+        return parts[0]
+    return torch.stack([x.unflatten(1, (rows, -1)) for x in parts], 2).flatten(1, 3)
 
 
 def tiles_of_run(found: list[Any], D: Any, length: int, state: Tensor, m: Moves) -> Tiles:
     """The course of one part over n chunks, from what was solved for each."""
-    E = [in_one_batch(list(e)) for e in zip(*(chunk[0] for chunk in found), strict=True)]
+    rows, (lead, _) = state.shape[0], size_of(state, m)
+    E = [in_one_row(list(e), rows) for e in zip(*(chunk[0] for chunk in found), strict=True)]
     keys = []
     for same in zip(*(chunk[1] for chunk in found), strict=True):
-        joined = [in_one_batch([b for b, _ in pairs]) for pairs in zip(*same, strict=True)]
+        joined = [in_one_row([b for b, _ in pairs], rows) for pairs in zip(*same, strict=True)]
         keys.append([(b, into) for b, (_, into) in zip(joined, same[0], strict=True)])
-    starts = [in_one_batch(list(x)) for x in zip(*(chunk[2] for chunk in found), strict=True)]
-    return Tiles(D, E, keys, starts, length, tuple(state.shape[1 : state.ndim - m.rank]))
+    starts = in_one_row([chunk[2] for chunk in found], rows)
+    return Tiles(D, E, keys, starts, (rows * len(found), length, *lead))
 
 
-def over_chunks(read: Callable[..., Tensor], course: list[Chunks], *q: Tensor) -> Tensor:
+def over_chunks(read: Any, course: list[Chunks], *q: Tensor) -> Tensor:
     """Read a course: `read(*q, chunks)` for each run of chunks, q [B, T, ...] cut alike."""
     found, at = [], 0
     for chunks in course:
-        length = next(iter(chunks.tiles.values())).tokens
+        length = next(iter(chunks.tiles.values())).front[1]
         here = [x[:, at : at + length * chunks.n] for x in q]
         here = [x.unflatten(1, (chunks.n, length)).flatten(0, 1) for x in here]
         y = read(*here, chunks)
