@@ -33,6 +33,9 @@ from nlc.passes.work_tiles import Course
 # what has a value for every token, whatever it is made of
 MOVING = ("state", "attend", "position", "due", "shift", "conv", "window")
 
+# the schedules that run on a normal form
+TILED = ("tile-solve", "tile-scan", "scan")
+
 # the component of what is neither weights nor a memory
 EQUATIONS = ""
 
@@ -84,8 +87,10 @@ class Walk:
                     self.steps(steps)
                 case Run(memory=name) if self.memory(name).map.kind == "kernel":
                     collect(self, name)
-                case Run(memory=name):
+                case Run(memory=name) if self.schedule(name).kind in TILED:
                     move_by_tiles(self, name)
+                case Run(memory=name):
+                    move_by_tokens(self, name)
                 case TokenLoop():
                     self.loop(stage)
 
