@@ -29,7 +29,7 @@ class Names:
     def __init__(self, system: System):
         self.system = system
         self.boxes = {level.name: _optimizer_boxes(system, level) for level in system.levels}
-        self.titles = {lv.name: wrap(lv.name, LEVEL, ROOM, 2, bold=True) for lv in system.levels}
+        self.titles = {lv.name: wrap(lv.name, LEVEL, ROOM, 3, bold=True) for lv in system.levels}
         self.words = {lv.name: _words(system, lv) for lv in system.levels}
 
     def need(self, level: str) -> float:

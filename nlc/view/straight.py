@@ -85,19 +85,27 @@ class Rooms:
         """Make a thread straight, in as few pieces as can be."""
         start = 0
         while start < len(thread):
-            low, high = self.room(thread[start])
             end = start + 1
+            common = self.common(thread[start:end])
             while end < len(thread):
-                a, b = self.room(thread[end])
-                if max(low, a) > min(high, b):
+                longer = self.common(thread[start : end + 1])
+                if longer is None:
                     break
-                low, high = max(low, a), min(high, b)
-                end += 1
+                common, end = longer, end + 1
             piece = thread[start:end]
-            x = self.choose(piece, (low, high))
+            x = self.choose(piece, common or (piece[0].x, piece[0].x))
             for at in piece:
                 at.x = x
             start = end
+
+    def common(self, piece: list[End | Riser]) -> Room | None:
+        """The room that a piece of a thread has for one place: rather a tight one than a bend."""
+        for tight in (False, True):
+            rooms = [self.room(at, tight) for at in piece]
+            low, high = max(r[0] for r in rooms), min(r[1] for r in rooms)
+            if low <= high:
+                return low, high
+        return None
 
     def choose(self, piece: list[End | Riser], room: Room) -> float:
         """Choose a place, the nearest that is not beside other nets' ways."""

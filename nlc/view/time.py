@@ -49,8 +49,7 @@ class Lane:
     period: Period
     chunk: int
 
-    @property
-    def words(self) -> list[str]:
+    def words(self, scale: Scale) -> list[str]:
         """What stands below it."""
         match self.period.unit:
             case "always":
@@ -58,13 +57,24 @@ class Lane:
             case "never":
                 return ["never changes"]
             case _:
-                more = ["tall: frozen reads are renewed"] if self.chunk > 1 else []
-                return [*wrap(str(self.period), SMALL, LAST - FIRST, 2), *more]
+                return [*wrap(str(self.period), SMALL, LAST - FIRST, 2), *self._of_chunk(scale)]
 
-    @property
-    def deep(self) -> float:
+    def _of_chunk(self, scale: Scale) -> list[str]:
+        if self.chunk == 1:
+            return []
+        if self.chunks(scale):
+            return ["tall: frozen reads are renewed"]
+        return wrap(f"frozen reads: renewed each {whole(self.chunk)}", SMALL, LAST - FIRST, 2)
+
+    def chunks(self, scale: Scale) -> range:
+        """When chunks end, where that can be shown."""
+        if self.chunk == 1 or scale.gap(self.chunk) < CLOSE:
+            return range(0)
+        return range(self.chunk, scale.shown + 1, self.chunk)
+
+    def deep(self, scale: Scale) -> float:
         """How high it is."""
-        return LANE + MORE * (len(self.words) - 1)
+        return LANE + MORE * (len(self.words(scale)) - 1)
 
 
 def lanes_of(system: System, level: Level) -> list[Lane]:
@@ -108,7 +118,8 @@ class Timeline:
         """How high a level is at least for its lanes."""
         lanes = self.lanes[level]
         axes = sum((level, lane.period) in self.first for lane in lanes)
-        return sum(lane.deep for lane in lanes) + AXIS * axes + 24
+        deep = sum(lane.deep(self.scales[level, lane.period]) for lane in lanes)
+        return deep + AXIS * axes + 24
 
     def draw(self, bands: list[Band]) -> Iterator[str]:
         """Draw all axes, bar lines, marks and words beside the bands of a panel."""
@@ -127,7 +138,7 @@ class Timeline:
                     y += AXIS
                 bars[scale].append((below[scale], y + HALF + TALL))
                 marks += _lane(lane, scale, y + HALF)
-                y += lane.deep
+                y += lane.deep(scale)
                 below[scale] = y - 8
         for scale, pieces in bars.items():
             yield _bars(scale, pieces)
@@ -162,7 +173,7 @@ def _bars(scale: Scale, pieces: list[tuple[float, float]]) -> str:
 
 def _lane(lane: Lane, scale: Scale, y: float) -> Iterator[str]:
     period = lane.period
-    for number, words in enumerate(lane.words):
+    for number, words in enumerate(lane.words(scale)):
         yield text(FIRST, y + 24 + MORE * number, words, SMALL, "soft")
     match period.unit:
         case "always":
@@ -171,9 +182,8 @@ def _lane(lane: Lane, scale: Scale, y: float) -> Iterator[str]:
             yield f'<path d="M{FIRST:g} {y:g}H{LAST:g}" class="axis frozen"/>'
         case _:
             yield from _marks(period, scale, y)
-            if lane.chunk > 1 and scale.gap(lane.chunk) >= CLOSE:
-                for time in range(lane.chunk, scale.shown + 1, lane.chunk):
-                    yield _tick(scale.at(time), y, TALL, 2.4)
+            for time in lane.chunks(scale):
+                yield _tick(scale.at(time), y, TALL, 2.4)
 
 
 def _marks(period: Period, scale: Scale, y: float) -> Iterator[str]:

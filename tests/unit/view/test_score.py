@@ -143,6 +143,14 @@ def test_chunks_have_taller_marks() -> None:
     assert [(x - FIRST) / (LAST - FIRST) for x in tall] == pytest.approx([0.5, 1.0], abs=1e-4)
 
 
+def test_a_chunk_that_no_axis_reaches_is_said_in_words() -> None:
+    found = seen(path_of("long_names"))
+    words = [w.text for w in found.words]
+    assert "frozen reads: renewed each 1,048,576" in " ".join(words)
+    assert not any(word.startswith("tall:") for word in words)
+    assert len({round(t.y2 - t.y1, 1) for t in found.ticks if t.x2 - t.x1 < 5}) == 1
+
+
 def test_tokens_and_steps_have_axes_of_their_own() -> None:
     words = [w.text for w in seen(path_of("hope")).words]
     assert words.count("tokens of a sequence") == words.count("training steps") == 1
