@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from nlc.codegen.library_tiles import UnitLowerInverse, tiled
+from nlc.codegen.library_tiles import tiled, unit_lower_inverse
 from torch import Tensor
 
 
@@ -54,12 +54,23 @@ def by_chunk(x: Tensor | None, rows: int, n: int) -> list[Tensor | None]:
     return [part.flatten(1, 2) for part in x.unflatten(1, (rows, n, -1)).unbind(2)]
 
 
-def products(g: Tensor) -> Tensor:
+class Products(torch.autograd.Function):
     """g_{i+1} ... g_t for 0 <= i <= t <= C, else 0: [.., C] -> [.., 1 + C, 1 + C].
 
-    It is the inverse of I - A, where A has g below its diagonal; nothing is divided.
+    They are the inverse X of I - A, where A has g below its diagonal; nothing is divided. Its
+    gradient is that of any inverse, X^T G X^T, of which only what stands in the place of g counts.
     """
-    return UnitLowerInverse.apply(torch.diag_embed(g, -1))
+
+    @staticmethod
+    def forward(ctx, g):
+        found = unit_lower_inverse(torch.diag_embed(g, -1))
+        ctx.save_for_backward(found)
+        return found
+
+    @staticmethod
+    def backward(ctx, grad):
+        (found,) = ctx.saved_tensors
+        return (found[..., 1:].mT @ grad * found[..., :-1, :]).sum(-1)
 
 
 class DecayedKeys(torch.autograd.Function):
@@ -122,7 +133,8 @@ class ScalarGate:
         if isinstance(g, float) and g == 1.0:
             table = like.new_ones(1 + tile, 1 + tile).tril()
             return cls(tile, table.expand(-(-front[1] // tile), like.shape[0], -1, -1))
-        return cls(tile, products(gate_tiles(g, front, tile, like, 0, 1.0).squeeze(-1)))
+        g = gate_tiles(g, front, tile, like, 0, 1.0)
+        return cls(tile, Products.apply(g.squeeze(-1)))
 
     def of_chunks(self, rows, n):
         return [ScalarGate(self.tile, table) for table in by_chunk(self.table, rows, n)]
@@ -377,7 +389,7 @@ def coupled_tables(D: list[list[Tensor | None]]) -> list[list[Tensor | None]]:
 def own_table(g: Tensor) -> Tensor:
     """F(t, i) of one state: [.., C, 1 or d] -> [.., 1 + C, 1 + C, 1 or d]."""
     if g.shape[-1] == 1:
-        return products(g.squeeze(-1)).unsqueeze(-1)
+        return Products.apply(g.squeeze(-1)).unsqueeze(-1)
     g = F.pad(g, (0, 0, 1, 0), value=1.0)
     return DecayedKeys.apply(g, torch.ones_like(g))[0]
 

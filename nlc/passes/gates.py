@@ -23,7 +23,7 @@ SHORTEST = 8
 TILES: dict[Gates, tuple[int, int]] = {
     "ScalarGate": (32, 64),
     "RelativeGates": (32, 64),
-    "ChannelGates": (8, 8),
+    "ChannelGates": (8, 16),
     "CoupledGates": (32, 64),
     "CoupledChannels": (8, 8),
 }

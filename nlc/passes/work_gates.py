@@ -54,19 +54,20 @@ def per_row(table: Sized, rows: Sized, dim: int = -2) -> Sized:
 
 
 def inverse(at: Sizes, lower: Sized) -> Sized:
-    """(I - A)^-1 by substitution; its gradient is two products with the inverse."""
-    moved = WIDTH * lower.entries
-    at.tally.forward += Work(solves=lower.entries * lower.shape[-1], bytes=2 * moved)
-    if lower.needs:
-        products = 4 * lower.entries * lower.shape[-1]
-        at.tally.backward += Work(products=products, bytes=6 * moved)
+    """(I - A)^-1 by substitution; its gradient is counted where it is taken."""
+    work = Work(solves=lower.entries * lower.shape[-1], bytes=2 * WIDTH * lower.entries)
+    at.tally.forward += work
     return lower
 
 
 def products(at: Sizes, g: Sized) -> Sized:
-    """g_{i+1} ... g_t: [.., C, 1] -> [.., 1 + C, 1 + C]."""
+    """g_{i+1} ... g_t: [.., C, 1] -> [.., 1 + C, 1 + C]; backward one product, and a sum."""
     C = g.shape[-2]
-    return inverse(at, at.each(Sized((*g.shape[:-2], 1 + C, 1 + C), g.needs), flops=0))
+    table = inverse(at, at.each(Sized((*g.shape[:-2], 1 + C, 1 + C), g.needs), flops=0))
+    if g.needs:
+        work = Work(products=2 * table.entries * C, bytes=8 * WIDTH * table.entries)
+        at.tally.backward += work
+    return table
 
 
 def decayed_keys(at: Sizes, g: Sized, b: Sized) -> Sized:

@@ -105,16 +105,14 @@ def solve_tiles(
         given += [t.of_token(t.size, c) for c, seen in writes[r].c if seen == s]
         return at.total(given) if given else t.of_token(t.size, False)
 
-    X = [at.total([*(at.matmul(A(r, s), E[s]) for s in known), E[r]]) for r in open_]
-    blocks = [A(r, s) for r in open_ for s in open_]
-    size, needs = t.size * len(open_), any(x.needs for x in blocks)
-    solve = inverse(at, Sized((t.tiles, t.lanes, size, size), needs))
-    asked = [D.asked(at, reads[r]) for r in open_ if reads[r]]
-    wide = (t.tiles, t.lanes, size)
-    Y = at.matmul(solve, Sized((*wide, t.n * d_k), any(x.needs for x in asked)))
-    b = Sized((*wide, t.n * d_k), any(D.left(at, keys[r]).needs for r in open_))
-    solved = at.matmul(solve, Sized((*wide, d_v), any(x.needs for x in X)))
-    _scan(tally, t, solved, Y, b, whole)
+    U = [at.total([*(at.matmul(A(r, s), E[s]) for s in known), E[r]]) for r in open_]
+    for r in open_:
+        if reads[r]:
+            D.asked(at, reads[r])
+        D.left(at, keys[r])
+        for s in open_:
+            A(r, s)
+    _scan(tally, t, U[0].last(t.size * len(open_), d_v), whole)
     E = [t.of_token(d_v, True) if r in open_ else e for r, e in enumerate(E)]
     return Course(t, D, tuple(E), tuple(keys), Sized(state.shape), transposed), tally
 
@@ -130,13 +128,16 @@ def carried(tally: Tally, t: Tiling, tiles: int, w: Sized, needs: bool) -> None:
         Sizes(tally).each(state, flops=2 * t.n)
 
 
-def _scan(tally: Tally, t: Tiling, X: Sized, Y: Sized, b: Sized, w: Sized) -> None:
-    """From tile to tile: E = X + Y M, then the states that the writes leave."""
+def _scan(tally: Tally, t: Tiling, U: Sized, w: Sized) -> None:
+    """From tile to tile: E = (I - A)^-1 (U + P M), then the states that the writes leave."""
     at = Sizes(tally)
-    state = Sized((t.tiles, t.lanes, t.n * t.columns, t.rows))
+    size = U.shape[-2]
     # the gradient is made as a whole, whatever needs it
-    E = at.each(X, at.matmul(Sized(Y.shape), state))
-    at.each(state, at.matmul(Sized(b.shape).mT, E))
+    state = Sized((t.tiles, t.lanes, t.n * t.columns, t.rows))
+    asked = Sized((t.tiles, t.lanes, size, t.n * t.columns))
+    lower = inverse(at, Sized((t.tiles, t.lanes, size, size)))
+    E = at.matmul(lower, at.each(Sized(U.shape), at.matmul(asked, state)))
+    at.each(state, at.matmul(asked.mT, E))
     carried(tally, t, t.tiles, Sized(w.shape, False), True)
     # that of the gates: for each pair of states a sum over their entries
     if w.shape[-1] == 1:

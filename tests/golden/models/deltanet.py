@@ -150,22 +150,12 @@ class Tiles(NamedTuple):
     front: tuple[int, ...]  # B, T, *lead
 
 
-class UnitLowerInverse(torch.autograd.Function):
-    """(I - A)^-1 for A below the diagonal; its gradient is X^T G X^T, masked by A's own."""
-
-    @staticmethod
-    def forward(ctx, lower):
-        one = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
-        inverse = torch.linalg.solve_triangular(
-            one - lower, one.expand(lower.shape), upper=False, unitriangular=True
-        )
-        ctx.save_for_backward(inverse)
-        return inverse
-
-    @staticmethod
-    def backward(ctx, grad):
-        (inverse,) = ctx.saved_tensors
-        return inverse.mT @ grad @ inverse.mT
+def unit_lower_inverse(A: Tensor) -> Tensor:
+    """(I - A)^-1 for A below the diagonal; nothing above it is looked at."""
+    one = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    return torch.linalg.solve_triangular(
+        one - A, one.expand(A.shape), upper=False, unitriangular=True
+    )
 
 
 def tiled(x: Tensor, front: tuple[int, ...], d: int, tile: int, fill: float = 0.0) -> Tensor:
@@ -232,12 +222,11 @@ def solve(
         found = D.asked(reads[r], late=False) if reads[r] else M.new_zeros(1)
         return found.expand(*E[r].shape[:-1], M.shape[-2])
 
-    # E = X + Y M^T: what of the writes is known, and what hangs on the tile's first states
-    X = [sum((A(r, s) @ E[s] for s in known), E[r]) for r in open_]
-    inverse = UnitLowerInverse.apply(woven_square([[A(r, s) for s in open_] for r in open_]))
-    Y = inverse @ woven([asked(r) for r in open_])
-    left = woven([D.left(keys[r]) for r in open_])
-    solved, starts, M = TileScan.apply(inverse @ woven(X), Y, left, D.whole(), add, M)
+    # E = A E + U + P M^T: what hangs on each other, is known, and hangs on the first states
+    U = woven([sum((A(r, s) @ E[s] for s in known), E[r]) for r in open_])
+    P, b = woven([asked(r) for r in open_]), woven([D.left(keys[r]) for r in open_])
+    square = woven_square([[A(r, s) for s in open_] for r in open_])
+    solved, starts, M = TileScan.apply(square, U, P, b, D.whole(), add, M)
     for place, r in enumerate(open_):
         E[r] = solved if len(open_) == 1 else solved[..., place :: len(open_), :]
     return E, keys, starts, M
@@ -293,49 +282,54 @@ def carried(M: Tensor, w: Tensor) -> Tensor:
 
 
 class TileScan(torch.autograd.Function):
-    """From tile to tile: E = X + Y M, then M <- carried(M, w) + b^T E + add; M is transposed.
+    """From tile to tile: E = A E + U + P M, then M <- carried(M, w) + b^T E + add; M is transposed.
 
-    X [N, G, C, d_v], Y, b [N, G, C, n * d_k], w [N, G, n, n, 1 or d_k], M [G, n * d_k, d_v]. Gives
-    the writes E, the states before each tile and the last ones. Its gradient runs from the last
-    tile to the first with two products a tile, and takes all others at once.
+    A [N, G, C, C] below the diagonal, U [N, G, C, d_v], P, b [N, G, C, n * d_k],
+    w [N, G, n, n, 1 or d_k], M [G, n * d_k, d_v]. Gives the writes E, the states before each tile
+    and the last ones. Its gradient runs from the last tile to the first, and takes all that no
+    other tile waits for at once.
     """
 
     @staticmethod
-    def forward(ctx, X, Y, b, w, add, M):
-        writes, starts = [], []
-        more = [None] * X.shape[0] if add is None else add
-        for x, y, key, decay, known in zip(X, Y, b, w, more, strict=True):
+    def forward(ctx, A, U, P, b, w, add, M):
+        writes, starts, solve = [], [], unit_lower_inverse(A)
+        more = [None] * U.shape[0] if add is None else add
+        for inverse, u, p, key, decay, known in zip(solve, U, P, b, w, more, strict=True):
             starts.append(M)
-            writes.append(torch.baddbmm(x, y, M))
+            writes.append(inverse @ torch.baddbmm(u, p, M))
             M = carried(M, decay) if known is None else carried(M, decay) + known
             M = torch.baddbmm(M, key.mT, writes[-1])
         E, S = torch.stack(writes), torch.stack(starts)
-        ctx.save_for_backward(Y, b, w, E, S)
+        ctx.save_for_backward(solve, P, b, w, E, S)
         ctx.adds = add is not None
         return E, S, M
 
     @staticmethod
     def backward(ctx, dE, dS, dM):
-        Y, b, w, E, S = ctx.saved_tensors
-        back, writes, after = w.transpose(-3, -2), [], []
+        solve, P, b, w, E, S = ctx.saved_tensors
+        back, known, after = w.transpose(-3, -2), [], []
         for i in reversed(range(E.shape[0])):
             after.append(dM)
-            writes.append(torch.baddbmm(dE[i], b[i], dM))
-            dM = torch.baddbmm(carried(dM, back[i]) + dS[i], Y[i].mT, writes[-1])
-        dX, A = torch.stack(writes[::-1]), torch.stack(after[::-1])
-        n, numbers = w.shape[-2], w.shape[-1] == 1
-        before, later = S.unflatten(-2, (n, -1)), A.unflatten(-2, (n, -1))
-        if numbers:
-            dw = (before.flatten(-2) @ later.flatten(-2).mT).unsqueeze(-1)
-        else:
-            dw = (before.unsqueeze(-3) * later.unsqueeze(-4)).sum(-1)
-        return dX, dX @ S.mT, E @ A.mT, dw, A if ctx.adds else None, dM
+            known.append(solve[i].mT @ torch.baddbmm(dE[i], b[i], dM))
+            dM = torch.baddbmm(carried(dM, back[i]) + dS[i], P[i].mT, known[-1])
+        dU, dS = torch.stack(known[::-1]), torch.stack(after[::-1])
+        dw, dadd = of_decays(S, dS, w), dS if ctx.adds else None
+        return dU @ E.mT, dU, dU @ S.mT, E @ dS.mT, dw, dadd, dM
+
+
+def of_decays(before: Tensor, after: Tensor, w: Tensor) -> Tensor:
+    """The gradient of w in `carried`, from the states before and the gradient of those after."""
+    n = w.shape[-2]
+    before, after = before.unflatten(-2, (n, -1)), after.unflatten(-2, (n, -1))
+    if w.shape[-1] == 1:
+        return (before.flatten(-2) @ after.flatten(-2).mT).unsqueeze(-1)
+    return (before.unsqueeze(-3) * after.unsqueeze(-4)).sum(-1)
 
 
 def scan_known(add: Tensor, w: Tensor, M: Tensor) -> tuple[Tensor, Tensor]:
     """As `TileScan`, with writes that do not hang on the state."""
     starts = []
-    for known, decay in zip(add.unbind(0), w.unbind(0), strict=True):
+    for known, decay in zip(add, w, strict=True):
         starts.append(M)
         M = carried(M, decay) + known
     return torch.stack(starts), M
@@ -399,12 +393,23 @@ def by_chunk(x: Tensor | None, rows: int, n: int) -> list[Tensor | None]:
     return [part.flatten(1, 2) for part in x.unflatten(1, (rows, n, -1)).unbind(2)]
 
 
-def products(g: Tensor) -> Tensor:
+class Products(torch.autograd.Function):
     """g_{i+1} ... g_t for 0 <= i <= t <= C, else 0: [.., C] -> [.., 1 + C, 1 + C].
 
-    It is the inverse of I - A, where A has g below its diagonal; nothing is divided.
+    They are the inverse X of I - A, where A has g below its diagonal; nothing is divided. Its
+    gradient is that of any inverse, X^T G X^T, of which only what stands in the place of g counts.
     """
-    return UnitLowerInverse.apply(torch.diag_embed(g, -1))
+
+    @staticmethod
+    def forward(ctx, g):
+        found = unit_lower_inverse(torch.diag_embed(g, -1))
+        ctx.save_for_backward(found)
+        return found
+
+    @staticmethod
+    def backward(ctx, grad):
+        (found,) = ctx.saved_tensors
+        return (found[..., 1:].mT @ grad * found[..., :-1, :]).sum(-1)
 
 
 class ScalarGate:
@@ -421,7 +426,8 @@ class ScalarGate:
         if isinstance(g, float) and g == 1.0:
             table = like.new_ones(1 + tile, 1 + tile).tril()
             return cls(tile, table.expand(-(-front[1] // tile), like.shape[0], -1, -1))
-        return cls(tile, products(gate_tiles(g, front, tile, like, 0, 1.0).squeeze(-1)))
+        g = gate_tiles(g, front, tile, like, 0, 1.0)
+        return cls(tile, Products.apply(g.squeeze(-1)))
 
     def of_chunks(self, rows, n):
         return [ScalarGate(self.tile, table) for table in by_chunk(self.table, rows, n)]

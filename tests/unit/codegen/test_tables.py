@@ -17,7 +17,7 @@ def test_every_operation_is_spelled() -> None:
 
 def test_a_text_brings_what_it_needs() -> None:
     texts = "\n".join(library_texts(["solve_tiles"]))
-    for name in ("TileScan", "UnitLowerInverse", "tiled", "carried"):
+    for name in ("TileScan", "unit_lower_inverse", "tiled", "carried"):
         assert f" {name}(" in texts or f" {name}(" in texts.replace("class", " ")
     assert "attend" not in texts
     assert len(set(library_names())) == len(library_names())
