@@ -43,24 +43,45 @@ def print_loop(printer: Printer, node: fx.Node, loop: Loop) -> None:
         if str(place.target) in texts:
             inner.bind(place, texts[str(place.target)])
     inner.pinned = {texts[n] for n in loop.around}
-    for line in _header(loop, items, taken, texts, rest, writer.room, names.fresh):
+    if loop.chunk:
+        lengths = names.fresh("lengths")
+        printer.used.add("cuts")
+        position = texts["position"]
+        writer.line(f"{lengths} = cuts({position}, {items[0]}.shape[1], {loop.chunk})")
+        pieces = [f"{row}.split({lengths}, 1)" for row in items]
+        lines = _over(taken, pieces, writer.room)
+    else:
+        lines = _header(loop, items, taken, texts, rest, writer.room, names.fresh)
+    for line in lines:
         writer.line(line)
     with writer.indent():
         inner.run()
         results, after = loop.body.result
-        for name, value in zip(rows, results, strict=True):
-            writer.line(f"{name}.append({inner.operand(value)})")
+        for name, row, value in zip(rows, loop.rows, results, strict=True):
+            text = inner.operand(value)
+            writer.line(f"{name} += {text}" if row in loop.lists else f"{name}.append({text})")
         for name, value in zip(held, after, strict=True):
             text = inner.operand(value)
             if text != name:
                 writer.line(f"{name} = {text}")
     parts = parts_of(node)
     for i, (name, row) in enumerate(zip(rows, loop.rows, strict=True)):
-        if i in parts:
-            writer.line(f"{printer.take(row, parts[i], node)} = torch.stack({name}, 1)")
+        if i in parts and row in loop.lists:
+            printer.bind(parts[i], name)
+        elif i in parts:
+            join = "cat" if loop.chunk else "stack"
+            writer.line(f"{printer.take(row, parts[i], node)} = torch.{join}({name}, 1)")
     for i, name in enumerate(held, len(rows)):
         if i in parts:
             printer.bind(parts[i], name)
+
+
+def _over(taken: list[str], pieces: list[str], room: int) -> list[str]:
+    """`for a, b in zip(...)`, split where it is too long."""
+    if len(pieces) == 1:
+        return [f"for {taken[0]} in {pieces[0]}:"]
+    head = f"for {', '.join(taken)} in zip("
+    return split_call(head, [*pieces, "strict=True"], "):", room)
 
 
 def hold(

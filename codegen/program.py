@@ -132,7 +132,8 @@ class Loop:
     Arguments of the call: the sequences it takes apart, the carried values, what it uses from
     around it, and, where they are needed, the first position and the number of tokens. Results: the
     stacked sequences, then the carried values. The body's inputs are named by `items`, `carried`
-    and `around`; its result is (rows, carried).
+    and `around`; its result is (rows, carried). With `chunk` it runs for each chunk of so many
+    tokens instead, counted from the carried `position`; `lists` are rows that are lists already.
     """
 
     body: Program
@@ -142,6 +143,8 @@ class Loop:
     counter: str | None = None
     start: str | None = None
     around: tuple[str, ...] = ()
+    chunk: int = 0
+    lists: tuple[str, ...] = ()
 
     __name__ = "loop"
     __module__ = "nlc.codegen.program"

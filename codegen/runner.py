@@ -20,7 +20,7 @@ from nlc.codegen.unit import Passes
 from torch import fx
 
 from nlc.ir.expr import Expr
-from nlc.ir.schedule import Parallel, Run, TokenLoop
+from nlc.ir.schedule import ChunkLoop, Parallel, Run, TokenLoop
 from nlc.ir.system import Call, Equation, Memory, Step, Update
 
 if TYPE_CHECKING:
@@ -83,6 +83,10 @@ class Runner:
                 from nlc.codegen.token_loop import token_loop
 
                 token_loop(self, steps, memories)
+            case ChunkLoop(steps=steps, memories=memories, chunk=chunk):
+                from nlc.codegen.token_loop import token_loop
+
+                token_loop(self, steps, memories, chunk)
             case Passes():
                 self.passes(stage)
 
@@ -91,6 +95,14 @@ class Runner:
         for step in steps:
             if isinstance(step, Passes):
                 self.passes(step)
+            else:
+                self.step(step)
+
+    def chunk(self, steps: Iterable[Step]) -> None:
+        """Run steps for all tokens of one chunk."""
+        for step in steps:
+            if isinstance(step, Update):
+                self.run(self.owner.unit.memory(step.memory))
             else:
                 self.step(step)
 

@@ -1,11 +1,13 @@
-"""A group of steps that runs token by token inside a sequence.
+"""A group of steps that runs token by token, or chunk by chunk, inside a sequence.
 
 In: a `Runner` over a sequence, the group's steps and memories. Out: a `Loop` node in its program,
-whose body is one token; the streams the group makes, over the sequence, and the states after it.
+whose body is one token, or all tokens of one chunk; the streams the group makes, over the sequence,
+and the states after it.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +19,21 @@ from nlc.codegen.scope import Scope
 from torch import fx
 
 from nlc.ir.expr import Expr, postorder
-from nlc.ir.system import Call, Equation, Step
+from nlc.ir.system import Call, Equation, Step, Update
 
 if TYPE_CHECKING:
     from nlc.codegen.runner import Runner
 
 
-def token_loop(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -> None:
-    """Build the loop and take its results."""
+def token_loop(
+    runner: Runner, steps: Sequence[Step], memories: Sequence[str], chunk: int = 0
+) -> None:
+    """Build the loop, over chunks where a length is given, and take its results."""
     from nlc.codegen.runner import Runner as Inner
 
     outer, owner = runner.scope, runner.owner
     unit, body = owner.unit, Program()
+    batch, suffix = (2, "_c") if chunk else (1, "_t")
     items: dict[str, fx.Node] = {}
     around: dict[str, fx.Node] = {}
     carried: dict[str, fx.Node] = {}
@@ -41,10 +46,10 @@ def token_loop(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -
         if batch_of(node) == 0:
             around[identifier(name)] = node
             return note(body.input(identifier(name)), node.meta["shape"], 0, node.meta["wide"])
-        word = f"{identifier(name)}_t"
+        word = f"{identifier(name)}{suffix}"
         items[word] = outer.low.as_number(node)
         body.input(word).meta["settled"] = True
-        return note(body.input(word), node.meta["shape"], 1, node.meta["wide"])
+        return note(body.input(word), node.meta["shape"], batch, node.meta["wide"])
 
     def hold(name: str, node: fx.Node) -> fx.Node:
         """A value that the loop carries from token to token."""
@@ -52,8 +57,8 @@ def token_loop(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -
         return note(body.input(name), (), 1, wide=True)
 
     like = _like(outer, body, around)
-    scope = Scope(unit, body, 1, like, outer=borrow)
-    scope.first = like
+    scope = Scope(unit, body, batch, like, outer=borrow)
+    scope.first = scope.stream(unit.inputs[0].name) if chunk else like
     pasts: dict[str, str] = {}
 
     def fetch(slot: str) -> fx.Node:
@@ -80,9 +85,9 @@ def token_loop(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -
         """What moves outside of the loop, one token of it."""
         node = outer.spread(outer.low.tensor(expr))
         name = str(expr.args[1].attr("memory") if expr.op == "apply" else expr.attr("memory"))
-        word = f"{identifier(name)}_{len(items)}_t"
+        word = f"{identifier(name)}_{len(items)}{suffix}"
         items[word] = node
-        return note(body.input(word), node.meta["shape"], 1, node.meta["wide"])
+        return note(body.input(word), node.meta["shape"], batch, node.meta["wide"])
 
     def inner(expr: Expr) -> bool:
         """Say whether a value depends on what the loop makes."""
@@ -100,9 +105,10 @@ def token_loop(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -
         if batch_of(node) < 2:
             return None
         name = identifier(argument_name(expr))
-        word = f"{name}_{len(items)}_t" if f"{name}_t" in items else f"{name}_t"
+        word = f"{name}{suffix}"
+        word = f"{name}_{len(items)}{suffix}" if word in items else word
         items[word] = node
-        return note(body.input(word), node.meta["shape"], 1, node.meta["wide"])
+        return note(body.input(word), node.meta["shape"], batch, node.meta["wide"])
 
     scope.around, scope.inside, scope.ahead = sequence, inner, ahead
     labels: dict[tuple[str, str, str], str] = {}
@@ -123,7 +129,10 @@ def token_loop(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -
             scope.states[memory_name, "initial", ""] = hold(name, node)
             labels[memory_name, "initial", ""] = name
     counter = None
-    if unit.counts and _counts(runner, steps, memories):
+    if chunk:
+        assert outer.position is not None
+        scope.position = hold("position", outer.position)
+    elif unit.counts and _counts(runner, steps, memories):
         counter = "t"
         scope.position = body.input("t")
     nested: dict[str, Any] = {}
@@ -132,17 +141,25 @@ def token_loop(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -
             past = runner.instance_state(step.instance)
             nested[step.instance] = hold(identifier(step.instance), past)
     runs = Inner(owner, scope, body.input("state"), nested)
-    runs.token(steps)
-    runs.end_of_token(memories)
+    if chunk:
+        runs.chunk(steps)
+    else:
+        runs.token(steps)
+        runs.end_of_token(memories)
     made = list(_made(steps))
     needed = [name for name in made if name in _wanted(runner, steps)]
     rows = [_row(scope, name) for name in needed]
+    courses = [m for m in memories if m in _asked(runner, steps)] if chunk else []
+    lists = [f"{identifier(name)}_path" for name in courses]
+    rows += [scope.paths[name] for name in courses]
     names = list(carried)
     slots = {name: slot for slot, name in pasts.items()}
     after: list[Any] = []
     for name in names:
         if name in slots:
             after.append(scope.after[slots[name]])
+        elif chunk and name == "position":
+            after.append(body.call(operator.add, scope.position, scope.tokens()))
         elif name in map(identifier, nested) and name not in labels.values():
             after.append(next(v for k, v in nested.items() if identifier(k) == name))
         else:
@@ -150,8 +167,8 @@ def token_loop(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -
             after.append(scope.whole(unit.memory(key[0]), key[2], key[1]))
     body.finish((tuple(rows), tuple(after)))
     loop = Loop(
-        body, tuple(items), tuple(needed), tuple(names), counter,
-        "position" if counter else None, around=tuple(around),
+        body, tuple(items), (*needed, *lists), tuple(names), counter,
+        "position" if counter else None, tuple(around), chunk, tuple(lists),
     )  # fmt: skip
     arguments = [*items.values(), *carried.values(), *around.values()]
     if counter:
@@ -160,13 +177,16 @@ def token_loop(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -
     if not items:
         arguments.append(outer.tokens())
     node = outer.program.call(loop, *arguments)
-    parts = outer.program.unpack(node, [*needed, *names])
+    parts = outer.program.unpack(node, [*needed, *lists, *names])
     for name, part, row in zip(needed, parts, rows, strict=False):
         outer.streams[name] = note(part, row.meta["shape"], 2, row.meta["wide"])
-    for name, part in zip(names, parts[len(needed) :], strict=True):
+    outer.paths |= dict(zip(courses, parts[len(needed) :], strict=False))
+    for name, part in zip(names, parts[len(rows) :], strict=True):
         note(part, (), 1, wide=True)
         if name in slots:
             outer.after[slots[name]] = part
+        elif chunk and name == "position":
+            continue
         elif name in labels.values():
             key = next(k for k, v in labels.items() if v == name)
             outer.states[key] = part
@@ -216,6 +236,22 @@ def _wanted(runner: Runner, steps: Sequence[Step]) -> set[str]:
         if entry.default is not None:
             wanted |= streams([entry.default])
     return wanted
+
+
+def _asked(runner: Runner, steps: Sequence[Step]) -> set[str]:
+    """The memories that something outside of the loop reads."""
+    from nlc.codegen.unit import expressions, of_memory
+
+    unit, inside = runner.owner.unit, {id(step) for step in steps}
+    others = [
+        s for stage in unit.stages for s in getattr(stage, "steps", ()) if id(s) not in inside
+    ]
+    moved = {step.memory for step in steps if isinstance(step, Update)}
+    roots = list(expressions(others))
+    roots += [i.default for i in unit.inputs if i.default is not None]
+    for memory in unit.memories:
+        roots += of_memory(memory) if memory.name not in moved else []
+    return {str(n.attr("memory")) for n in postorder(roots) if n.op in ("state", "attend")}
 
 
 def _row(scope: Scope, name: str) -> fx.Node:

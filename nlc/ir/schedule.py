@@ -88,7 +88,19 @@ class TokenLoop:
     memories: tuple[str, ...]
 
 
-Stage = Parallel | Run | TokenLoop
+@dataclass(frozen=True)
+class ChunkLoop:
+    """Steps run chunk by chunk, each for all its tokens at once.
+
+    What hangs together through time does so through the states before the chunk alone.
+    """
+
+    steps: tuple[Step, ...]
+    memories: tuple[str, ...]
+    chunk: int
+
+
+Stage = Parallel | Run | TokenLoop | ChunkLoop
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,17 @@ import networkx as nx
 
 from nlc.ir.expr import Expr, Graph, postorder, rewrite
 from nlc.ir.normal_form import Affine, Neither, NormalForm
-from nlc.ir.schedule import BlockPlan, Kind, Parallel, Plan, Run, Schedule, Stage, TokenLoop
+from nlc.ir.schedule import (
+    BlockPlan,
+    ChunkLoop,
+    Kind,
+    Parallel,
+    Plan,
+    Run,
+    Schedule,
+    Stage,
+    TokenLoop,
+)
 from nlc.ir.system import Block, Call, Equation, Memory, Step, System, Update
 from nlc.passes.bound import Bounds
 from nlc.passes.gates import keep_gates
@@ -116,6 +126,12 @@ def _block(graph: Graph, block: Block) -> BlockPlan:
             stages.append(Parallel((by_node[group[0]],)))
             continue
         alone = len(group) == 1
+        together = {} if alone else _in_chunks(graph, block, memories, group, schedules)
+        if together:
+            schedules |= together
+            steps = tuple(by_node[node] for node in group)
+            stages.append(ChunkLoop(steps, tuple(together), memories[0].chunk))
+            continue
         for memory in memories:
             others = [name for _, name in group]
             schedule = _schedule(graph, block, memory, others, schedules)
@@ -130,6 +146,49 @@ def _block(graph: Graph, block: Block) -> BlockPlan:
     stages = _hoist(graph, block, stages, {m.name for m in block.memories if m.name in moving})
     ordered = tuple(schedules[m.name] for m in block.memories)
     return BlockPlan(block.name, tuple(_merge(stages)), ordered)
+
+
+def _in_chunks(
+    graph: Graph,
+    block: Block,
+    memories: list[Memory],
+    group: list[Node],
+    schedules: Mapping[str, Schedule],
+) -> dict[str, Schedule]:
+    """Schedule a group that hangs together through states before the chunk alone, else give {}.
+
+    Then a chunk's streams are known before its memories move, and all run through it in tiles.
+    """
+    names = {memory.name for memory in memories}
+    if len({memory.chunk for memory in memories}) > 1 or not all(map(reads_start, memories)):
+        return {}
+    by_node = {_node(step): step for step in block.steps}
+    roots = [e for node in group for e in _exprs(block, by_node[node])]
+    roots += [a.value for memory in memories for a in memory.update]
+    for node in postorder(roots):
+        if node.op in ("state", "attend") and node.attr("memory") in names:
+            own = node.op == "state" and node.attr("when") in ("start", "post", "initial")
+            moving = node.op == "state" and node.attr("when") == "prev"
+            if not own and not (moving and _only_own(node, memories)):
+                return {}
+    found: dict[str, Schedule] = {}
+    for memory in memories:
+        # while it is asked, the others run as it hopes that they do
+        others = {name: Schedule(name, "tile-scan", "") for name in names}
+        schedule = _schedule(graph, block, memory, [memory.name], {**schedules, **others})
+        if schedule.kind not in ("tile-scan", "tile-solve"):
+            return {}
+        found[memory.name] = schedule
+    return found
+
+
+def _only_own(leaf: Expr, memories: list[Memory]) -> bool:
+    """Say whether a running state stands in its own memory's update alone."""
+    for memory in memories:
+        inside = any(node is leaf for node in postorder([a.value for a in memory.update]))
+        if inside != (memory.name == leaf.attr("memory")):
+            return False
+    return True
 
 
 def _merge(stages: list[Stage]) -> list[Stage]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from nlc.ir.cost import NOTHING, WIDTH, Work
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.operations import OPERATIONS
-from nlc.ir.schedule import BlockPlan, Parallel, Run, Schedule, TokenLoop
+from nlc.ir.schedule import BlockPlan, ChunkLoop, Parallel, Run, Schedule, TokenLoop
 from nlc.ir.shape import count
 from nlc.ir.system import Block, Call, Equation, Memory, Model, Repeat, Step, Update
 from nlc.passes.reach import ALL, FLAT, Reached, live_nodes, reach
@@ -93,6 +93,12 @@ class Walk:
                     move_by_tokens(self, name)
                 case TokenLoop():
                     self.loop(stage)
+                case ChunkLoop(steps=steps):
+                    for step in steps:
+                        if isinstance(step, Update):
+                            move_by_tiles(self, step.memory)
+                        else:
+                            self.steps([step])
 
     def loop(self, stage: TokenLoop) -> None:
         """Count steps that run token by token within a sequence.
