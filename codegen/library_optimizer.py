@@ -34,8 +34,8 @@ class Bucket:
         """Arguments of the rule."""
         return [self.group[name] for name in names]
 
-    def lists(self, *names: str) -> list[list[Tensor]]:
-        """States, a list of tensors each."""
+    def lists(self, *names: str) -> list[list[Any]]:
+        """States, a list each: of tensors, or of tensors by part."""
         return [[kept[name] for kept in self.kept] for name in names]
 
     def counts(self, *names: str) -> list[Any]:
@@ -367,6 +367,68 @@ def placed(value: Any, p: Tensor) -> Any:
     if isinstance(value, dict):
         return {name: placed(part, p) for name, part in value.items()}
     return value.to(p.device, copy=True) if isinstance(value, Tensor) else value
+
+
+def drawn(x: Tensor, fan: int) -> Tensor:
+    """Draw a map's tensor: uniform in +-1/sqrt(fan)."""
+    return x.uniform_(-(fan**-0.5), fan**-0.5)
+
+
+def normal(x: Tensor, std: float) -> Tensor:
+    """Draw a map's tensor from a normal distribution."""
+    return x.normal_(std=std)
+
+
+def slopes(objective: Callable[..., Tensor], points: list[Any], *others: list[Any]) -> list[Any]:
+    """The gradient of an objective, a number for each copy, at points: tensors, or such by part."""
+    found: list[Any] = []
+    for point, *rest in zip(points, *others, strict=True):
+        parts = point if isinstance(point, dict) else {"": point}
+        at = {name: x.detach().requires_grad_() for name, x in parts.items()}
+        with torch.enable_grad():
+            total = objective(at if isinstance(point, dict) else at[""], *rest).sum()
+        grads: Any = [None] * len(at)
+        if total.requires_grad:
+            grads = torch.autograd.grad(total, [*at.values()], allow_unused=True)
+        pairs = zip(at.items(), grads, strict=True)
+        slope = {n: torch.zeros_like(x) if grad is None else grad for (n, x), grad in pairs}
+        found.append(slope if isinstance(point, dict) else slope[""])
+    return found
+
+
+def parts(*states: list[dict[str, Tensor]]) -> Iterator[tuple[Any, ...]]:
+    """Go over the parts of states: the name of each, and the lists of its tensors."""
+    for name in states[0][0]:
+        yield (name, *([x[name] for x in state] for state in states))
+
+
+def part(state: list[dict[str, Tensor]], name: str) -> list[Tensor]:
+    """One part of a state, a list of tensors."""
+    return [x[name] for x in state]
+
+
+def hold(state: list[dict[str, Tensor]], name: str, tensors: list[Tensor]) -> None:
+    """Set one part of a value."""
+    for x, tensor in zip(state, tensors, strict=True):
+        x[name] = tensor
+
+
+def joined(lists: dict[str, list[Tensor]]) -> list[dict[str, Tensor]]:
+    """Put lists by part together, as a list of tensors by part."""
+    every = zip(*lists.values(), strict=True)
+    return [dict(zip(lists, tensors, strict=True)) for tensors in every]
+
+
+def times(weight: Tensor, x: Tensor, more: int) -> Tensor:
+    """W x: weight [*copies, m, k], x [*copies, *more, k]; `more` counts further axes."""
+    if not more:
+        return (weight @ x[..., None])[..., 0]
+    return x @ weight[(..., *[None] * (more - 1), slice(None), slice(None))].mT
+
+
+def beside(vector: Tensor, more: int) -> Tensor:
+    """Give a vector [*copies, k] further axes of size 1 in front of its own."""
+    return vector[(..., *[None] * more, slice(None))]
 
 
 def chosen(holds: list[Tensor], new: list[Tensor], old: list[Tensor], axes: int) -> list[Tensor]:

@@ -7,14 +7,14 @@ level has follows from where the system's weights are; what a rule does, from it
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nlc.codegen.library_source import library_texts, source_of
 from nlc.codegen.names import class_name, class_names
 from nlc.codegen.parameters import of_memory
+from nlc.codegen.rule_body import dictionary
 from nlc.codegen.rule_class import RuleText, write_class
-from nlc.codegen.rule_motion import dictionary
 from nlc.codegen.unit import calls
 from nlc.codegen.writer import Writer, split_call
 
@@ -25,6 +25,11 @@ from nlc.ir.system import Block, Level, Model, Repeat, Step, System
 # what every emitted file has, in this order
 ALWAYS = ("Bucket", "Rule", "own_axes", "pieces", "dense", "put", "placed", "wide")
 LEVELS = ("Levels", "grouped")
+# what only some rules need
+SOMETIMES = (
+    "drawn", "normal", "slopes", "parts", "part", "hold", "joined", "times", "beside", "chosen",
+    "orthogonal",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def emit_optimizers(system: System, rules: Sequence[OptimizerRule]) -> str:
     for name in (*ALWAYS[:2], *(LEVELS if levels else ()), *ALWAYS[2:]):
         _definition(out, name)
     helpers = sorted({name for text in texts for name in text.used})
-    own = [name for name in ("chosen", "orthogonal") if name in helpers]
+    own = [name for name in SOMETIMES if name in helpers]
     for name in own:
         _definition(out, name)
     for source in library_texts([name for name in helpers if name not in own]):
@@ -118,6 +123,9 @@ def emit_optimizers(system: System, rules: Sequence[OptimizerRule]) -> str:
             out.blank(2)
             out.lines += source.splitlines()
     for text in texts:
+        for function in text.readings:
+            out.blank(2)
+            out.lines += function
         out.blank(2)
         out.lines += text.lines
     if levels:
@@ -128,17 +136,18 @@ def emit_optimizers(system: System, rules: Sequence[OptimizerRule]) -> str:
     return out.text()
 
 
-def _imports(out: Writer, about: list[str], texts: Iterable[RuleText], levels: bool) -> None:
+def _imports(out: Writer, about: list[str], texts: Sequence[RuleText], levels: bool) -> None:
     out.docstring(about)
     out.blank()
     lines = ["from __future__ import annotations", ""]
-    if any("math." in line for text in texts for line in text.lines):
+    written = [line for text in texts for part in (text.lines, *text.readings) for line in part]
+    if any("math." in line for line in written):
         lines.append("import math")
     lines += [
         "from collections.abc import Callable, Generator, Iterable, Iterator",
         "from itertools import chain", "from typing import Any", "", "import torch",
     ]  # fmt: skip
-    if any(re.search(r"\bF\.", line) for text in texts for line in text.lines):
+    if any(re.search(r"\bF\.", line) for line in written):
         lines.append("import torch.nn.functional as F")
     lines.append("from torch import Tensor, nn" if levels else "from torch import Tensor")
     for line in lines:

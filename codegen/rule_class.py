@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from nlc.codegen.names import class_name, identifier
-from nlc.codegen.rule_motion import MotionWriter, dictionary
+from nlc.codegen.rule_body import dictionary
+from nlc.codegen.rule_maps import write_reading
+from nlc.codegen.rule_motion import MotionWriter
 from nlc.codegen.rule_numbers import NUMBERS, Number, literal
+from nlc.codegen.rule_start import states_of
 from nlc.codegen.writer import Writer, split_call
 
 from nlc.ir.expr import Expr
@@ -31,6 +34,8 @@ class RuleText:
     name: str
     lines: list[str]
     used: frozenset[str]
+    # functions that read its memories
+    readings: tuple[list[str], ...] = ()
 
 
 def write_class(rule: OptimizerRule, system: System) -> RuleText:
@@ -62,8 +67,10 @@ def write_class(rule: OptimizerRule, system: System) -> RuleText:
             with out.indent():
                 out.docstring(["Give the values that are read outside training."])
             out.lines += first.evaluated()
-    used = frozenset(name for writer in writers.values() for name in writer.used)
-    return RuleText(class_name(rule.rule.name), out.lines, used)
+    used = {name for writer in writers.values() for name in writer.used}
+    maps = {name: form for writer in writers.values() for name, form in writer.readings.items()}
+    readings = tuple(write_reading(name, form, used) for name, form in maps.items())
+    return RuleText(class_name(rule.rule.name), out.lines, frozenset(used), readings)
 
 
 def _places(system: System) -> Callable[[Span], str]:
@@ -91,9 +98,8 @@ def _docstring(out: Writer, rule: OptimizerRule, where: Callable[[Span], str]) -
 def _facts(out: Writer, rule: OptimizerRule, writer: MotionWriter, plain: bool) -> None:
     """Write what the base class needs to know."""
     motion = writer.motion
-    states = (
-        [c.name for c in motion.cells] + writer.sums + (["grad.calls"] if writer.counts else [])
-    )
+    counted = ["grad.calls"] if writer.counts else []
+    states = [*states_of(motion), *writer.sums, *counted]
     whole = sorted(_whole(motion))
     refused = [RANKS[kind] for kind in RANKS if kind not in rule.motions]
     refused = [axes for axes in refused if axes not in [RANKS[k] for k in rule.as_rows]]

@@ -7,6 +7,7 @@ have rows too, for what is inside of something that works tensor by tensor.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -46,6 +47,8 @@ class Site:
 
     like: str
     used: set[str] = field(default_factory=set)
+    # how the parameter's sizes are called, where they have names
+    sizes: tuple[str, str] | None = None
 
     def library(self, name: str, *args: str) -> Element:
         """Call a function of the library."""
@@ -54,9 +57,12 @@ class Site:
 
     def size(self, axis: Axis) -> str:
         """The size of an axis: of the parameter, or a number."""
-        if axis.name in ("in", "out"):
-            return f"{self.like}.shape[{-1 if axis.name == 'in' else -2}]"
-        return str(axis.size)
+        words = re.split(r"\W+", axis.name)
+        if not {"in", "out"} & set(words):
+            return str(axis.size)
+        into, out = self.sizes or (f"{self.like}.shape[-1]", f"{self.like}.shape[-2]")
+        known = {"in": into, "out": out}
+        return " * ".join(known.get(word, word) for word in words)
 
 
 # what torch calls as the language does
@@ -101,7 +107,10 @@ def _neg(site: Site, expr: Expr, args: Sequence[Element]) -> Element:
 
 def _pow(site: Site, expr: Expr, args: Sequence[Element]) -> Element:
     a, b = (real(site, x) for x in args)
-    return Element(f"{a.within(POWER + 1)} ** {b.within(UNARY)}", POWER)
+    left, right = a.within(POWER + 1), b.within(UNARY)
+    # as formatters have it: no spaces between simple names and numbers
+    simple = all(re.fullmatch(r"-?[\w.]+", side) for side in (left, right))
+    return Element(f"{left}**{right}" if simple else f"{left} ** {right}", POWER)
 
 
 def _extreme(pair: str, clamp: str) -> Row:
@@ -291,7 +300,7 @@ ELEMENTS: Mapping[str, Row] = {
     "rotate": _library("rotate"),
     "index": _index,
     "identity": _identity,
-    "stop": _same,
+    "stop": lambda site, expr, args: Element(f"{args[0].within(CALL)}.detach()"),
     "let": _same,
     # leaves, which whoever writes the text takes over, and what no optimizer has
     **dict.fromkeys(["const", "param", "stream"], _impossible),

@@ -9,132 +9,22 @@ where the target itself is a term. What torch has no multi-tensor form of runs t
 from __future__ import annotations
 
 import re
-from collections import Counter
-from dataclasses import dataclass, field, replace
 
-from nlc.codegen.names import Names
-from nlc.codegen.rule_elements import (
-    CALL,
-    ELEMENTS,
-    Element,
-    Site,
-    newton_schulz_words,
-    of_number,
-    real,
-)
-from nlc.codegen.rule_numbers import (
-    ATOM,
-    COMPARE,
-    NUMBERS,
-    ONE,
-    ZERO,
-    Number,
-    is_number,
-    literal,
-    negative,
-    over,
-    plus,
-    times,
-)  # fmt: skip
-from nlc.codegen.writer import WIDTH, Writer, split_call
+from nlc.codegen.rule_each import BINARY, UNARY, EachWriter, over_lists
+from nlc.codegen.rule_elements import CALL, Site, newton_schulz_words, real
+from nlc.codegen.rule_numbers import ONE, Number, negative, over, plus, times
+from nlc.codegen.rule_sums import Sum, Tensors, Term
+from nlc.codegen.writer import WIDTH, split_call
 
-from nlc.ir.expr import Expr, postorder
+from nlc.ir.expr import Expr
 from nlc.ir.shape import Shape, sizes
 
-# operations of one argument that torch has for lists
-UNARY = frozenset(["exp", "log", "sqrt", "abs", "sign", "sin", "cos", "tanh", "sigmoid", "erf"])
-# and those of two arguments that are no sums or products
-BINARY = {"maximum": "maximum", "minimum": "minimum", "pow": "pow"}
+# what gives a view of what it is given
 LAYOUT = frozenset(["transpose", "unsqueeze", "reshape", "permute", "slice", "stop", "let"])
 
 
-@dataclass(frozen=True)
-class Tensors:
-    """A list by its name; `fresh`: nothing else holds its tensors, and it is used once."""
-
-    name: str
-    shape: Shape
-    fresh: bool = False
-
-
-@dataclass(frozen=True)
-class Term:
-    """factor * a, factor * a * b, or factor * a / b (`sign` is "", "*" or "/")."""
-
-    factor: Number
-    shape: Shape
-    a: Tensors
-    sign: str = ""
-    b: Tensors | None = None
-
-    @property
-    def names(self) -> set[str]:
-        """The lists it reads."""
-        return {self.a.name} | ({self.b.name} if self.b is not None else set())
-
-
-@dataclass
-class Sum:
-    """Terms and a number that is added to every entry."""
-
-    terms: list[Term] = field(default_factory=list)
-    number: Number = ZERO
-
-    def add(self, term: Term) -> None:
-        """Add a term, joining it with a like one."""
-        for i, other in enumerate(self.terms):
-            if (other.a, other.sign, other.b) == (term.a, term.sign, term.b):
-                self.terms[i] = replace(term, factor=plus(other.factor, term.factor))
-                return
-        self.terms.append(term)
-
-
-@dataclass
-class ListWriter:
-    """Writes the statements of one method; `lists` and `numbers` say how names are known in it."""
-
-    out: Writer
-    names: Names
-    numbers: set[str]
-    used: set[str]
-    # how many own axes a parameter has
-    rank: int
-    texts: dict[str, str] = field(default_factory=dict)
-    # the shapes of names that have been set
-    shapes: dict[str, Shape] = field(default_factory=dict)
-    like: str = "w[0]"
-    memo: dict[Expr, Tensors] = field(default_factory=dict)
-    uses: Counter[Expr] = field(default_factory=Counter)
-    temporaries: int = 0
-
-    def begin(self, *roots: Expr) -> None:
-        """Begin a statement: its parts are computed once, and its temporaries are its own."""
-        self.memo, self.uses, self.temporaries = {}, Counter(), 0
-        for node in postorder(roots):
-            self.uses.update(node.args)
-
-    # ---- numbers ---------------------------------------------------------------------------
-
-    def is_number(self, expr: Expr) -> bool:
-        """Say whether an expression is a plain number."""
-        return is_number(expr, self.numbers)
-
-    def number(self, expr: Expr) -> Number:
-        """Write an expression over plain numbers."""
-        match expr.op:
-            case "const":
-                return literal(expr.attr("value"))
-            case "param" | "stream":
-                return Number(self.text(expr.attr("name")))
-            case "unsqueeze" | "stop":
-                return self.number(expr.args[0])
-        return NUMBERS[expr.op](*(self.number(a) for a in expr.args))
-
-    def text(self, name: str) -> str:
-        """How a name of the rule is known in the method."""
-        if name not in self.texts:
-            self.texts[name] = self.names.fresh(name)
-        return self.texts[name]
+class ListWriter(EachWriter):
+    """Writes the statements of one method."""
 
     # ---- sums ------------------------------------------------------------------------------
 
@@ -355,54 +245,17 @@ class ListWriter:
         element = real(site, self.element(expr, site, lists, inline=True))
         if lists:
             fresh = expr.op not in LAYOUT
-            return self.keep(_over_lists(element.text, lists), expr.shape, fresh)
+            return self.keep(over_lists(element.text, lists), expr.shape, fresh)
         # nothing of it differs between the parameters, but each has its copies
         axes = ", ".join([self.copies("w_i"), *(["-1"] * len(expr.shape))])
         text = f"{element.within(CALL)}.expand({axes})"
         return self.keep((text, "for w_i in w"), expr.shape, fresh=False)
-
-    def copies(self, name: str) -> str:
-        """The axes in front of a parameter's own, as arguments."""
-        return f"*{name}.shape[:-{self.rank}]" if self.rank else f"*{name}.shape"
-
-    def truths(self, expr: Expr) -> tuple[str, str]:
-        """Write a list of a condition's truth for each parameter."""
-        lists: dict[str, str] = {}
-        site = Site(self.like, self.used)
-        element = self.element(expr, site, lists, inline=True)
-        text = element.text if element.kind == "bool" else f"{element.within(COMPARE + 1)} != 0"
-        return _over_lists(text, lists)
-
-    def element(
-        self, expr: Expr, site: Site, lists: dict[str, str], inline: bool = False
-    ) -> Element:
-        """Write an expression for one tensor of each list; `lists` collects what it goes over."""
-        if self.is_number(expr):
-            return of_number(self.number(expr))
-        leaf = expr.op == "stream"
-        if not leaf and not inline and not self._stays(expr):
-            return self._bound(self.tensors(expr).name, lists)
-        if leaf:
-            return self._bound(self.text(expr.attr("name")), lists)
-        args = [self.element(a, site, lists) for a in expr.args]
-        return ELEMENTS[expr.op](site, expr, args)
-
-    def _stays(self, expr: Expr) -> bool:
-        """Say whether an expression is written inside of what uses it."""
-        if expr in self.memo or self.uses[expr] > 1:
-            return False
-        lists = UNARY | {"add", "sub", "mul", "div", "neg", "pow", "newton_schulz", *BINARY}
-        return expr.op not in lists or expr.op in LAYOUT
-
-    def _bound(self, name: str, lists: dict[str, str]) -> Element:
-        return Element(lists.setdefault(name, self.item(name)), ATOM)
 
     # ---- statements ------------------------------------------------------------------------
 
     def set(self, target: str, expr: Expr, shape: Shape, is_local: bool) -> None:
         """Write `target = expr`: in place for a state and `self`, a new list for a local name."""
         self.begin(expr)
-        self.uses[expr] += 1
         name = self.text(target)
         if target in self.numbers:
             self.out.line(f"{name} = {self.number(expr).text}")
@@ -487,15 +340,6 @@ class ListWriter:
         self.assign_list(name, text)
         return Tensors(name, shape, fresh)
 
-    def assign_list(self, name: str, text: str | tuple[str, str]) -> None:
-        """Write `name = text`, or a comprehension of what it makes and what it goes over."""
-        whole = text if isinstance(text, str) else f"[{text[0]} {text[1]}]"
-        if isinstance(text, str) or len(f"{name} = {whole}") <= self.out.room:
-            self.out.line(f"{name} = {whole}")
-            return
-        for line in (f"{name} = [", f"    {text[0]}", f"    {text[1]}", "]"):
-            self.out.line(line)
-
     def temporary(self) -> str:
         """Name an intermediate list; each statement begins anew."""
         self.temporaries += 1
@@ -503,11 +347,6 @@ class ListWriter:
         if key not in self.texts:
             self.texts[key] = self.names.fresh("value")
         return self.texts[key]
-
-    def item(self, name: str) -> str:
-        """Name one tensor of a list."""
-        item = f"{name.rstrip('_')}_i"
-        return f"{item}_" if item in self.names.used else item
 
     def rename(self, old: str, new: str) -> None:
         """Let the list that was made last have another name, where nothing in between reads it."""
@@ -522,32 +361,6 @@ class ListWriter:
             re.sub(rf"(?<![\w.]){re.escape(old)}(?!\w)", new, line) for line in lines[first:]
         ]
         lines[first:] = _laid_out(changed)
-
-
-def _over_lists(text: str, lists: dict[str, str]) -> tuple[str, str]:
-    """Write a list comprehension; `lists` are the names of lists with those of their tensors."""
-    names, items = list(lists), list(lists.values())
-    if len(names) == 1:
-        return text, f"for {items[0]} in {names[0]}"
-    return text, f"for {', '.join(items)} in zip({', '.join(names)}, strict=True)"
-
-
-def alone(expr: Expr, name: str, used: set[str]) -> str:
-    """Write an expression for one tensor, by whose name the leaves are known."""
-
-    def text(node: Expr) -> Element:
-        match node.op:
-            case "const":
-                return of_number(literal(node.attr("value")))
-            case "stream":
-                return Element(name, ATOM)
-            case "param":
-                place = {"in": -1, "out": -2}[node.attr("name")]
-                return Element(f"{name}.shape[{place}]", ATOM, "number")
-        site = Site(name, used)
-        return ELEMENTS[node.op](site, node, [text(arg) for arg in node.args])
-
-    return real(Site(name, used), text(expr)).text
 
 
 def _laid_out(lines: list[str]) -> list[str]:

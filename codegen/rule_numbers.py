@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.operations import OPERATIONS
-from nlc.ir.rule import Action, Ask, Every, Loop, Motion, Set, When
+from nlc.ir.rule import Action, Ask, Every, Loop, Motion, Set, Slope, When
 
 ATOM, POWER, UNARY, PRODUCT, SUM, COMPARE, CHOICE = 18, 15, 14, 13, 12, 6, 1
 
@@ -202,20 +202,18 @@ def is_number(expr: Expr, names: set[str]) -> bool:
 def number_names(motion: Motion) -> set[str]:
     """Find the names that are numbers: whatever they are set to is one, wherever it is set."""
     cells = {cell.name: cell for cell in motion.cells}
-    names = {c.name for c in motion.cells if not c.shape and not c.like and c.start.op == "const"}
-    names |= {
-        a.target
-        for a, _ in _sets(motion.actions, ())
-        if isinstance(a, Set) and a.target not in cells and a.target != "self"
-    }
+    names = {
+        c.name for c in motion.cells
+        if not c.shape and not c.like and c.start.op == "const" and not c.draw
+    }  # fmt: skip
+    settings = _settings(motion.actions, ())
+    names |= {name for name, _, _ in settings if name not in cells and name != "self"}
     changed = True
     while changed:
         changed = False
-        for action, conditions in _sets(motion.actions, ()):
-            name = action.target
+        for name, value, conditions in settings:
             if name not in names:
                 continue
-            value = action.value if isinstance(action, Set) else None
             held = all(is_number(c, names) for c in conditions)
             if value is None or not held or not is_number(value, names):
                 names.discard(name)
@@ -223,17 +221,21 @@ def number_names(motion: Motion) -> set[str]:
     return names
 
 
-def _sets(
+def _settings(
     actions: tuple[Action, ...], around: tuple[Expr, ...]
-) -> list[tuple[Set | Ask, tuple[Expr, ...]]]:
-    """List what is set, with the conditions around it."""
-    found: list[tuple[Set | Ask, tuple[Expr, ...]]] = []
+) -> list[tuple[str, Expr | None, tuple[Expr, ...]]]:
+    """List what is set: name, value (None: a gradient) and the conditions around."""
+    found: list[tuple[str, Expr | None, tuple[Expr, ...]]] = []
     for action in actions:
         match action:
-            case Set() | Ask():
-                found.append((action, around))
+            case Set(target=target, value=value):
+                found.append((target, value, around))
+            case Ask(target=target):
+                found.append((target, None, around))
+            case Slope(targets=targets):
+                found += [(name, None, around) for _, name in targets]
             case When(condition=condition, body=body):
-                found += _sets(body, (*around, condition))
+                found += _settings(body, (*around, condition))
             case Every(body=body) | Loop(body=body):
-                found += _sets(body, around)
+                found += _settings(body, around)
     return found

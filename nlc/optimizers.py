@@ -1,4 +1,4 @@
-"""The rules of a system as optimizers: resolved, written out, and what they cannot do.
+"""The rules of a system as optimizers: resolved, and what they cannot do.
 
 In: a system. Out: an `OptimizerRule` for each rule, and faults NL0806 for levels whose optimizer
 cannot move what lives there. Loads no torch.
@@ -7,13 +7,11 @@ cannot move what lives there. Loads no torch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
-from nlc.diagnostics import Diagnostic, Faults, SpecError
+from nlc.diagnostics import Diagnostic, Faults
 from nlc.ir.rule import RANKS, Ask, Kind, OptimizerRule, flat
 from nlc.ir.system import Level, System
 from nlc.library import shipped_rules
-from nlc.passes.explicit_rule import explicit_motion
 from nlc.semantics.motions import optimizer_rule
 from nlc.source import Span
 from nlc.syntax import tree
@@ -23,15 +21,8 @@ ARTICLES: dict[Kind, str] = {"matrix": "a matrix", "vector": "a vector", "scalar
 
 
 def rule_as_optimizer(system: System, rule: tree.Rule) -> OptimizerRule:
-    """Resolve a rule as an optimizer and write its equations out."""
-    found = optimizer_rule(system, shipped_rules(), rule)
-    motions, faults = {}, dict(found.faults)
-    for kind, motion in found.motions.items():
-        try:
-            motions[kind] = explicit_motion(motion)
-        except SpecError as error:
-            faults[kind] = tuple(error.diagnostics)
-    return replace(found, motions=motions, faults=faults)
+    """Resolve a rule as an optimizer."""
+    return optimizer_rule(system, shipped_rules(), rule)
 
 
 def rules_to_emit(system: System) -> list[OptimizerRule]:

@@ -1,14 +1,15 @@
 """A rule on its own, as an optimizer runs it: its equations in order, for one kind of parameter.
 
     Motion = cells (states), actions -> self
-    Action = Set | Ask | When | Every | Loop
+    Action = Set | Ask | Slope | When | Every | Loop
 
 Unlike a memory's update, which is one expression per state, a motion keeps the order of the
 equations: an action's expressions are over the values that its names have on its line. Leaves:
 
     stream NAME   the present value of `self`, a cell or a local name, and of `grad`;
                   `NAME.prev` its value before this call, `NAME.initial` at the first call;
-                  `grad.every.N` the sum of the gradients since a block `every N steps` last ran
+                  `grad.every.N` the sum of the gradients since a block `every N steps` last ran;
+                  a part of what has several has that behind: `m.layer1.weight`
     param NAME    an argument of the rule; `in` and `out`, the sizes of this parameter
 
 Shapes are a parameter's own: axes in front of them (one copy per leading axis) are a batch. Data
@@ -23,7 +24,7 @@ from typing import Literal
 
 from nlc.diagnostics import Diagnostic
 from nlc.ir.expr import Expr
-from nlc.ir.shape import Shape
+from nlc.ir.shape import Axis, Shape
 from nlc.source import NOWHERE, Span
 from nlc.syntax import tree
 
@@ -36,14 +37,17 @@ RANKS: dict[Kind, int] = {"matrix": 2, "vector": 1, "scalar": 0}
 class Cell:
     """One tensor of a rule's state, `m` or `m.layer1.weight`, with its value at the first call.
 
-    `start` is a number, or an expression over `self.initial`; `like` says that it has the
-    parameter's own shape. Axes named `in` and `out` have the parameter's sizes.
+    `start` is a number, or an expression over `self.initial`; where `draw` is set, the value is
+    drawn: uniform in +-1/sqrt(`size`), or normal with std `start`. `like` says that it has the
+    parameter's own shape. Axes that name `in` and `out` have the parameter's sizes.
     """
 
     name: str
     shape: Shape
     start: Expr
     like: bool
+    draw: Literal["", "uniform", "normal"] = ""
+    size: Axis | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,22 @@ class Ask:
 
     target: str
     point: Expr
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Slope:
+    """The gradient of an objective, taken here, for the `variable`s of a memory at `points`.
+
+    `targets` are the names of its parts from here on, by the variable's parts. The objective is one
+    number for each copy, over `variable` leaves and the present values of names.
+    """
+
+    memory: str
+    targets: tuple[tuple[str, str], ...]
+    points: tuple[Expr, ...]
+    objective: Expr
+    text: str
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
@@ -99,7 +119,7 @@ class Loop:
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
-Action = Set | Ask | When | Every | Loop
+Action = Set | Ask | Slope | When | Every | Loop
 
 
 @dataclass(frozen=True)
@@ -107,7 +127,8 @@ class Motion:
     """A rule's equations on one kind of parameter.
 
     `shape` is the parameter's own shape. `evaluated` is the value read outside training, over what
-    `self` and the cells hold after the call; None where it is `self`.
+    `self` and the cells hold after the call; None where it is `self`. `parts` says of names that
+    are parts of something what of, and which: `m.layer1.weight` is `layer1.weight` of `m`.
     """
 
     rule: tree.Rule
@@ -116,6 +137,7 @@ class Motion:
     cells: tuple[Cell, ...]
     actions: tuple[Action, ...]
     evaluated: Expr | None = None
+    parts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def cell(self, name: str) -> Cell:
         """Return a cell by name."""
@@ -161,6 +183,8 @@ def expressions(actions: tuple[Action, ...]) -> list[Expr]:
                 found.append(value)
             case Ask(point=point):
                 found.append(point)
+            case Slope(points=points, objective=objective):
+                found += [*points, objective]
             case When(condition=condition):
                 found.append(condition)
             case Every() | Loop():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nlc.ir.expr import Expr
-from nlc.ir.rule import Action, Ask, Every, Loop, Motion, Set, When, expressions, flat
+from nlc.ir.rule import Action, Ask, Every, Loop, Motion, Set, Slope, When, expressions, flat
 from nlc.ir.shape import sizes
 from nlc.runtime.evaluate import TokenFrame, evaluate, order
 
@@ -105,8 +105,12 @@ class Mover:
         )
         self.held: dict[str, Tensor] = {"self.initial": start}
         for cell in motion.cells:
-            first = self.at(cell.start).expand(self.copies, *sizes(cell.shape))
-            self.held[cell.name] = first.clone()
+            first = self.at(cell.start).expand(self.copies, *sizes(cell.shape)).clone()
+            if cell.draw == "normal":
+                first = torch.randn_like(first) * first
+            if cell.size is not None:
+                first = first.uniform_(-1, 1) / cell.size.size**0.5
+            self.held[cell.name] = first
         self.held["self"] = start
         self.calls = 0
         self.sums = {
@@ -127,10 +131,15 @@ class Mover:
 
     def at(self, expr: Expr) -> Tensor:
         """Evaluate an expression over what the names hold now."""
-        frame = TokenFrame(
-            self.copies, 0, self.numbers, {**self.held}, {}, {}, {}, {}, {}, tracks=False
+        return evaluate(expr, self.frame({}))
+
+    def frame(self, variables: dict[tuple[str, str], Tensor]) -> TokenFrame:
+        """What leaves stand for now."""
+        names = {**self.held}
+        return TokenFrame(
+            self.copies, 0, self.numbers, names, {}, {}, {}, {}, {},
+            tracks=False, variables=variables,
         )  # fmt: skip
-        return evaluate(expr, frame)
 
     def call(self, gradient: Tensor) -> Run:
         """Run the equations once; yields points and takes the gradients there."""
@@ -151,6 +160,22 @@ class Mover:
         count = float(self.at(action.count))
         return self.calls % round(count) == 0
 
+    def slope(self, action: Slope) -> dict[str, Tensor]:
+        """Differentiate an objective, summed over the copies."""
+        with torch.enable_grad():
+            points = [
+                self.at(p).expand(self.copies, *sizes(p.shape)).clone().requires_grad_()
+                for p in action.points
+            ]
+            parts = [(action.memory, part) for part, _ in action.targets]
+            frame = self.frame(dict(zip(parts, points, strict=True)))
+            total = evaluate(action.objective, frame).expand(self.copies).sum()
+            found = torch.autograd.grad(total, points, allow_unused=True)
+        return {
+            name: torch.zeros_like(point) if g is None else g
+            for (_, name), point, g in zip(action.targets, points, found, strict=True)
+        }
+
     def run(self, actions: tuple[Action, ...]) -> Run:
         """Run actions in order."""
         for action in actions:
@@ -165,6 +190,8 @@ class Mover:
                     where = self.at(point).expand(self.copies, *sizes(point.shape))
                     there = yield where.reshape(self.whole)
                     self.held[target] = there.reshape(self.held["self"].shape)
+                case Slope():
+                    self.held |= self.slope(action)
                 case When(condition=condition, body=body):
                     holds = self.at(condition).expand(self.copies) != 0
                     before = dict(self.held)

@@ -1,42 +1,49 @@
-"""The equations of a rule as actions in order: what their names mean, line by line.
+"""What names mean in a rule by itself, line by line: each stands for its present value, a leaf.
 
-In: statements of a rule. Out: `Action`s. After an assignment a name stands for its present value, a
-leaf; so what follows is an expression over what the names hold on its line, and nothing is written
-out twice.
+In: a rule's body. Out: scopes whose expressions are over leaves, with what they record on the way:
+the gradients that are asked for, and the moves of the memories inside the rule. `motion_statements`
+walks the equations.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nlc.ir.expr import Expr, postorder
-from nlc.ir.rule import Action, Ask, Every, Loop, Set, When, count_word
-from nlc.ir.system import Part, Variable
-from nlc.semantics.assignments import values_of
+from nlc.ir.expr import Expr, rewrite
+from nlc.ir.rule import Action, Ask, Slope, count_word
+from nlc.ir.shape import Axis
+from nlc.ir.system import Part
 from nlc.semantics.context import Bad
-from nlc.semantics.memories import variables
-from nlc.semantics.periods import period_in
+from nlc.semantics.memories import rule_of, variables
+from nlc.semantics.objectives import own_objective
 from nlc.semantics.records import Body
-from nlc.semantics.rule_scopes import RuleScope
-from nlc.semantics.statements import assign_one, fit_state
-from nlc.semantics.values import Struct, Value, pack
+from nlc.semantics.rule_scopes import RuleScope, arguments_of, full_name, prepare
+from nlc.semantics.values import Value, pack
 from nlc.source import Span
 from nlc.syntax import tree
-from nlc.syntax.print_text import print_statement
 
 if TYPE_CHECKING:
     from nlc.semantics.blocks import BlockResolver
 
 
-def cell_name(variable: Variable, part: Part) -> str:
-    """Name one tensor of a state: `m`, or `m.layer1.weight` where it has several parts."""
-    name = variable.name or "self"
-    return name if len(variable.parts) == 1 else f"{name}.{part.name}"
+@dataclass
+class Recorder:
+    """What the scopes of one rule record: the actions of the present block, names and counts.
+
+    `parts` has the names that are parts of something: of what, and which.
+    """
+
+    actions: list[Action] = field(default_factory=list)
+    parts: dict[str, tuple[str, str]] = field(default_factory=dict)
+    # the counts of the blocks `every N steps` around
+    around: list[Expr] = field(default_factory=list)
+    asked: int = 0
+    slopes: int = 0
 
 
 class MotionScope(RuleScope):
-    """A rule by itself; `actions` are those of the block that is being walked."""
+    """A rule by itself."""
 
     def __init__(
         self,
@@ -44,37 +51,49 @@ class MotionScope(RuleScope):
         body: Body,
         arguments: dict[str, Value],
         rules: tuple[str, ...],
+        recorder: Recorder | None = None,
     ):
         super().__init__(block, body, arguments, rules)
+        self.recorder = recorder or Recorder()
         # one call is one update
         self.period = ("tokens", 1)
-        self.actions: list[Action] = []
-        # the counts of the blocks `every N steps` around
-        self.around: list[Expr] = []
-        self.asked = 0
 
     # ---- names -----------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Let each state stand for its present value."""
         for variable in self.body.variables:
-            self.env[variable.name or "self"] = self._now(variable)
+            self.env[variable.name or "self"] = self.all_parts(variable.name, "now")
         self.start = dict(self.env)
 
-    def _now(self, variable: Variable) -> Value:
-        return pack(
-            self.body.map,
-            tuple((p.name, self.leaf(variable.name, p, "now")) for p in variable.parts),
-        )
-
     def leaf(self, var: str, part: Part, when: str) -> Expr:
-        variable = next(v for v in variables(self.block, self.body) if v.name == var)
-        name = cell_name(variable, part) + ("" if when == "now" else f".{when}")
+        name = self.cell(var, part, when)
         return self.make("stream", name=name, shape=part.shape, span=self.span)
+
+    def cell(self, var: str, part: Part, when: str = "now") -> str:
+        """Name one tensor of a state: `m`, `m.prev`; with several parts `m.prev.layer1.weight`."""
+        variable = next(v for v in variables(self.block, self.body) if v.name == var)
+        name = (variable.name or "self") + ("" if when == "now" else f".{when}")
+        return name if len(variable.parts) == 1 else self.part(name, part.name)
+
+    def part(self, name: str, part: str) -> str:
+        """Name a part of what has several."""
+        self.recorder.parts[f"{name}.{part}"] = (name, part)
+        return f"{name}.{part}"
 
     def _size(self, name: tree.Name) -> Value:
         # the sizes of a parameter are not known before an optimizer is made
         return self.make("param", name=name.id, shape=(), span=name.span)
+
+    def _grad_call(self, call: tree.Call) -> Value:
+        # an objective in the call sees the sizes too, by name
+        given = self.arguments
+        sizes = {side: self._size(tree.Name(side, span=call.span)) for side in ("in", "out")}
+        self.arguments = {**sizes, **(given or {})}
+        try:
+            return super()._grad_call(call)
+        finally:
+            self.arguments = given
 
     def find(self, name: tree.Name) -> Value | None:
         if name.id == "key":
@@ -94,151 +113,155 @@ class MotionScope(RuleScope):
     def gradient(self, objective: Expr | None, at: Value | None, span: Span) -> Value:
         if objective is not None:
             point = at if at is not None else self.all_parts("", "prev")
-            return super().gradient(objective, point, span)
+            return self.slope(objective, point, span)
         shape = self.body.parts[0].shape
+        recorder = self.recorder
         if at is None:
-            name = f"grad.every.{count_word(self.around[-1])}" if self.around else "grad"
+            around = recorder.around
+            name = f"grad.every.{count_word(around[-1])}" if around else "grad"
             return self.make("stream", name=name, shape=shape, span=span)
-        if self.around:
+        if recorder.around:
             self.context.fail(
                 "NL0806", "`grad(at = e)` cannot be taken for several steps", span,
                 "in a block `every N steps`",
                 "the data of the steps before are gone: take it at every step",
             )  # fmt: skip
         assert isinstance(at, Expr)
-        self.asked += 1
-        name = "grad.at" if self.asked == 1 else f"grad.at.{self.asked}"
-        self.actions.append(Ask(name, at, span))
+        recorder.asked += 1
+        name = "grad.at" if recorder.asked == 1 else f"grad.at.{recorder.asked}"
+        recorder.actions.append(Ask(name, at, span))
         return self.make("stream", name=name, shape=shape, span=span)
 
-    # ---- statements ------------------------------------------------------------------------
+    def slope(self, objective: Expr, point: Value, span: Span, place: int | None = None) -> Value:
+        """Take the gradient of an objective here, or at an earlier place of this block."""
+        recorder = self.recorder
+        recorder.slopes += 1
+        name = "slope" if recorder.slopes == 1 else f"slope.{recorder.slopes}"
+        many = len(self.body.parts) > 1
+        targets = tuple(
+            (part.name, self.part(name, part.name) if many else name) for part in self.body.parts
+        )
+        objective = self._over_leaves(objective)
+        own = self.body.name != "self"
+        text = f"the gradient of the objective of {self.body.name}" if own else span.text
+        action = Slope(
+            self.body.name, targets, self.parts_of(point), objective, text, span
+        )  # fmt: skip
+        recorder.actions.insert(len(recorder.actions) if place is None else place, action)
+        leaves = tuple(
+            (part.name, self.make("stream", name=target, shape=part.shape, span=span))
+            for part, (_, target) in zip(self.body.parts, targets, strict=True)
+        )
+        return pack(self.body.map, leaves)
 
-    def walk(self, statements: tuple[tree.Stmt, ...]) -> tuple[Action, ...]:
-        """Turn statements into actions; faults are recorded and the rest goes on."""
-        outer, self.actions = self.actions, []
-        for statement in statements:
-            try:
-                self._statement(statement)
-            except Bad:
-                self.body.bad = True
-                if isinstance(statement, tree.Assign):
-                    for target in statement.targets:
-                        nothing = self.context.number(0.0, target.span)
-                        self.env.setdefault(target.path[0], nothing)
-        found, self.actions = tuple(self.actions), outer
-        return found
+    def _over_leaves(self, objective: Expr) -> Expr:
+        """Put leaves in the place of states that an objective reads as constants."""
 
-    def _statement(self, statement: tree.Stmt) -> None:
-        match statement:
-            case tree.Assign():
-                self._assign(statement)
-            case tree.When(condition=condition, body=body, span=span):
-                holds = self.scalar(condition, "a condition")
-                text = f"when {condition.span.text}"
-                self.actions.append(When(holds, self._inside(body, span), text, span))
-            case tree.Every(period=period, body=body, span=span):
-                unit, count = period_in(self, period)
-                if unit != "steps":
-                    self.context.fail(
-                        "NL0806", "an optimizer sees no tokens", period.span,
-                        "a period of tokens",
-                        "in an optimizer a period counts steps, the calls of the rule: "
-                        "`every 10 steps { }`",
-                    )  # fmt: skip
-                self.around.append(count)
-                inside = self._inside(body, span)
-                self.around.pop()
-                self.actions.append(Every(count, inside, f"every {count_word(count)} steps", span))
-            case tree.Repeat(count=count, body=body):
-                self._repeat(self.context.positive(count, "a number of repeats"), body, statement)
-            case tree.Share():
-                self.context.fail(
-                    "NL0703", "`share` stands in a model", statement.span, "in a rule",
-                    "move it to `model { }`",
-                )  # fmt: skip
+        def leaf(node: Expr, args: tuple[Expr, ...]) -> Expr | None:
+            if node.op != "state":
+                return None
+            variable = next(v for v in self.body.variables if v.name == node.attr("var"))
+            part = next(p for p in variable.parts if p.name == node.attr("part"))
+            return self.leaf(node.attr("var"), part, node.attr("when"))
 
-    def _inside(self, body: tuple[tree.Stmt, ...], span: Span) -> tuple[Action, ...]:
-        """Walk a block that may not run: names it makes are its own."""
-        before = dict(self.env)
-        actions = self.walk(body)
-        for name, value in before.items():
-            self._same_shape(name, value, span)
-        self.env = {name: self.env[name] for name in before}
-        return actions
+        return rewrite(self.block.graph, [objective], leaf)[0]
 
-    def _same_shape(self, name: str, before: Value, span: Span) -> None:
-        after = self.env[name]
-        if isinstance(before, Expr) and isinstance(after, Expr) and before.shape != after.shape:
-            self.context.fail(
-                "NL0404", f"`{name}` has another shape inside than outside", span,
-                "changed in this block", "give what is inside a name of its own",
+    # ---- memories inside -------------------------------------------------------------------
+
+    def move_inner(self, body: Body) -> None:
+        from nlc.semantics.motion_statements import walk_on
+
+        statements = prepare(self, body)
+        own = InnerMotion(self, body)
+        own.begin()
+        scope: MotionScope = own
+        if not isinstance(statements, tuple):
+            scope, statements = own.of_rule(statements)
+        walk_on(scope, statements)
+        scope.move_all()
+        if body.bad:
+            raise Bad(body.name)
+
+
+class InnerMotion(MotionScope):
+    """The update of a memory inside a rule: its own states, then what the rule sees."""
+
+    def __init__(
+        self,
+        outer: MotionScope,
+        body: Body,
+        arguments: dict[str, Value] | None = None,
+        rules: tuple[str, ...] = (),
+    ):
+        around = {name: value for name, value in outer.env.items() if name != "self"}
+        seen = {**(outer.arguments or {}), **around} if arguments is None else arguments
+        super().__init__(outer.block, body, seen, rules or outer.rules, outer.recorder)
+        self.outer = outer
+        # where the update begins, and the gradients that were taken there
+        self.place = len(self.recorder.actions)
+        self.taken: dict[Expr, Value] = {}
+        # whether the equations are those of a rule that moves this memory
+        self.of_own_rule = False
+
+    def _size(self, name: tree.Name) -> Value:
+        if not self.of_own_rule:
+            return self.outer._size(name)
+        # a rule that moves a memory has that memory's sizes
+        shape = self.body.parts[0].shape
+        place = 1 if name.id == "in" else 2
+        axis = shape[-place] if len(shape) >= place else Axis("1", 1)
+        return self._size_of(axis, name.span)
+
+    def _size_of(self, axis: Axis, span: Span) -> Expr:
+        """A size over `in` and `out`, as its axis is named: `2*in`."""
+        words = axis.name.split("*")
+        if not {"in", "out"} & set(words):
+            return self.context.number(float(axis.size), span)
+        value = self.context.number(1.0, span)
+        for word in words:
+            side = word in ("in", "out")
+            factor = (
+                self.make("param", name=word, shape=(), span=span) if side
+                else self.context.number(float(word), span)
             )  # fmt: skip
+            value = self.make("mul", value, factor, span=span)
+        return value
 
-    def _repeat(self, times: int, body: tuple[tree.Stmt, ...], statement: tree.Repeat) -> None:
-        if times > 4096:
+    def of_rule(self, update: tree.Expr) -> tuple[MotionScope, tuple[tree.Stmt, ...]]:
+        """The scope of a rule that moves this memory, and its equations."""
+        rule = rule_of(self.block, self.body)
+        assert rule is not None
+        if rule.name in self.rules:
             self.context.fail(
-                "NL0402", "too many repeats", statement.count.span, f"{times}", "up to 4096"
-            )
-        before = dict(self.env)
-        actions = self.walk(body)
-        for name, value in before.items():
-            self._same_shape(name, value, statement.span)
-        self.actions.append(Loop(times, actions, statement.span))
+                "NL0519", f"rule `{rule.name}` uses itself", update.span, "inside its own body",
+                "a memory of a rule is moved by equations or by another rule",
+                (rule.span, "the rule"),
+            )  # fmt: skip
+        values, _ = arguments_of(self.block, self.body, update, self)
+        scope = InnerMotion(self.outer, self.body, values, (*self.rules, rule.name))
+        scope.of_own_rule = True
+        scope.begin()
+        return scope, rule.equations
 
-    def _assign(self, statement: tree.Assign) -> None:
-        text = statement.span.text or print_statement(statement)
-        values = values_of(self.block, self, statement)
-        names = {".".join(target.path) for target in statement.targets}
-        if len(values) > 1:
-            values = [
-                self._kept(value, names, statement.span, str(i)) for i, value in enumerate(values)
-            ]
-        for target, value in zip(statement.targets, values, strict=True):
-            if target.path[0] == "eval":
-                value = fit_state(self, "self", value, target.span)
-                assert isinstance(value, Expr)
-                self.actions.append(Set("eval", value, text, statement.span))
-                continue
-            assign_one(self, target, value, text, statement.span)
-            self._record(text, statement.span)
+    def cell(self, var: str, part: Part, when: str = "now") -> str:
+        return self.outer.cell(full_name(self.body, var), part, when)
 
-    def _kept(self, value: Value, names: set[str], span: Span, place: str) -> Value:
-        """Hold a value that reads what another value of the same line is about to change."""
-        if isinstance(value, Struct):
-            parts = tuple(
-                (part, self._kept_one(expr, names, span, f"{place}.{part}"))
-                for part, expr in value.parts
-            )
-            return Struct(value.map, parts)
-        return self._kept_one(value, names, span, place)
-
-    def _kept_one(self, value: Expr, names: set[str], span: Span, place: str) -> Expr:
-        read = {n.attr("name") for n in postorder([value]) if n.op == "stream"}
-        if not read & names:
-            return value
-        self.actions.append(Set(f"value.{place}", value, "", span))
-        return self.make("stream", name=f"value.{place}", shape=value.shape, span=span)
-
-    def _record(self, text: str, span: Span) -> None:
-        """Turn the equation that was just resolved into actions, its names into leaves."""
-        done = self.body.statements[-1]
-        variable = next((v for v in self.body.variables if (v.name or "self") == done.target), None)
-        leaves: dict[str, Expr] = {}
-        for part, let in done.values:
-            value = let.args[0]
-            if variable is not None:
-                name = cell_name(variable, next(p for p in variable.parts if p.name == part))
-            else:
-                name = f"{done.target}.{part}" if part else done.target
-            shape = value.shape
-            if variable is not None:
-                shape = next(p for p in variable.parts if p.name == part).shape
-            self.actions.append(Set(name, value, text, span))
-            leaves[part] = self.make("stream", name=name, shape=shape, span=span)
-        now = self.env[done.target]
-        if isinstance(now, Struct):
-            self.env[done.target] = replace(
-                now, parts=tuple((part, leaves.get(part, expr)) for part, expr in now.parts)
-            )
-        else:
-            (self.env[done.target],) = leaves.values()
+    def gradient(self, objective: Expr | None, at: Value | None, span: Span) -> Value:
+        if objective is None:
+            objective = own_objective(self.block, self.body)
+            self.body.uses_grad = True
+        if objective is None:
+            self.context.fail(
+                "NL0513", f"`{self.body.name}` has no objective to differentiate", span,
+                "`grad` stands here",
+                "write `objective e`, or `key` and `value` for the default one",
+                (self.span, "the memory"),
+            )  # fmt: skip
+        if at is not None:
+            return self.slope(objective, at, span)
+        # once, before the first equation
+        known = self.taken.get(objective)
+        if known is None:
+            known = self.slope(objective, self.start["self"], span, self.place)
+            self.taken[objective] = known
+        return known

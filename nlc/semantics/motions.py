@@ -20,7 +20,8 @@ from nlc.semantics.blocks import BlockResolver
 from nlc.semantics.context import Bad, ClauseFaults, Context
 from nlc.semantics.initials import set_initials
 from nlc.semantics.memories import variables
-from nlc.semantics.motion_scopes import MotionScope, cell_name
+from nlc.semantics.motion_scopes import MotionScope
+from nlc.semantics.motion_statements import walk
 from nlc.semantics.records import Body
 from nlc.semantics.resolve import Resolver
 from nlc.semantics.updates import UpdateScope
@@ -77,12 +78,6 @@ def motion_of(
     resolver = _new_resolver(system, library)
     context = resolver.context
     block = BlockResolver(context, tree.Block(rule.name, (), ()), resolver)
-    if rule.memories:
-        context.faults.error(
-            "NL0806", f"`{rule.name}` has a memory of its own", rule.memories[0].span,
-            "not supported yet in an optimizer", "leave it out for now", (rule.span, "the rule"),
-        )  # fmt: skip
-        return tuple(context.faults.errors)
     body = _body(rule, shape)
     arguments = {
         p.name: context.graph.make("param", name=p.name, shape=()) for p in rule.parameters
@@ -92,7 +87,10 @@ def motion_of(
         set_initials(block, body)
         scope = MotionScope(block, body, {**arguments}, (rule.name,))
         scope.begin()
-        actions = scope.walk(rule.equations)
+        actions = walk(scope, rule.equations)
+        scope.recorder.actions = list(actions)
+        scope.move_all()
+        actions = tuple(scope.recorder.actions)
         if body.bad or context.faults.errors:
             return tuple(context.faults.errors)
         return _motion(context.graph, scope, body, actions)
@@ -143,55 +141,103 @@ def _defaults(
 
 def _motion(graph: Graph, scope: MotionScope, body: Body, actions: tuple[Action, ...]) -> Motion:
     assert body.rule is not None
-    cells = [c for v in body.variables if v.name for c in _cells(graph, body, v)]
+    cells = [c for v in body.variables if v.name for c in _cells(graph, scope, body, v)]
     actions, evaluated = _evaluation(graph, body, actions, {c.name for c in cells})
     if evaluated is not None and evaluated.op == "stream" and evaluated.attr("name") == "eval":
         start = graph.make("stream", name="self.initial", shape=body.parts[0].shape)
         cells.append(Cell("eval", body.parts[0].shape, start, like=True))
     roots = expressions(actions) + ([evaluated] if evaluated is not None else [])
-    names = {n.attr("name"): n for n in postorder(roots) if n.op == "stream"}
-    for name in sorted(names):
-        first, _, when = name.rpartition(".")
-        if when == "initial":
-            cells.append(_held(graph, cells, first, names[name]))
-        if when == "prev":
-            now = graph.make("stream", name=first, shape=names[name].shape)
-            text = f"`{first}` as it is before this call"
-            actions = (Set(name, now, text, NOWHERE), *actions)
+    read = {n.attr("name") for n in postorder(roots) if n.op == "stream"}
+    for variable in body.variables:
+        for part in variable.parts:
+            now, before, first = (
+                scope.leaf(variable.name, part, when) for when in ("now", "prev", "initial")
+            )
+            name = before.attr("name")
+            if name in read:
+                text = f"`{variable.name or 'self'}` as it is before this call"
+                actions = (Set(name, now, text, NOWHERE), *actions)
+            if first.attr("name") in read:
+                cells.append(_held(cells, now.attr("name"), first))
     arguments = tuple(p.name for p in body.rule.parameters)
-    return Motion(body.rule, body.parts[0].shape, arguments, tuple(cells), actions, evaluated)
+    return Motion(
+        body.rule, body.parts[0].shape, arguments, tuple(cells), actions, evaluated,
+        dict(scope.recorder.parts),
+    )  # fmt: skip
 
 
-def _cells(graph: Graph, body: Body, variable: Variable) -> list[Cell]:
+def _cells(graph: Graph, scope: MotionScope, body: Body, variable: Variable) -> list[Cell]:
     """Make the cells of a state, one per part."""
     assert body.rule is not None
+    own = body.parts[0].shape
     written = next((s for s in body.rule.states if s.name == variable.name), None)
-    like = written is not None and written.shape is None
     found = []
     for part in variable.parts:
-        name = cell_name(variable, part)
+        name = scope.cell(variable.name, part)
+        like = part.shape == own if written is None else written.shape is None
         start = graph.constant(part.initial.value)
         if part.initial.kind == "expr" and part.initial.expr is not None:
-            start = _at_first_call(graph, part.initial.expr)
-        found.append(Cell(name, part.shape, start, like))
+            start = _at_first_call(scope, body, part.initial.expr)
+        cell = Cell(name, part.shape, start, like)
+        if part.initial.kind == "normal":
+            cell = replace(cell, draw="normal")
+        if part.initial.kind == "uniform":
+            cell = replace(cell, draw="uniform", size=_fan(part))
+        found.append(cell)
     return found
 
 
-def _at_first_call(graph: Graph, expr: Expr) -> Expr:
+def _fan(part: Part) -> Axis:
+    """The axis over whose size a part is drawn: the one it sums over, or that its weight does."""
+    fan = round(part.initial.value)
+    named = [axis for axis in part.shape if axis.size == fan]
+    return named[-1] if named else Axis(_size_word(fan), fan)
+
+
+def _size_word(size: int) -> str:
+    """Write a size that stands for any as what it stands for: `2*in`."""
+    for side, any_size in ANY.items():
+        if size % any_size == 0:
+            times = size // any_size
+            return side if times == 1 else f"{times}*{side}"
+    return str(size)
+
+
+def _at_first_call(scope: MotionScope, body: Body, expr: Expr) -> Expr:
+    """Put what a state begins with in the place of initial values."""
+    graph, inner = scope.graph, _inner_bodies(body)
+
     def at(node: Expr, args: tuple[Expr, ...]) -> Expr | None:
-        if node.op == "state":
+        if node.op != "state":
+            return None
+        if node.attr("memory") == body.name:
             return graph.make("stream", name="self.initial", shape=node.shape)
-        return None
+        memory = inner[node.attr("memory")]
+        part = next(p for p in memory.variables[0].parts if p.name == node.attr("part"))
+        if part.initial.kind != "constant":
+            scope.context.fail(
+                "NL0806", f"a state begins as `{memory.name}`, which is drawn", expr.span,
+                "in an optimizer", "begin with a number, or give the memory `init 0.1`",
+            )  # fmt: skip
+        wide = graph.make("stream", name="self.initial", shape=node.shape)
+        return graph.make("where", graph.constant(1.0), graph.constant(part.initial.value), wide)
 
     return rewrite(graph, [expr], at)[0]
 
 
-def _held(graph: Graph, cells: list[Cell], name: str, leaf: Expr) -> Cell:
+def _inner_bodies(body: Body) -> dict[str, Body]:
+    """List the memories inside a rule, by name, with those inside of these."""
+    found: dict[str, Body] = {}
+    for inner in body.inner.values():
+        found |= {inner.name: inner, **_inner_bodies(inner)}
+    return found
+
+
+def _held(cells: list[Cell], name: str, first: Expr) -> Cell:
     """Make the cell that holds what a name was at the first call."""
     if name == "self":
-        return Cell("self.initial", leaf.shape, leaf, like=True)
-    cell = next(c for c in cells if c.name == name)
-    return replace(cell, name=f"{name}.initial")
+        return Cell("self.initial", first.shape, first, like=True)
+    return replace(next(c for c in cells if c.name == name), name=first.attr("name"))
 
 
 def _evaluation(

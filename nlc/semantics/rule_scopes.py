@@ -42,6 +42,18 @@ def rule_scope(
         block.context.unsupported.append(
             ("NL0805", f"rule `{rule.name}` with a memory of its own", update.span)
         )
+    values, shown = arguments_of(block, body, update, outer)
+    inner = RuleScope(block, body, values, (*outer.rules, rule.name))
+    inner.shown = shown
+    return inner, rule.equations
+
+
+def arguments_of(
+    block: BlockResolver, body: Body, update: tree.Expr, outer: UpdateScope
+) -> tuple[dict[str, Value], dict[str, tree.Expr]]:
+    """Resolve a rule's arguments as `outer` sees them; give them as they are written too."""
+    rule = rule_of(block, body)
+    assert rule is not None
     given = block.resolver.arguments(rule, update)
     values: dict[str, Value] = {}
     shown: dict[str, tree.Expr] = {}
@@ -51,9 +63,7 @@ def rule_scope(
         scope = UpdateScope(block, body, dict(values)) if id(expr) in defaults else outer
         values[name] = scope.value(expr)
         shown[name] = expr
-    inner = RuleScope(block, body, values, (*outer.rules, rule.name))
-    inner.shown = shown
-    return inner, rule.equations
+    return values, shown
 
 
 class RuleScope(UpdateScope):
@@ -97,12 +107,16 @@ class RuleScope(UpdateScope):
         if name not in self.moved:
             self.moved.add(name)
             try:
-                _move(self, inner)
+                self.move_inner(inner)
             except Bad:
                 inner.bad = True
         if inner.bad:
             self.body.bad = True
             raise Bad(name)
+
+    def move_inner(self, body: Body) -> None:
+        """Resolve how a memory of the rule moves."""
+        _move(self, body)
 
     def move_all(self) -> None:
         """Move the memories that no equation reads, so that they are checked too."""
@@ -123,16 +137,20 @@ class InnerScope(UpdateScope):
         self.rules = outer.rules
 
     def leaf(self, var: str, part: Part, when: str) -> Expr:
-        return self.outer.leaf(_full(self.body, var), part, when)
+        return self.outer.leaf(full_name(self.body, var), part, when)
+
+    def _size(self, name: tree.Name) -> Value:
+        # of what the rule moves
+        return self.outer._size(name)
 
 
-def _full(body: Body, var: str) -> str:
+def full_name(body: Body, var: str) -> str:
     """The name that a state of an inner memory has outside."""
     return f"{body.name}.{var}" if var else body.name
 
 
-def _move(outer: RuleScope, body: Body) -> None:
-    """Resolve a memory inside a rule: its pairs, objective, states and update."""
+def prepare(outer: RuleScope, body: Body) -> tree.Expr | tuple[tree.Stmt, ...]:
+    """Resolve a memory inside a rule up to its update: its pairs and objective."""
     block, written, context = outer.block, body.written, outer.context
     for clause, place in written.clauses:
         if clause in ("reset", "through", "slots", "route", "select"):
@@ -146,6 +164,12 @@ def _move(outer: RuleScope, body: Body) -> None:
             "NL0208", f"`{body.name}` stands in a rule and names a level", written.span,
             "it moves at each call of the rule", "leave `at LEVEL` out",
         )  # fmt: skip
+    if body.map.kind in ("conv", "table", "kernel"):
+        context.fail(
+            "NL0514", f"a `{body.map.kind}` is no memory of a rule", written.map.span,
+            "it remembers tokens, or reads numbers", "use a linear map, an mlp, a vector, ...",
+            (written.span, "the memory"),
+        )  # fmt: skip
     body.pairs = _pairs(outer, body)
     objective = written.objective
     if objective is None and body.pairs and written.values:
@@ -155,6 +179,8 @@ def _move(outer: RuleScope, body: Body) -> None:
         if mentions(objective, {"grad"}):
             env["grad"] = outer.gradient(None, None, written.span)
         env = {name: value for name, value in env.items() if name != "self"}
+        for side in ("in", "out"):
+            env[side] = outer._size(tree.Name(side, span=written.span))
         body.objective = resolve_objective(block, body, objective, env, closed=True)
     body.objective_done = True
     if written.update is None:
@@ -162,10 +188,15 @@ def _move(outer: RuleScope, body: Body) -> None:
             "NL0505", f"`{body.name}` has no update", written.span, "the memory",
             "write `update { self = self - lr * grad }` or `update sgd(lr = 0.1)`",
         )  # fmt: skip
+    return written.update
+
+
+def _move(outer: RuleScope, body: Body) -> None:
+    block = outer.block
+    statements = prepare(outer, body)
     own = InnerScope(outer, body)
     own.begin()
     scope: UpdateScope = own
-    statements = written.update
     if not isinstance(statements, tuple):
         scope, statements = rule_scope(block, body, statements, own)
         scope.env, scope.start = dict(own.env), dict(own.start)
@@ -175,7 +206,7 @@ def _move(outer: RuleScope, body: Body) -> None:
     if body.bad:
         raise Bad(body.name)
     for variable in body.variables:
-        outer.env[_full(body, variable.name)] = scope.env[variable.name or "self"]
+        outer.env[full_name(body, variable.name)] = scope.env[variable.name or "self"]
 
 
 def _pairs(outer: RuleScope, body: Body) -> tuple[tuple[Expr, Expr], ...]:

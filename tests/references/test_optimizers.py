@@ -219,6 +219,33 @@ def test_sam_steps_uphill_first() -> None:
     same(ours, path(lambda p: Sharp(p, 0.1, 0.2)))
 
 
+def test_deep_momentum_is_a_network_that_learns_to_answer() -> None:
+    values, loss = problem()
+    optimizer = RULES.rule("deep_momentum")(values, lr=0.02)
+    for step in range(6):
+        for value in values:
+            value.grad = None
+        loss(step).backward()  # type: ignore[no-untyped-call]
+        if step == 0:
+            torch.manual_seed(0)
+            kept = optimizer.rule(optimizer.param_groups[0]).start(values[0].detach(), 2)["m"]
+            W1, W2 = (kept[f"layer{i}.weight"].requires_grad_() for i in (1, 2))
+            torch.manual_seed(0)
+            W = values[0].detach().clone()
+        u = values[0].grad / values[0].grad.norm(dim=1, keepdim=True)
+        answer = torch.nn.functional.gelu(u @ W1.T) @ W2.T
+        error = 0.5 * (answer + u).square().sum() / 6
+        slopes = torch.autograd.grad(error, [W1, W2])
+        with torch.no_grad():
+            for layer, slope in zip((W1, W2), slopes, strict=True):
+                layer.copy_(0.99 * layer - 0.1 * slope)
+            W = W + 0.02 * torch.nn.functional.gelu(u @ W1.T) @ W2.T
+        optimizer.step()
+        assert float((values[0] - W).detach().abs().max()) < 1e-12
+    state = optimizer.state[values[0]]["m"]
+    assert torch.allclose(state["layer2.weight"], W2.detach(), atol=1e-12)
+
+
 def test_momentum_of_nested_learning_on_its_toy_problem() -> None:
     # psi(r, th) = r^2 + k (r - th + a sin(w r))^2 from (-3.5, 2): the momentum that forgets along
     # the gradient comes down

@@ -35,7 +35,7 @@ ALLOWED: dict[str, str] = {
 }
 ALLOWED["library"] = ALLOWED["semantics"]
 ALLOWED["compiler"] += " library"
-ALLOWED["optimizers"] = ALLOWED["semantics"] + " passes semantics library"
+ALLOWED["optimizers"] = ALLOWED["semantics"] + " semantics library"
 ALLOWED["compiler"] += " optimizers"
 ALLOWED["compiled"] = ALLOWED["compiler"]
 ALLOWED["compiler"] += " compiled"

@@ -35,8 +35,8 @@ class Bucket:
         """Arguments of the rule."""
         return [self.group[name] for name in names]
 
-    def lists(self, *names: str) -> list[list[Tensor]]:
-        """States, a list of tensors each."""
+    def lists(self, *names: str) -> list[list[Any]]:
+        """States, a list each: of tensors, or of tensors by part."""
         return [[kept[name] for kept in self.kept] for name in names]
 
     def counts(self, *names: str) -> list[Any]:

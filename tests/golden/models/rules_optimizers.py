@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # yields values at which it wants gradients, and is sent these
@@ -31,8 +32,8 @@ class Bucket:
         """Arguments of the rule."""
         return [self.group[name] for name in names]
 
-    def lists(self, *names: str) -> list[list[Tensor]]:
-        """States, a list of tensors each."""
+    def lists(self, *names: str) -> list[list[Any]]:
+        """States, a list each: of tensors, or of tensors by part."""
         return [[kept[name] for kept in self.kept] for name in names]
 
     def counts(self, *names: str) -> list[Any]:
@@ -315,6 +316,41 @@ def placed(value: Any, p: Tensor) -> Any:
 def wide(x: Tensor) -> Tensor:
     """Give x in float32 or better: the precision of states and decays."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def drawn(x: Tensor, fan: int) -> Tensor:
+    """Draw a map's tensor: uniform in +-1/sqrt(fan)."""
+    return x.uniform_(-(fan**-0.5), fan**-0.5)
+
+
+def slopes(objective: Callable[..., Tensor], points: list[Any], *others: list[Any]) -> list[Any]:
+    """The gradient of an objective, a number for each copy, at points: tensors, or such by part."""
+    found: list[Any] = []
+    for point, *rest in zip(points, *others, strict=True):
+        parts = point if isinstance(point, dict) else {"": point}
+        at = {name: x.detach().requires_grad_() for name, x in parts.items()}
+        with torch.enable_grad():
+            total = objective(at if isinstance(point, dict) else at[""], *rest).sum()
+        grads: Any = [None] * len(at)
+        if total.requires_grad:
+            grads = torch.autograd.grad(total, [*at.values()], allow_unused=True)
+        pairs = zip(at.items(), grads, strict=True)
+        slope = {n: torch.zeros_like(x) if grad is None else grad for (n, x), grad in pairs}
+        found.append(slope if isinstance(point, dict) else slope[""])
+    return found
+
+
+def parts(*states: list[dict[str, Tensor]]) -> Iterator[tuple[Any, ...]]:
+    """Go over the parts of states: the name of each, and the lists of its tensors."""
+    for name in states[0][0]:
+        yield (name, *([x[name] for x in state] for state in states))
+
+
+def times(weight: Tensor, x: Tensor, more: int) -> Tensor:
+    """W x: weight [*copies, m, k], x [*copies, *more, k]; `more` counts further axes."""
+    if not more:
+        return (weight @ x[..., None])[..., 0]
+    return x @ weight[(..., *[None] * (more - 1), slice(None), slice(None))].mT
 
 
 def orthogonal(
@@ -1047,8 +1083,109 @@ class DeltaMomentum(Rule):
         torch._foreach_add_(w, m)
 
 
+def read_deep_momentum_mlp(x: Tensor, parts: dict[str, Tensor], more: int) -> Tensor:
+    """Read mlp(in -> 2*in -> in), at `more` further axes of vectors."""
+    y = times(parts["layer1.weight"], x, more)
+    y = F.gelu(y)
+    y = times(parts["layer2.weight"], y, more)
+    return y
+
+
+class DeepMomentum(Rule):
+    """Rule deep_momentum (spec.nl:121).
+
+    Deep momentum, Nested Learning (arXiv:2512.24695), eq. 50: the momentum is a network, and what
+    it
+    answers to the gradient is the step. The paper leaves its objective open; here it learns to
+    answer a
+    row of the gradient, scaled to length 1, with the negative of that row.
+    """
+
+    states = ("m",)
+    rows = (0,)
+    shaped = True
+
+    def __init__(self, params: Any, lr: float, alpha: float = 0.99, rate: float = 0.1) -> None:
+        defaults = {"lr": lr, "alpha": alpha, "rate": rate}
+        super().__init__(params, defaults)
+
+    @staticmethod
+    def start(w: Tensor, axes: int) -> dict[str, Any]:
+        """Make the states of a parameter."""
+        if axes == 2:
+            lead = w.shape[: w.ndim - 2]
+            in_ = w.shape[-1]
+            return {
+                "m": {
+                    "layer1.weight": drawn(w.new_empty((*lead, 2 * in_, in_)), in_),
+                    "layer2.weight": drawn(w.new_empty((*lead, in_, 2 * in_)), 2 * in_),
+                },
+            }
+        lead = w.shape[: w.ndim - 1]
+        in_ = w.shape[-1]
+        return {
+            "m": {
+                "layer1.weight": drawn(w.new_empty((*lead, 2 * in_, in_)), in_),
+                "layer2.weight": drawn(w.new_empty((*lead, in_, 2 * in_)), 2 * in_),
+            },
+        }
+
+    @staticmethod
+    def matrices(at: Bucket) -> None:
+        """Move matrices of one shape."""
+        lr, alpha, rate = at.given("lr", "alpha", "rate")
+        out = at.w[0].shape[-2]
+        w, grad = at.w, at.grad
+        (m,) = at.lists("m")
+
+        # the gradient of the objective of m   (spec.nl:126)
+        def objective(m: dict[str, Tensor], grad_i: Tensor) -> Tensor:
+            x = unit(grad_i)
+            x_1 = read_deep_momentum_mlp(x, m, 1) - -x
+            x_2 = (0.5 * (x_1 * x_1).sum(-1) / out).sum(-1)
+            return x_2
+
+        slope = slopes(objective, m, grad)
+        # self = alpha * self - rate * grad   (spec.nl:126)
+        for _, m_p, slope_p in parts(m, slope):
+            torch._foreach_mul_(m_p, alpha)
+            torch._foreach_add_(m_p, slope_p, alpha=-rate)
+        # self = self + lr * m(unit(grad, over = in))   (spec.nl:129)
+        value = [
+            read_deep_momentum_mlp(unit(grad_i), m_i, 1)
+            for grad_i, m_i in zip(grad, m, strict=True)
+        ]
+        torch._foreach_add_(w, value, alpha=lr)
+
+    @staticmethod
+    def vectors(at: Bucket) -> None:
+        """Move vectors of one shape."""
+        lr, alpha, rate = at.given("lr", "alpha", "rate")
+        out = 1
+        w, grad = at.w, at.grad
+        (m,) = at.lists("m")
+
+        # the gradient of the objective of m   (spec.nl:126)
+        def objective(m: dict[str, Tensor], grad_i: Tensor) -> Tensor:
+            x = unit(grad_i)
+            x_1 = read_deep_momentum_mlp(x, m, 0) - -x
+            return 0.5 * (x_1 * x_1).sum(-1) / out
+
+        slope = slopes(objective, m, grad)
+        # self = alpha * self - rate * grad   (spec.nl:126)
+        for _, m_p, slope_p in parts(m, slope):
+            torch._foreach_mul_(m_p, alpha)
+            torch._foreach_add_(m_p, slope_p, alpha=-rate)
+        # self = self + lr * m(unit(grad, over = in))   (spec.nl:129)
+        value = [
+            read_deep_momentum_mlp(unit(grad_i), m_i, 0)
+            for grad_i, m_i in zip(grad, m, strict=True)
+        ]
+        torch._foreach_add_(w, value, alpha=lr)
+
+
 class M3(Rule):
-    """Rule m3 (spec.nl:121).
+    """Rule m3 (spec.nl:135).
 
     M3, Nested Learning (arXiv:2512.24695), Algorithm 1: momentum at two time scales,
     orthogonalised,
@@ -1107,23 +1244,23 @@ class M3(Rule):
         (grad_every_f,) = at.lists("grad.every.f")
         calls = at.count()
         torch._foreach_add_(grad_every_f, grad)
-        # M1 = M1 + beta1 * grad   (spec.nl:126)
+        # M1 = M1 + beta1 * grad   (spec.nl:140)
         torch._foreach_add_(M1, grad, alpha=beta1)
-        # V = V + beta2 * grad^2   (spec.nl:127)
+        # V = V + beta2 * grad^2   (spec.nl:141)
         torch._foreach_addcmul_(V, grad, grad, value=beta2)
-        # O1 = newton_schulz(M1)   (spec.nl:128)
+        # O1 = newton_schulz(M1)   (spec.nl:142)
         O1 = orthogonal(M1, 5, ((3.4445, -4.775, 2.0315),), 1e-07)
-        # self = self - lr * (O1 + alpha * O2) / (sqrt(V) + eps)   (spec.nl:129)
+        # self = self - lr * (O1 + alpha * O2) / (sqrt(V) + eps)   (spec.nl:143)
         value = torch._foreach_mul(O1, lr)
         torch._foreach_add_(value, O2, alpha=lr * alpha)
         value_1 = torch._foreach_sqrt(V)
         torch._foreach_add_(value_1, eps)
         torch._foreach_addcdiv_(w, value, value_1, value=-1)
-        # every f steps   (spec.nl:130)
+        # every f steps   (spec.nl:144)
         if calls % f == 0:
-            # M2 = M2 + beta3 * grad   (spec.nl:131)
+            # M2 = M2 + beta3 * grad   (spec.nl:145)
             torch._foreach_add_(M2, grad_every_f, alpha=beta3)
-            # O2 = newton_schulz(M2)   (spec.nl:132)
+            # O2 = newton_schulz(M2)   (spec.nl:146)
             value = orthogonal(M2, 5, ((3.4445, -4.775, 2.0315),), 1e-07)
             torch._foreach_copy_(O2, value)
         if calls % f == 0:
@@ -1140,23 +1277,23 @@ class M3(Rule):
         (grad_every_f,) = at.lists("grad.every.f")
         calls = at.count()
         torch._foreach_add_(grad_every_f, grad)
-        # M1 = M1 + beta1 * grad   (spec.nl:126)
+        # M1 = M1 + beta1 * grad   (spec.nl:140)
         torch._foreach_add_(M1, grad, alpha=beta1)
-        # V = V + beta2 * grad^2   (spec.nl:127)
+        # V = V + beta2 * grad^2   (spec.nl:141)
         torch._foreach_addcmul_(V, grad, grad, value=beta2)
-        # O1 = newton_schulz(M1)   (spec.nl:128)
+        # O1 = newton_schulz(M1)   (spec.nl:142)
         O1 = [M1_i.clone() for M1_i in M1]
-        # self = self - lr * (O1 + alpha * O2) / (sqrt(V) + eps)   (spec.nl:129)
+        # self = self - lr * (O1 + alpha * O2) / (sqrt(V) + eps)   (spec.nl:143)
         value = torch._foreach_mul(O1, lr)
         torch._foreach_add_(value, O2, alpha=lr * alpha)
         value_1 = torch._foreach_sqrt(V)
         torch._foreach_add_(value_1, eps)
         torch._foreach_addcdiv_(w, value, value_1, value=-1)
-        # every f steps   (spec.nl:130)
+        # every f steps   (spec.nl:144)
         if calls % f == 0:
-            # M2 = M2 + beta3 * grad   (spec.nl:131)
+            # M2 = M2 + beta3 * grad   (spec.nl:145)
             torch._foreach_add_(M2, grad_every_f, alpha=beta3)
-            # O2 = newton_schulz(M2)   (spec.nl:132)
+            # O2 = newton_schulz(M2)   (spec.nl:146)
             torch._foreach_copy_(O2, M2)
         if calls % f == 0:
             torch._foreach_zero_(grad_every_f)

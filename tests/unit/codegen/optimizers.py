@@ -14,7 +14,7 @@ from nlc.ir.rule import Motion
 from nlc.ir.system import System
 from nlc.library import shipped_rules
 from nlc.optimizers import rule_as_optimizer
-from nlc.runtime.rules import RuleReference
+from nlc.runtime.rules import Mover, RuleReference
 from nlc.semantics.motions import motion_of, shape_of
 
 SHAPES = {"a": (3, 4), "b": (3, 4), "c": (5, 2), "d": (4,), "e": (), "f": (2, 3, 4), "g": (2, 3)}
@@ -98,6 +98,7 @@ def agree(
     optimizer: Any = compiled.rule(name)(groups(values), **arguments)
     given = {k: v for k, v in optimizer.param_groups[0].items() if isinstance(v, int | float)}
     truth = reference(system, name, given, values)
+    begin(optimizer, truth, values)
     for turn in range(steps):
         missing = [n for i, n in enumerate(sorted(values)) if (i + turn) % 5 == 4]
 
@@ -119,7 +120,7 @@ def agree(
             same(p, truth.values[n], f"{n} after step {turn}", tolerance)
     for n, p in values.items():
         for cell, want in truth.state(n).items():
-            have = optimizer.state[p][cell]
+            have = cell_of(optimizer.state[p], cell)
             have = torch.as_tensor(have, dtype=torch.float64)
             want = want if isinstance(have, Tensor) and have.ndim else want.flatten()[0]
             same(have, want.view(have.shape), f"state {cell} of {n}", tolerance)
@@ -131,6 +132,33 @@ def agree(
     for n, p in values.items():
         assert torch.equal(p, trained[n]), n
     return compiled
+
+
+def cell_of(kept: Mapping[str, Any], cell: str) -> Any:
+    """A tensor of a state: `m`, or the part `layer1.weight` of `m`."""
+    if cell in kept:
+        return kept[cell]
+    state = max((n for n in kept if cell.startswith(f"{n}.")), key=len)
+    return kept[state][cell.removeprefix(f"{state}.")]
+
+
+def begin(optimizer: Any, truth: RuleReference, values: Mapping[str, torch.nn.Parameter]) -> None:
+    """Give the interpreter the values that the optimizer draws for its memories."""
+    rule = type(optimizer)
+    if all(not cell.draw for motion in truth.motions.values() for cell in motion.cells):
+        return
+    for n, p in values.items():
+        axes = truth.axes[n]
+        w = p.detach()
+        if axes in rule.rows:
+            w, axes = (w.unsqueeze(-2) if axes else w[..., None, None]), 2
+        optimizer.state[p].update(rule.start(w, axes))
+        mover = Mover(truth.motions[n], truth.arguments, truth.values[n], truth.axes[n])
+        for cell in mover.motion.cells:
+            if cell.draw:
+                drawn = cell_of(optimizer.state[p], cell.name)
+                mover.held[cell.name] = drawn.clone().view(mover.held[cell.name].shape)
+        truth.movers[n] = mover
 
 
 def same(a: Tensor, b: Tensor, what: str, tolerance: float = 1e-11) -> None:

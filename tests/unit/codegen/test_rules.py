@@ -29,6 +29,7 @@ LIBRARY = {
     "rmsuon": {"lr": 0.1},
     "sam": {"lr": 0.1, "rho": 0.3},
     "delta_momentum": {"lr": 0.1},
+    "deep_momentum": {"lr": 0.1},
     "m3": {"lr": 0.1, "f": 3},
 }
 
@@ -177,8 +178,82 @@ def test_eigenvectors() -> None:
     agree(RULES["eigenvectors"], "r", shapes, tolerance=1e-8, lr=0.1)
 
 
+MEMORIES = {
+    "deep": """
+rule r(lr, rate = 0.1) {
+  memory m : mlp(in -> 3 -> in, bias, residual, norm) {
+    key       unit(grad, over = in)
+    value     -grad
+    state     S = 0
+    update {
+      S    = 0.5 * S - rate * grad
+      self = self + S
+    }
+  }
+  self = self + lr * m(unit(grad, over = in)) + 0.1 * lr * prev(m)(self)
+}""",
+    "shaped like the parameter": """
+rule r(lr) {
+  memory u : like self {
+    objective sum((self - grad)^2, over = (in, out)) + 0.1 * sum(self^4, over = (in, out))
+    update    nesterov(lr = 0.1)
+  }
+  memory k : like self {
+    objective sum(self * u, over = (in, out)) / (1 + sum(self^2, over = (in, out)))
+    update {
+      self = 0.9 * self + 0.1 * initial(self)
+      self = self - 0.1 * grad(at = self) - 0.1 * grad
+    }
+    init 0.3
+  }
+  every 2 steps { self = self - lr * u }
+  self = self - lr * k
+}""",
+    "sizes": """
+rule scaled(lr) { self = self - lr * sqrt(max(1, out / in)) / in * newton_schulz(grad) }
+rule r(lr) {
+  memory m : mlp(in -> 2*in -> out) {
+    key       unit(grad, over = in)
+    objective 1/2 * ||self(key)||^2 / out + sum(self(key)) * in / 10
+    update    scaled(lr = 0.1)
+  }
+  memory k : linear(in -> 3*in, bias) {
+    key       grad
+    objective sum(self(key)^3) / (in * out)
+    update    { self = 0.5 * self - grad / out }
+    init      0.2
+  }
+  self = self - lr * (grad + mean(m(grad), over = out)) + 0.01 * sum(k(grad))
+  self = self - lr * grad(sum(self^2, over = (in, out)) / out)
+}""",
+    "an associative memory": """
+rule r(lr) {
+  memory m : linear(in -> out, bias) {
+    key    unit(sum(grad, over = out))
+    value  sum(grad, over = in) / in
+    update gated_delta(lr = 0.5, gate = 0.9)
+  }
+  memory g : glu(in -> 2*in -> 1) {
+    key       self
+    value     mean(grad, over = in)
+    objective 1/2 * sum((self(key) - value)^2) + 0.01 * sum(stop(key) * key)
+    update sgd(lr = 0.1)
+  }
+  memory z : lora(in -> 2 -> in) { key grad; value self; update sgd(lr = 0.1); init 0.1 }
+  e    = outer(m(unit(sum(grad, over = out))), sum(z(grad), over = out))
+  self = self - lr * grad - 0.1 * lr * e
+  self = self + 0.01 * g(grad)
+}""",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_memories_inside(name: str) -> None:
+    agree(MEMORIES[name], "r", lr=0.1)
+
+
 def test_all_texts_are_formatted_and_clean(tmp_path: Path) -> None:
-    for name, text in {**RULES, "library": ""}.items():
+    for name, text in {**RULES, **MEMORIES, "library": ""}.items():
         system = system_of(text)
         rules = [rule_as_optimizer(system, r) for r in system.rules or shipped_rules().values()]
         rules = [rule for rule in rules if rule.motions]
