@@ -82,8 +82,10 @@ def _schedule(t: Told) -> Iterator[str]:
     how: str = schedule.kind
     if schedule.kind == "sequential":
         how += ", one token after another"
-    if schedule.tile > 1:
-        how += f", {schedule.tile} tokens at a time"
+    # a tile ends where a chunk ends whose start is read
+    tile = min(schedule.tile, schedule.chunk) if t.frozen else schedule.tile
+    if tile > 1:
+        how += f", {tile} tokens at a time"
     told_before = any(isinstance(form, str) for _, form in t.forms)
     yield from _said("schedule", how if told_before else f"{how}: {schedule.reason}")
     if schedule.gates_reason:

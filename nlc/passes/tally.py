@@ -23,6 +23,11 @@ class Tally:
     forward: Work = NOTHING
     backward: Work = NOTHING
 
+    def join(self, other: Tally) -> None:
+        """Add what another tally has counted."""
+        self.forward += other.forward
+        self.backward += other.backward
+
     def product(self, flops: int, left: int, right: int, out: int, needs: Needs = BOTH) -> None:
         """Count a matrix product by the entries of its operands and its result."""
         self._operands(Work(products=flops), left, right, out, needs)

@@ -45,8 +45,8 @@ class Walk:
     """One execution: `tokens` at once, or one token after `tokens` where `decode`.
 
     `times_of` says how many values a stream has, `flat` which have no gradient; `courses` are the
-    memories that ran over the sequence; `calls` counts calls by block and whether from a loop;
-    `looped` says that steps run token by token, though within a sequence.
+    memories that ran over the sequence, by part and run; `calls` counts calls by block and whether
+    from a loop; `looped` says that steps run token by token, though within a sequence.
     """
 
     module: Block | Model
@@ -56,7 +56,7 @@ class Walk:
     tallies: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     times_of: dict[str, int] = field(default_factory=dict)
     flat: set[str] = field(default_factory=set)
-    courses: dict[str, dict[str, Course | Rows]] = field(default_factory=dict)
+    courses: dict[str, dict[str, tuple[Course | Rows, ...]]] = field(default_factory=dict)
     calls: dict[tuple[str, bool], int] = field(default_factory=lambda: defaultdict(int))
     reached: Reached = ALL
     looped: bool = False
@@ -220,9 +220,9 @@ class Walk:
                 name = str(node.attr("memory"))
                 if name not in self.courses or node.attr("when") not in ("post", "prev"):
                     return name, Tally()
-                course, var = self.courses[name][str(node.attr("part"))], str(node.attr("var"))
+                runs, var = self.courses[name][str(node.attr("part"))], str(node.attr("var"))
                 number = [v.name for v in self.memory(name).variables].index(var)
-                return name, whole_states(course, number)
+                return name, whole_states(runs, number)
             case _:
                 return self.owner(node, owner), operation(self, node)
 

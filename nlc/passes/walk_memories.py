@@ -6,6 +6,8 @@ the sequence has a course there, from which it is read.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nlc.ir import normal_form
@@ -35,8 +37,8 @@ def move_by_tokens(walk: Walk, name: str) -> None:
     source = source_of(memory)
     if memory.reset is not None and source in walk.courses:
         # it may begin anew with the other's state at every token
-        for course in walk.courses[source].values():
-            walk.add(source, whole_states(course))
+        for runs in walk.courses[source].values():
+            walk.add(source, whole_states(runs))
 
 
 def asked_ahead(memory: Memory, made: set[str], moving: set[str]) -> list[Expr]:
@@ -98,7 +100,22 @@ def _move_part(walk: Walk, name: str, part: str, form: Affine) -> None:
     if schedule.kind == "scan":
         _scan(walk, memory, form, found)
         return
-    tiles = tiling(memory, part, kept.tile, form, walk.tokens)
+    writes = [_write(walk, write) for write in form.writes] or [Write((), False, ((False, (0,)),))]
+    runs = []
+    for tiles in tilings(memory, part, kept.tile, form, walk.tokens):
+        gates = _gates(walk, form, decays, tiles)
+        course, moved = work_tiles.solve_tiles(
+            tiles, writes, kept.gates, gates, form.transposed, memory.learned
+        )
+        runs.append(course)
+        walk.add(name, moved)
+    walk.courses[name][part] = tuple(runs)
+
+
+def _gates(
+    walk: Walk, form: Affine, decays: list[list[Expr | None]], tiles: Tiling
+) -> list[list[Sized | None]]:
+    """Return the gates of one run; 1 of one state alone is None, and so is 0 between states."""
 
     def gate(row: int, column: int, value: Expr | None) -> Sized | None:
         if len(decays) == 1 and value is not None and _is_one(value):
@@ -110,12 +127,7 @@ def _move_part(walk: Walk, name: str, part: str, form: Affine) -> None:
         width = value.shape[-1].size if wide and value is not None else 1
         return tiles.of_token(width, value is not None and walk.facts(value)[1])
 
-    gates = [[gate(i, j, e) for j, e in enumerate(row)] for i, row in enumerate(decays)]
-    writes = [_write(walk, write) for write in form.writes] or [Write((), False, ((False, (0,)),))]
-    walk.courses[name][part], moved = work_tiles.solve_tiles(
-        tiles, writes, kept.gates, gates, form.transposed, memory.learned
-    )
-    walk.add(name, moved)
+    return [[gate(i, j, e) for j, e in enumerate(row)] for i, row in enumerate(decays)]
 
 
 def _scan(walk: Walk, memory: Memory, form: Affine, coefficients: list[Expr]) -> None:
@@ -131,7 +143,7 @@ def _scan(walk: Walk, memory: Memory, form: Affine, coefficients: list[Expr]) ->
     written = [e for write in form.writes for e in (write.offset, *write.targets) if e is not None]
     writes = any(walk.facts(e)[1] for e in written)
     course, moved = scan_rows(rows, len(form.writes), width, writes, gated)
-    walk.courses[memory.name][memory.map.parts[0].name] = course
+    walk.courses[memory.name][memory.map.parts[0].name] = (course,)
     walk.add(memory.name, moved)
 
 
@@ -149,27 +161,39 @@ def _write(walk: Walk, write: normal_form.Write) -> Write:
     )
 
 
-def whole_states(course: Course | Rows, state: int = 0) -> Tally:
+def whole_states(runs: Iterable[Course | Rows], state: int = 0) -> Tally:
     """Count what it takes to have a state as a whole for every token."""
-    return Tally() if isinstance(course, Rows) else work_tiles.states_of_tiles(course, state)
+    tally = Tally()
+    for course in runs:
+        if isinstance(course, Course):
+            tally.join(work_tiles.states_of_tiles(course, state))
+    return tally
 
 
-def tiling(memory: Memory, part: str, size: int, form: Affine, tokens: int) -> Tiling:
-    """Return the tiles of a memory over a sequence; what ends at a chunk or a reset is padded."""
+def tilings(memory: Memory, part: str, size: int, form: Affine, tokens: int) -> list[Tiling]:
+    """Return the tiles of a part over a sequence, run by run.
+
+    Whole chunks are one run and the rest is another, with tiles no longer than they are; what ends
+    at a reset is padded to whole tiles.
+    """
     shape = [axis.size for p in memory.map.parts if p.name == part for axis in p.shape]
     sizes = [1] * (2 - len(shape)) + shape
     rows, columns = sizes[::-1] if form.transposed else sizes
-    length = tokens
-    if runs_by_chunks(memory):
-        length = memory.chunk
-    elif memory.reset is not None:
-        length = memory.reset.count
-    pieces, rest = divmod(tokens, length)
-    size = min(size, length) if runs_by_chunks(memory) else size
-    tiles = pieces * -(-length // size) + -(-rest // size)
+    lanes, n = count(memory.lead), len(form.states)
     ends = tokens // memory.reset.count if memory.reset is not None else 0
-    lanes = count(memory.lead)
-    return Tiling(lanes, rows, columns, tiles, size, len(form.states), ends)
+
+    def run(length: int, pieces: int, size: int, ends: int) -> Tiling:
+        return Tiling(lanes, rows, columns, pieces * -(-length // size), size, n, ends)
+
+    if runs_by_chunks(memory):
+        whole, rest = divmod(tokens, memory.chunk)
+        runs = [(memory.chunk, whole, ends), (rest, 1, 0)]
+        return [run(c, many, min(size, c), ends) for c, many, ends in runs if c and many]
+    if memory.reset is None:
+        return [run(tokens, 1, size, 0)]
+    whole, rest = divmod(tokens, memory.reset.count)
+    first = run(memory.reset.count, whole, size, ends)
+    return [replace(first, tiles=first.tiles + -(-rest // size))]
 
 
 def _is_one(value: Expr) -> bool:

@@ -75,15 +75,13 @@ def read(walk: Walk, node: Expr, state: Expr) -> Tally:
     number = [v.name for v in memory.variables].index(str(state.attr("var")))
     tally = Tally()
     for part in memory.map.parts:
-        course = walk.courses[memory.name][part.name]
-        if isinstance(course, Rows):
-            found = read_rows(course, max(queries, 1))
-        elif len(memory.map.parts) > 1 and len(part.shape) < 2:
-            found = work_tiles.states_of_tiles(course, number)
-        else:
-            found = work_tiles.read_tiles(course, max(queries, 1), number)
-        tally.forward += found.forward
-        tally.backward += found.backward
+        for course in walk.courses[memory.name][part.name]:
+            if isinstance(course, Rows):
+                tally.join(read_rows(course, max(queries, 1)))
+            elif len(memory.map.parts) > 1 and len(part.shape) < 2:
+                tally.join(work_tiles.states_of_tiles(course, number))
+            else:
+                tally.join(work_tiles.read_tiles(course, max(queries, 1), number))
     _, extra = layers(memory.map)
     if extra:
         each = count(node.shape) // count(memory.map.outputs) * walk.facts(node)[0]

@@ -125,7 +125,7 @@ def test_a_chunk_is_advised_where_it_helps_and_only_there(call: Call) -> None:
     told = json.loads(call("explain", "small.nl", "--format", "json").out)
     assert any("chunk 16" in hint for hint in told["memories"][0]["schedule"]["faster"])
     answer = call("explain", "small.nl", "--set", "levels.fast.chunk=16")
-    assert "tile-scan, 64 tokens at a time" in answer.out and "chunk 16` on" not in answer.out
+    assert "tile-scan, 16 tokens at a time" in answer.out and "chunk 16` on" not in answer.out
     bare = block(HUBER.replace("sgd(lr = 0.1)", "{ M = tanh(M - 0.1 * grad) }"))
     assert not any("chunk 16" in line for line in page(call, bare))
 
