@@ -45,10 +45,7 @@ SLOW: dict[str, Callable[[Tensor], Tensor]] = {
     "eta": lambda x: 0.9 * x,
 }
 # what the kinds of gates for each channel are called here
-KEPT_AS = {
-    "RelativeGates": ("gates factored",),
-    "ChannelGates": ("gates direct",),
-}
+KEPT_AS = {"RelativeGates": "gates factored", "ChannelGates": "gates direct"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,8 @@ class Core:
     def name(self) -> str:
         """The title, and how the compiler chose to keep the gates of channels."""
         (schedule,) = self.compiled().schedules.values()
-        return ", ".join((self.title, *KEPT_AS.get(schedule.gates, ())))
+        kept = {KEPT_AS[k.gates] for _, k in schedule.parts if k.gates in KEPT_AS}
+        return ", ".join((self.title, *sorted(kept)))
 
     @cache  # noqa: B019
     def compiled(self) -> Compiled:
