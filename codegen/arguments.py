@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from nlc.codegen.kept import flag_name
 from nlc.codegen.names import Names, identifier
 
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.system import Memory
+from nlc.ir.windows import known, periods
 
 # what the methods of a memory take besides states and arguments
 METHODS = frozenset({"batch", "learned", "like", "pairs", "path", "position", "q"})
@@ -20,7 +22,7 @@ OUTSIDE = ("param", "state", "attend", "shift", "conv", "position", "due")
 
 def own(memory: Memory, node: Expr, starting: bool) -> bool:
     """Say whether a leaf is a running state of the memory, or that of its chunk's start."""
-    if node.op == "variable":
+    if node.op == "variable" or known(memory, node):
         return True
     if node.op != "state" or node.attr("memory") != memory.name:
         return False
@@ -36,7 +38,8 @@ def arguments(memory: Memory, roots: Iterable[Expr], starting: bool = False) -> 
     roots = list(roots)
     mine: set[Expr] = set()
     for node in postorder(roots):
-        if own(memory, node, starting) or any(arg in mine for arg in node.args):
+        total = node.op == "window" and node.attr("how") != "last"
+        if own(memory, node, starting) or total or any(arg in mine for arg in node.args):
             mine.add(node)
     found: list[Expr] = []
     seen: set[Expr] = set()
@@ -51,7 +54,7 @@ def arguments(memory: Memory, roots: Iterable[Expr], starting: bool = False) -> 
         elif not own(memory, node, starting):
             stack.extend(reversed(node.args))
     found.sort(key=lambda node: node.op != "stream")
-    states = set(_state_names(memory))
+    states = {*_state_names(memory), "tokens", *map(flag_name, periods(memory))}
     names = Names(states | METHODS if starting else states)
     return {node: names.fresh(argument_name(node)) for node in found}
 
@@ -73,6 +76,9 @@ def argument_name(node: Expr) -> str:
             return f"{node.attr('memory')}_{node.attr('when')}"
         case "attend":
             return f"{node.attr('memory')}_read"
+        case "position":
+            # `position` is the first token's, a number
+            return "place"
         case "apply":
             part = node.args[1]
             if part.op == "param":
@@ -83,7 +89,8 @@ def argument_name(node: Expr) -> str:
 
 
 def _state_names(memory: Memory) -> list[str]:
-    return [state_variable(memory, variable.name) for variable in memory.variables]
+    kept = [identifier(f"{memory.name}_{word}") for word in ("sum", "recent")]
+    return [*(state_variable(memory, variable.name) for variable in memory.variables), *kept]
 
 
 def state_name(memory: Memory, var: str) -> str:

@@ -59,6 +59,21 @@ def identity(n: int, like: Tensor) -> Tensor:
     return torch.eye(n, device=like.device, dtype=dtype)
 
 
+def last_token(x: Tensor) -> Tensor:
+    """Give the last token of a sequence: [B, T, ...] -> [B, ...]."""
+    return x[:, -1]
+
+
+def no_tokens(x: Tensor) -> Tensor:
+    """Give the sequence without its tokens: [B, T, ...] -> [B, 0, ...]."""
+    return x.new_zeros(x.shape[0], 0, *x.shape[2:])
+
+
+def with_tokens(past: Tensor, x: Tensor) -> Tensor:
+    """Put tokens behind those kept so far: [B, n, ...], [B, T, ...] -> [B, n + T, ...]."""
+    return torch.cat((past, x.to(past.dtype).expand(past.shape[0], *x.shape[1:])), 1)
+
+
 def positions(start: int, tokens: int, like: Tensor) -> Tensor:
     """Count the tokens from the sequence's start: [1, T], in float32 or better."""
     dtype = torch.promote_types(like.dtype, torch.float32)
@@ -114,6 +129,11 @@ def rows(table: Tensor, index: Tensor) -> Tensor:
 def outer(a: Tensor, b: Tensor) -> Tensor:
     """a b^T: [..., m], [..., n] -> [..., m, n]."""
     return a.unsqueeze(-1) * b.unsqueeze(-2)
+
+
+def outer_sum(a: Tensor, b: Tensor) -> Tensor:
+    """Sum a b^T over tokens: a [B, T, ..., m], b [B, T, ..., n] -> [B, ..., m, n]."""
+    return torch.einsum("bt...m,bt...n->b...mn", a, b)
 
 
 def rotate(x: Tensor, angle: Tensor) -> Tensor:

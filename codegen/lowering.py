@@ -45,7 +45,7 @@ class Lowering:
     `leaf` gives streams, parameters, states and the position; `structured` may take over an
     `apply`, `attend`, `shift`, `conv` or a hoisted expression, or return None. `like` is a tensor
     with the streams' device and type. `lift` computes what is elementwise in float32 or better, for
-    what goes into states.
+    what goes into states. `comments` are the lines that stand above a `let`.
     """
 
     program: Program
@@ -55,6 +55,7 @@ class Lowering:
     like: fx.Node
     done: dict[Expr, Operand] = field(default_factory=dict)
     rename: dict[str, str] = field(default_factory=dict)
+    comments: dict[Expr, list[str]] = field(default_factory=dict)
     lift: bool = False
 
     def value(self, expr: Expr) -> Operand:
@@ -82,16 +83,43 @@ class Lowering:
                 return self.leaf(expr)
             case "let":
                 value = self.value(expr.args[0])
-                if isinstance(value, fx.Node):
-                    name = str(expr.attr("name"))
-                    value.meta.setdefault("name", self.rename.get(name, name))
+                self._call_it(value, expr)
                 return value
+            case "where" if _is_flag(expr.args[0]):
+                return self._chosen(expr)
         args = [self.value(arg) for arg in expr.args]
         if self.lift and OPERATIONS[expr.op].kind in ("elementwise", "reduction"):
             args = [a if _exact(a) else self.widen(a) for a in args]
         from nlc.codegen.spelling import SPELLING
 
         return SPELLING[expr.op](self, expr, args)
+
+    def _chosen(self, expr: Expr) -> Operand:
+        """A value inside a block of equations that run at some times only."""
+        from nlc.codegen.spelling import SPELLING
+
+        condition, yes, no = expr.args
+        names: list[Expr] = []
+        while yes.op == "let" and yes not in self.done:
+            # the choice has the name: the value is computed where it is chosen, if nowhere else
+            names.append(yes)
+            yes = yes.args[0]
+        value = SPELLING["where"](self, expr, [self.value(arg) for arg in (condition, yes, no)])
+        for name in names:
+            self._call_it(value, name)
+        return value
+
+    def _call_it(self, value: Operand, let: Expr) -> None:
+        """Give a value the name of its equation, and the equation as a comment above it."""
+        if not isinstance(value, fx.Node) or value.op == "placeholder":
+            return
+        name = str(let.attr("name"))
+        value.meta.setdefault("name", self.rename.get(name, name))
+        above = self.comments.get(let)
+        if above and "above" not in value.meta:
+            # once, although an equation may give values to several parts
+            value.meta["above"] = list(above)
+            above.clear()
 
     # ---- what rows of the table share ----------------------------------------------------------
 
@@ -158,6 +186,10 @@ class Lowering:
         node = self.program.method("to", value, dtype)
         return note(node, value.meta["shape"], batch_of(value), is_wide(self.like))
 
+    def same_type(self, values: list[Operand]) -> list[Operand]:
+        """Make all wide where one is: a product of matrices wants one type."""
+        return [self.widen(v) for v in values] if any(map(is_wide, values)) else values
+
     def narrow(self, value: fx.Node) -> fx.Node:
         """Cast a wide value to the streams' type."""
         if not is_wide(value) or is_wide(self.like):
@@ -172,6 +204,13 @@ class Lowering:
             return value
         node = self.program.call(library.wide, value)
         return note(node, value.meta["shape"], batch_of(value), wide=True)
+
+
+def _is_flag(condition: Expr) -> bool:
+    """Say whether a condition is that a period ends."""
+    while condition.op == "unsqueeze":
+        (condition,) = condition.args
+    return condition.op == "due"
 
 
 def _exact(value: Operand) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from nlc.codegen.names import identifier
 from nlc.codegen.printer import Printer
-from nlc.codegen.program import Loop
+from nlc.codegen.program import Branch, Loop
 from nlc.codegen.writer import split_call
 from torch import fx
 
@@ -43,7 +43,9 @@ def print_loop(printer: Printer, node: fx.Node, loop: Loop) -> None:
         if str(place.target) in texts:
             inner.bind(place, texts[str(place.target)])
     inner.pinned = {texts[n] for n in loop.around}
-    if loop.chunk:
+    if loop.length:
+        lines = _window_header(printer, loop, items, taken, texts, rest)
+    elif loop.chunk:
         lengths = names.fresh("lengths")
         printer.used.add("cuts")
         position = texts["position"]
@@ -69,7 +71,7 @@ def print_loop(printer: Printer, node: fx.Node, loop: Loop) -> None:
         if i in parts and row in loop.lists:
             printer.bind(parts[i], name)
         elif i in parts:
-            join = "cat" if loop.chunk else "stack"
+            join = "cat" if loop.chunk or loop.length else "stack"
             writer.line(f"{printer.take(row, parts[i], node)} = torch.{join}({name}, 1)")
     for i, name in enumerate(held, len(rows)):
         if i in parts:
@@ -91,7 +93,8 @@ def hold(
     held = []
     for name, value in zip(wanted, values, strict=True):
         text = printer.operand(value)
-        if isinstance(value, fx.Node) and value in printer.bound and printer.done(value, node):
+        free = isinstance(value, fx.Node) and value in printer.bound and printer.done(value, node)
+        if free and text not in held:
             held.append(text)
             continue
         fresh = printer.names.fresh(identifier(name))
@@ -136,6 +139,54 @@ def _header(
         first = split_call(f"{name} = zip(", [*rows, "strict=True"], ")", room)
         return [*first, *split_call("for (", taken, f") in {name}:", room)]
     return split_call(head, arguments, tail, room) if arguments else [head + tail]
+
+
+def _window_header(
+    printer: Printer,
+    loop: Loop,
+    items: list[str],
+    taken: list[str],
+    texts: dict[str, str],
+    rest: list[str],
+) -> list[str]:
+    """Say how a sequence is cut into windows; the first and the last may be parts of one."""
+    lengths = printer.names.fresh("lengths")
+    printer.used.add("cuts")
+    cut = f"{lengths} = cuts({', '.join([*rest, str(loop.length)])})"
+    counter = texts[str(loop.counter)]
+    if not items:
+        return [cut, f"for {counter} in {lengths}:"]
+    pieces = [lengths, *(f"{item}.split({lengths}, 1)" for item in items)]
+    head = f"for {', '.join([counter, *taken])} in zip("
+    return [cut, *split_call(head, [*pieces, "strict=True"], "):", printer.writer.room)]
+
+
+def print_branch(printer: Printer, node: fx.Node, branch: Branch) -> None:
+    """Print statements under a condition; branches that follow one another may share it."""
+    writer, count = printer.writer, len(branch.carried)
+    values, around = node.args[1 : 1 + count], node.args[1 + count :]
+    condition = printer.operand(node.args[0])
+    held = hold(printer, node, branch.names, values)
+    inner = Printer(branch.body, writer, printer.names, printer.used)
+    texts = dict(zip(branch.carried, held, strict=True))
+    texts |= {n: printer.operand(a) for n, a in zip(branch.around, around, strict=True)}
+    for place in branch.body.inputs:
+        if str(place.target) in texts:
+            inner.bind(place, texts[str(place.target)])
+    inner.pinned = {texts[n] for n in branch.around}
+    if writer.under != (len(writer.lines), writer.depth, condition):
+        writer.line(f"if {condition}:")
+    with writer.indent():
+        inner.run()
+        for name, value in zip(held, branch.body.result, strict=True):
+            text = inner.operand(value)
+            if text != name:
+                writer.line(f"{name} = {text}")
+    writer.under = (len(writer.lines), writer.depth, condition)
+    parts = parts_of(node)
+    for i, name in enumerate(held):
+        if i in parts:
+            printer.bind(parts[i], name)
 
 
 def print_passes(printer: Printer, node: fx.Node, loop: Any) -> None:

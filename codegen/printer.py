@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from nlc.codegen.names import Names
-from nlc.codegen.program import Loop, Operand, Program, choose
+from nlc.codegen.program import Branch, Loop, Operand, Program, choose
 from nlc.codegen.writer import WIDTH, Writer, split_call
 from torch import fx
 
@@ -179,6 +179,11 @@ class Printer:
 
             print_loop(self, node, node.target)
             return
+        if isinstance(node.target, Branch):
+            from nlc.codegen.print_loop import print_branch
+
+            print_branch(self, node, node.target)
+            return
         if getattr(node.target, "__name__", "") == "passes":
             from nlc.codegen.print_loop import print_passes
 
@@ -268,7 +273,8 @@ class Printer:
             # the same value, more precisely
             return self.bound.get(node.args[0], "value")
         if node.target is operator.getitem and isinstance(node.args[1], str):
-            return node.args[1]
+            key = node.args[1]
+            return f"{self.operand(node.args[0])}_{key}" if key.isdigit() else key
         return TEMPORARY.get(node.target) or "value"
 
     def settle(self, value: Operand, room: int) -> None:

@@ -37,6 +37,8 @@ def _key(value: object) -> object:
             return tuple((k, _key(v)) for k, v in value.items())
         case float() | int() | bool():
             return (type(value).__name__, value)
+        case slice():
+            return ("slice", _key(value.start), _key(value.stop), _key(value.step))
         case _:
             return ("object", id(value)) if value.__hash__ is None else value
 
@@ -56,6 +58,12 @@ class Program:
             node.meta["name"] = name
             self.known[key] = node
         return self.known[key]
+
+    def unused(self, wanted: str) -> str:
+        """Return a name for an argument that is none yet."""
+        while ("input", wanted) in self.known:
+            wanted += "_"
+        return wanted
 
     def attribute(self, path: str) -> fx.Node:
         """`self.path`."""
@@ -134,6 +142,9 @@ class Loop:
     stacked sequences, then the carried values. The body's inputs are named by `items`, `carried`
     and `around`; its result is (rows, carried). With `chunk` it runs for each chunk of so many
     tokens instead, counted from the carried `position`; `lists` are rows that are lists already.
+
+    With `length` it goes over windows of so many tokens, or what is left of them: its items are
+    pieces of the sequences, `counter` is how many tokens a piece has, and rows are joined.
     """
 
     body: Program
@@ -145,9 +156,31 @@ class Loop:
     around: tuple[str, ...] = ()
     chunk: int = 0
     lists: tuple[str, ...] = ()
+    length: int = 0
 
     __name__ = "loop"
     __module__ = "nlc.codegen.program"
 
     def __call__(self, *args: Any) -> Any:
         raise NotImplementedError("a loop runs as printed")
+
+
+@dataclass(eq=False)
+class Branch:
+    """Statements under a condition on Python numbers, as one call.
+
+    Arguments of the call: the condition, the carried values, what it uses from around it. Results:
+    the carried values, changed where the condition holds. The body's inputs are named by `carried`
+    and `around`; its result is the changed values, which are printed under `names`.
+    """
+
+    body: Program
+    carried: tuple[str, ...]
+    around: tuple[str, ...]
+    names: tuple[str, ...]
+
+    __name__ = "branch"
+    __module__ = "nlc.codegen.program"
+
+    def __call__(self, *args: Any) -> Any:
+        raise NotImplementedError("a branch runs as printed")

@@ -7,11 +7,12 @@ states of instances are kept there and in `nested`.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nlc.codegen.arguments import arguments
+from nlc.codegen.kept import keeps
 from nlc.codegen.names import identifier
 from nlc.codegen.program import choose, note
 from nlc.codegen.scope import Scope, memory_path
@@ -20,8 +21,9 @@ from nlc.codegen.unit import Passes
 from torch import fx
 
 from nlc.ir.expr import Expr
-from nlc.ir.schedule import ChunkLoop, Parallel, Run, TokenLoop
+from nlc.ir.schedule import ChunkLoop, Parallel, Run, TokenLoop, Windows
 from nlc.ir.system import Call, Equation, Memory, Step, Update
+from nlc.ir.windows import periods
 
 if TYPE_CHECKING:
     from nlc.codegen.torch_block import UnitWriter
@@ -87,6 +89,10 @@ class Runner:
                 from nlc.codegen.token_loop import token_loop
 
                 token_loop(self, steps, memories, chunk)
+            case Windows():
+                from nlc.codegen.window_loop import window_loop
+
+                window_loop(self, stage)
             case Passes():
                 self.passes(stage)
 
@@ -193,19 +199,30 @@ class Runner:
 
     def update(self, memory: Memory) -> None:
         """Move a memory by one token."""
+        from nlc.codegen.window_loop import collect, conclude, take
+
         scope, writer = self.scope, self.owner.memories[memory.name]
         assert scope.batch == 1
+        if memory.window > 1:
+            collect(self, memory)
+            conclude(self, memory, self.done())
+            return
         words = self.arguments(writer, writer.step_arguments)
-        names = writer.states
         variables = [""] if memory.map.kind == "kernel" else [v.name for v in memory.variables]
+        results = [(n, "post", var) for n, var in zip(writer.states, variables, strict=True)]
         words += [scope.states[memory.name, "prev", var] for var in variables]
         if writer.has_start:
             words.append(scope.states[memory.name, "start", ""])
+        kept = keeps(memory)
+        words += [scope.states[memory.name, keep.word, ""] for keep in kept]
+        words += [self.at_end(self.done(), count) for count in periods(memory)]
+        results += [(keep.name, keep.word, "") for keep in kept]
         node = scope.program.module(f"{memory_path(memory)}.step", *words)
-        parts = [node] if len(names) == 1 else scope.program.unpack(node, names)
-        for part, name, var in zip(parts, names, variables, strict=True):
-            part.meta["name"] = name
-            scope.states[memory.name, "post", var] = note(part, (), 1, wide=True)
+        take(scope, memory, node, results)
+
+    def done(self) -> fx.Node:
+        """How many tokens there are up to this one."""
+        return self.scope.program.call(operator.add, self.scope.position, 1)
 
     def arguments(self, writer: MemoryWriter, wanted: dict[Expr, str]) -> list[Any]:
         """What a memory's method takes before the states."""
@@ -239,35 +256,38 @@ class Runner:
         for (when, var), part in zip(times, after, strict=False):
             scope.states[memory.name, when, var] = note(part, (), 1, wide=True)
 
-    def end_of_token(self, memories: Iterable[str]) -> None:
-        """Chunk starts and resets, where this token is the last of their period."""
-        scope, program = self.scope, self.scope.program
-        resetting = []
+    def end_of_token(
+        self, memories: Iterable[str], done: fx.Node | None = None, late: Collection[str] = ()
+    ) -> None:
+        """Chunk starts and resets, where the last of `done` tokens is the last of their period.
+
+        The resets of `late` memories come later than this: they go back to a state that is to move.
+        """
         for memory in self.owner.ordered_memories():
             if memory.name not in memories:
                 continue
-            started = self.owner.has_start(memory)
-            if memory.reset is None and not started:
+            resets = memory.reset is not None and memory.name not in late
+            if not resets and not self.owner.has_start(memory):
                 continue
-            resetting.append(memory)
-        ended: list[tuple[Memory, Any]] = []
-        for memory in resetting:
-            done = program.call(operator.add, scope.position, 1)
-            if memory.reset is not None:
-                ends = self.at_end(done, memory.reset.count)
-                self.back(memory, ends)
-                ended.append((memory, ends))
+            done = self.done() if done is None else done
+            if resets and memory.reset is not None:
+                self.back(memory, self.at_end(done, memory.reset.count))
             if self.owner.has_start(memory):
-                ends = self.at_end(done, memory.chunk)
-                new = scope.whole(memory, "", "post")
-                old = scope.states[memory.name, "start", ""]
-                chosen = program.call(choose, ends, new, old)
-                if memory.reset is not None:
-                    chosen.meta["name"] = self.owner.memories[memory.name].start_name
-                    again = self.at_end(done, memory.reset.count)
-                    chosen = program.call(choose, again, new, chosen)
-                chosen.meta["name"] = self.owner.memories[memory.name].start_name
-                scope.states[memory.name, "start", ""] = chosen
+                self.begin_chunk(memory, done, resets)
+
+    def begin_chunk(self, memory: Memory, done: fx.Node, resets: bool) -> None:
+        """Take the state for the start of the next chunk, where one ends."""
+        scope, program = self.scope, self.scope.program
+        name = self.owner.memories[memory.name].start_name
+        new = scope.whole(memory, "", "post")
+        old = scope.states[memory.name, "start", ""]
+        chosen = program.call(choose, self.at_end(done, memory.chunk), new, old)
+        if resets and memory.reset is not None:
+            chosen.meta["name"] = name
+            again = self.at_end(done, memory.reset.count)
+            chosen = program.call(choose, again, new, chosen)
+        chosen.meta["name"] = name
+        scope.states[memory.name, "start", ""] = chosen
 
     def at_end(self, done: fx.Node, count: int) -> fx.Node:
         """`(position + 1) % count == 0`."""
@@ -290,6 +310,7 @@ class Runner:
             node = program.call(choose, ends, again, kept)
             node.meta["name"] = f"{memory.name}_initial"
             scope.states[memory.name, "initial", ""] = note(node, (), 1, wide=True)
+        self.forget(memory, ends)
         if len(variables) == 1:
             chosen = [program.call(choose, ends, first, old[0])]
         else:
@@ -298,6 +319,19 @@ class Runner:
         for node, name, var in zip(chosen, writer.states, variables, strict=True):
             node.meta["name"] = name
             scope.states[memory.name, "post", var] = note(node, (), 1, wide=True)
+
+    def forget(self, memory: Memory, ends: fx.Node) -> None:
+        """Begin what is kept of a window anew where a reset's period ends."""
+        scope, program, kept = self.scope, self.scope.program, keeps(memory)
+        if not kept:
+            return
+        empty = program.module(f"{memory_path(memory)}.empty", scope.rows(), scope.like)
+        old = [scope.states[memory.name, keep.word, ""] for keep in kept]
+        node = program.call(choose, ends, empty, old[0] if len(old) == 1 else tuple(old))
+        parts = [node] if len(old) == 1 else program.unpack(node, [k.name for k in kept])
+        for keep, part in zip(kept, parts, strict=True):
+            part.meta["name"] = keep.name
+            scope.states[memory.name, keep.word, ""] = note(part, (), 1, wide=True)
 
     def passes(self, stage: Passes) -> None:
         """Run the passes of a repeat, one after another."""

@@ -36,8 +36,10 @@ def memory_path(memory: Memory) -> str:
 class Scope:
     """One execution: `batch` is 2 over a sequence and 1 for a token.
 
-    `states` are by (memory, when, var), `when` being prev, post or start; `paths` the courses of
-    memories that ran over the sequence; `pasts` what shifts and convolutions remember.
+    `states` are by (memory, when, var), `when` being prev, post or start, or sum or recent for what
+    is kept of a window; `paths` the courses of memories that ran over the sequence; `pasts` what
+    shifts and convolutions remember; `aliases` streams that hold values that were made before;
+    `late` the memories whose resets come when windows have ended.
     """
 
     unit: Unit
@@ -57,6 +59,8 @@ class Scope:
     inside: Callable[[Expr], bool] = lambda expr: False
     ahead: Callable[[Expr], fx.Node | None] = lambda expr: None
     first: fx.Node | None = None
+    aliases: dict[Expr, Expr] = field(default_factory=dict)
+    late: frozenset[str] = frozenset()
     low: Lowering = field(init=False)
 
     def __post_init__(self) -> None:
@@ -194,6 +198,9 @@ class Scope:
                 return self.shift(expr)
             case "conv":
                 return self.conv(expr)
+            case "window" if self.batch == 1:
+                # at the window's last token
+                return low.tensor(expr.args[0])
             case "due":
                 _, count = expr.attr("period")
                 node = self.program.call(library.due, self.positions(), count)
@@ -294,6 +301,10 @@ class Scope:
             )
             return note(node, expr.shape, 2, bool(q.meta["wide"]))
         simple = memory.map.kind == "linear" and len(memory.map.parts) == 1
+        if self.batch == 2 and memory.window > 1 and not more:
+            q = self.query(expr.args[0])
+            node = self.program.module(f"{path}.read", q, self.whole(memory, "", when))
+            return note(node, expr.shape, 2, bool(q.meta["wide"]))
         if self.batch == 2 or (more and not simple):
             return None
         q = self.query(expr.args[0])

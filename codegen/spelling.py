@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from nlc.codegen import library
 from nlc.codegen.lowering import Lowering, batch_of, is_wide, rank_of
-from nlc.codegen.program import Operand, note
+from nlc.codegen.program import Operand, choose, note
 from torch import fx
 
 from nlc.ir.expr import Expr
@@ -92,6 +92,8 @@ def _where(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
     condition, yes, no = args
     if not isinstance(condition, fx.Node):
         return yes if condition else no
+    if condition.meta.get("flag"):
+        return chosen(low, expr, condition, [yes, no])
     if not condition.meta.get("bool"):
         zero = low.program.call(operator.ne, condition, 0.0)
         condition = note(zero, condition.meta["shape"], batch_of(condition))
@@ -101,6 +103,27 @@ def _where(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
         note(aligned[1], (), 0, is_wide(low.like))
     node = low.make(expr, torch.where, *aligned)
     return note(node, expr.shape, batch_of(node), is_wide(yes) or is_wide(no))
+
+
+def chosen(low: Lowering, expr: Expr, flag: fx.Node, pair: list[Operand]) -> Operand:
+    """A choice by something that is no tensor: only what is chosen is computed."""
+    values = [v if isinstance(v, fx.Node) else low.tensor(e)
+              for v, e in zip(pair, expr.args[1:], strict=True)]  # fmt: skip
+    values = low.same_type(low.align(values))
+    shapes = [(batch_of(v), sizes(v.meta["shape"])) for v in values]
+    whole = max(batch for batch, _ in shapes), sizes(expr.shape)
+    if shapes[0] != shapes[1] and whole in shapes:
+        full = values[shapes.index(whole)]
+        values = [
+            v if shape == whole
+            else note(low.program.method("expand_as", v, full), expr.shape, whole[0], is_wide(v))
+            for v, shape in zip(values, shapes, strict=True)
+        ]  # fmt: skip
+    elif shapes[0] != shapes[1]:
+        both = low.program.call(torch.broadcast_tensors, *values)
+        values = low.program.unpack(both, ["new", "old"])
+    node = low.program.call(choose, flag, *values)
+    return note(node, expr.shape, whole[0], any(map(is_wide, values)))
 
 
 def _axes(expr: Expr) -> int | tuple[int, ...]:
@@ -159,7 +182,7 @@ def _dot(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
 
 def _contraction(function: Callable[..., object], keep: tuple[int, int]) -> Row:
     def row(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
-        return low.make(expr, function, *_same_type(low, low.align(args, keep)))
+        return low.make(expr, function, *low.same_type(low.align(args, keep)))
 
     return row
 
@@ -179,11 +202,6 @@ def _matvec(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
     matrix, x = low.align([matrix, x], (2, 1))
     matrix, x = same_type(low, matrix, x)
     return low.mark(low.program.call(library.matvec, matrix, x), expr.shape, matrix, x)
-
-
-def _same_type(low: Lowering, args: list[Operand]) -> list[Operand]:
-    # a product of matrices wants one type: a wide one makes the other wide
-    return [low.widen(a) for a in args] if any(map(is_wide, args)) else args
 
 
 def _reshape(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
@@ -208,6 +226,8 @@ def _unsqueeze(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
     (x,) = args
     if not isinstance(x, fx.Node):
         x = low.tensor(expr.args[0])
+    if x.meta.get("flag"):
+        return x
     for place in sorted(a % len(expr.shape) for a in expr.attr("axes")):
         x = low.unsqueeze(x, batch_of(x) + place)
     return x

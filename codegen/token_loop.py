@@ -19,10 +19,13 @@ from nlc.codegen.scope import Scope
 from torch import fx
 
 from nlc.ir.expr import Expr, postorder
+from nlc.ir.schedule import steps_of
 from nlc.ir.system import Call, Equation, Step, Update
+from nlc.ir.windows import periods
 
 if TYPE_CHECKING:
     from nlc.codegen.runner import Runner
+    from nlc.codegen.torch_block import Held
 
 
 def token_loop(
@@ -43,10 +46,11 @@ def token_loop(
         node = outer.stream(name)
         if node is None:
             return None
-        if batch_of(node) == 0:
-            around[identifier(name)] = node
-            return note(body.input(identifier(name)), node.meta["shape"], 0, node.meta["wide"])
-        word = f"{identifier(name)}{suffix}"
+        if batch_of(node) < 2:
+            # the same at every token
+            around[word := body.unused(identifier(name))] = node
+            return note(body.input(word), node.meta["shape"], batch_of(node), node.meta["wide"])
+        word = body.unused(f"{identifier(name)}{suffix}")
         items[word] = outer.low.as_number(node)
         body.input(word).meta["settled"] = True
         return note(body.input(word), node.meta["shape"], batch, node.meta["wide"])
@@ -83,7 +87,11 @@ def token_loop(
 
     def sequence(expr: Expr) -> fx.Node:
         """What moves outside of the loop, one token of it."""
-        node = outer.spread(outer.low.tensor(expr))
+        node = outer.low.tensor(expr)
+        if batch_of(node) == 1:
+            around[word := f"{argument_name(expr)}_{len(around)}"] = node
+            return note(body.input(word), node.meta["shape"], 1, node.meta["wide"])
+        node = outer.spread(node)
         name = str(expr.args[1].attr("memory") if expr.op == "apply" else expr.attr("memory"))
         word = f"{identifier(name)}_{len(items)}{suffix}"
         items[word] = node
@@ -104,37 +112,22 @@ def token_loop(
         node = outer.low.as_number(outer.low.tensor(expr))
         if batch_of(node) < 2:
             return None
-        name = identifier(argument_name(expr))
-        word = f"{name}{suffix}"
-        word = f"{name}_{len(items)}{suffix}" if word in items else word
-        items[word] = node
+        items[word := body.unused(f"{identifier(argument_name(expr))}{suffix}")] = node
         return note(body.input(word), node.meta["shape"], batch, node.meta["wide"])
 
     scope.around, scope.inside, scope.ahead = sequence, inner, ahead
-    labels: dict[tuple[str, str, str], str] = {}
+    entries: dict[str, Held] = {}
     for memory_name in memories:
-        memory, writer = unit.memory(memory_name), owner.memories[memory_name]
-        variables = [""] if memory.map.kind == "kernel" else [v.name for v in memory.variables]
-        for var, name in zip(variables, writer.states, strict=True):
-            node = outer.states[memory_name, "prev", var]
-            scope.states[memory_name, "prev", var] = hold(name, node)
-            labels[memory_name, "post", var] = name
-        if owner.has_start(memory):
-            node = outer.states[memory_name, "start", ""]
-            scope.states[memory_name, "start", ""] = hold(writer.start_name, node)
-            labels[memory_name, "start", ""] = writer.start_name
-        if owner.has_copied(memory):
-            name = identifier(f"{memory_name}_initial")
-            node = outer.states[memory_name, "initial", ""]
-            scope.states[memory_name, "initial", ""] = hold(name, node)
-            labels[memory_name, "initial", ""] = name
+        for held in owner.held(unit.memory(memory_name)):
+            scope.states[held.key] = hold(held.name, outer.states[held.key])
+            entries[held.name] = held
     counter = None
     if chunk:
         assert outer.position is not None
         scope.position = hold("position", outer.position)
     elif unit.counts and _counts(runner, steps, memories):
-        counter = "t"
-        scope.position = body.input("t")
+        counter = body.unused("t")
+        scope.position = body.input(counter)
     nested: dict[str, Any] = {}
     for step in steps:
         if isinstance(step, Call) and step.instance not in nested:
@@ -145,7 +138,7 @@ def token_loop(
         runs.chunk(steps)
     else:
         runs.token(steps)
-        runs.end_of_token(memories)
+        runs.end_of_token(memories, late=outer.late)
     made = list(_made(steps))
     needed = [name for name in made if name in _wanted(runner, steps)]
     rows = [_row(scope, name) for name in needed]
@@ -160,11 +153,10 @@ def token_loop(
             after.append(scope.after[slots[name]])
         elif chunk and name == "position":
             after.append(body.call(operator.add, scope.position, scope.tokens()))
-        elif name in map(identifier, nested) and name not in labels.values():
-            after.append(next(v for k, v in nested.items() if identifier(k) == name))
+        elif name in entries:
+            after.append(entries[name].value(scope.states))
         else:
-            key = next(k for k, v in labels.items() if v == name)
-            after.append(scope.whole(unit.memory(key[0]), key[2], key[1]))
+            after.append(next(v for k, v in nested.items() if identifier(k) == name))
     body.finish((tuple(rows), tuple(after)))
     loop = Loop(
         body, tuple(items), (*needed, *lists), tuple(names), counter,
@@ -187,9 +179,8 @@ def token_loop(
             outer.after[slots[name]] = part
         elif chunk and name == "position":
             continue
-        elif name in labels.values():
-            key = next(k for k, v in labels.items() if v == name)
-            outer.states[key] = part
+        elif name in entries:
+            outer.states[entries[name].after] = part
         else:
             runner.nested[next(k for k in nested if identifier(k) == name)] = part
 
@@ -216,12 +207,12 @@ def _made(steps: Sequence[Step]) -> list[str]:
 
 def _wanted(runner: Runner, steps: Sequence[Step]) -> set[str]:
     """The streams that something outside of the loop reads."""
-    from nlc.codegen.unit import streams
+    from nlc.codegen.unit import Passes, streams
 
     wanted = set(runner.owner.unit.outputs)
     inside = {id(step) for step in steps}
     for stage in runner.owner.unit.stages:
-        for step in getattr(stage, "steps", ()):
+        for step in () if isinstance(stage, Passes) else steps_of(stage):
             if id(step) in inside:
                 continue
             if isinstance(step, Equation):
@@ -240,12 +231,11 @@ def _wanted(runner: Runner, steps: Sequence[Step]) -> set[str]:
 
 def _asked(runner: Runner, steps: Sequence[Step]) -> set[str]:
     """The memories that something outside of the loop reads."""
-    from nlc.codegen.unit import expressions, of_memory
+    from nlc.codegen.unit import Passes, expressions, of_memory
 
     unit, inside = runner.owner.unit, {id(step) for step in steps}
-    others = [
-        s for stage in unit.stages for s in getattr(stage, "steps", ()) if id(s) not in inside
-    ]
+    whole = [s for stage in unit.stages if not isinstance(stage, Passes) for s in steps_of(stage)]
+    others = [step for step in whole if id(step) not in inside]
     moved = {step.memory for step in steps if isinstance(step, Update)}
     roots = list(expressions(others))
     roots += [i.default for i in unit.inputs if i.default is not None]
@@ -265,7 +255,7 @@ def _counts(runner: Runner, steps: Sequence[Step], memories: Sequence[str]) -> b
     unit = runner.owner.unit
     for name in memories:
         memory = unit.memory(name)
-        if memory.reset is not None or runner.owner.has_start(memory):
+        if memory.reset is not None or runner.owner.has_start(memory) or periods(memory):
             return True
     from nlc.codegen.unit import expressions, of_memory
 

@@ -10,11 +10,12 @@ In: a `Unit` and the classes of its memories. Out: the text of an `nn.Module`:
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from nlc.codegen.kept import keeps
 from nlc.codegen.names import Names, identifier
 from nlc.codegen.parameters import (
     as_module,
@@ -47,6 +48,29 @@ from nlc.ir.shape import Shape, show, sizes
 from nlc.ir.system import Call, Equation, Memory, Step
 
 Comment = Callable[[Any], list[str]]
+
+
+@dataclass(frozen=True)
+class Held:
+    """An entry of the state: its key in a scope, its variable, its label for the caller."""
+
+    key: tuple[str, str, str]
+    name: str
+    label: str
+
+    @property
+    def after(self) -> tuple[str, str, str]:
+        """The key under which its value after a token stands."""
+        memory, when, var = self.key
+        return (memory, "post" if when == "prev" else when, var)
+
+    def value(
+        self, states: Mapping[tuple[str, str, str], fx.Node], first: fx.Node | None = None
+    ) -> fx.Node:
+        """The value at hand: after the update if there was one; `first` where it has none yet."""
+        found = states.get(self.after, states.get(self.key, first))
+        assert found is not None
+        return found
 
 
 @dataclass
@@ -247,6 +271,9 @@ class UnitWriter:
                     f"{path}.initial", batch, like, *initial_arguments(scope, memory)
                 )
                 self.take_states(scope, memory, node)
+                if keeps(memory):
+                    kept = program.module(f"{path}.empty", batch, like)
+                    take_kept(scope, memory, kept)
             for memory in unit.memories:
                 for label, node in self.memory_entries(scope, memory):
                     entries[label] = node
@@ -295,22 +322,28 @@ class UnitWriter:
             part.meta.setdefault("name", name)
             scope.states[memory.name, "prev", var] = note(part, (), 1, wide=True)
 
-    def memory_entries(self, scope: Scope, memory: Memory) -> list[tuple[str, fx.Node]]:
-        """The entries of a memory in the state, with their labels."""
+    def held(self, memory: Memory) -> list[Held]:
+        """What the state holds of a memory."""
+        writer = self.memories[memory.name]
         variables = [""] if memory.map.kind == "kernel" else [v.name for v in memory.variables]
         found = [
-            (f"{memory.name}.{var}" if var else memory.name, scope.whole(memory, var, "post"))
-            for var in variables
+            Held((memory.name, "prev", var), name, f"{memory.name}.{var}" if var else memory.name)
+            for var, name in zip(variables, writer.states, strict=True)
         ]
+        for keep in keeps(memory):
+            found.append(Held((memory.name, keep.word, ""), keep.name, keep.label))
         if self.has_start(memory):
-            node = scope.states.get((memory.name, "start", ""))
-            node = scope.states[memory.name, "prev", ""] if node is None else node
-            found.append((f"{memory.name}.start", node))
+            key = (memory.name, "start", "")
+            found.append(Held(key, writer.start_name, f"{memory.name}.start"))
         if self.has_copied(memory):
-            node = scope.states.get((memory.name, "initial", ""))
-            node = scope.states[memory.name, "prev", ""] if node is None else node
-            found.append((f"{memory.name}.initial", node))
+            key, name = (memory.name, "initial", ""), identifier(f"{memory.name}_initial")
+            found.append(Held(key, name, f"{memory.name}.initial"))
         return found
+
+    def memory_entries(self, scope: Scope, memory: Memory) -> list[tuple[str, fx.Node]]:
+        """The entries of a memory in the state, with their labels."""
+        before = scope.states[self.held(memory)[0].key]
+        return [(held.label, held.value(scope.states, before)) for held in self.held(memory)]
 
     def has_copied(self, memory: Memory) -> bool:
         """Say whether the state must hold what the memory began with: a copy of another's state."""
@@ -460,17 +493,9 @@ class UnitWriter:
         """Take the states out of the given one, where they are read."""
         program = scope.program
         for memory in self.unit.memories:
-            variables = [""] if memory.map.kind == "kernel" else [v.name for v in memory.variables]
-            for var in variables:
-                label = f"{memory.name}.{var}" if var else memory.name
-                node = program.call(operator.getitem, state, label)
-                scope.states[memory.name, "prev", var] = note(node, (), 1, wide=True)
-            if self.has_start(memory):
-                node = program.call(operator.getitem, state, f"{memory.name}.start")
-                scope.states[memory.name, "start", ""] = note(node, (), 1, wide=True)
-            if self.has_copied(memory):
-                node = program.call(operator.getitem, state, f"{memory.name}.initial")
-                scope.states[memory.name, "initial", ""] = note(node, (), 1, wide=True)
+            for held in self.held(memory):
+                node = program.call(operator.getitem, state, held.label)
+                scope.states[held.key] = note(node, (), 1, wide=True)
         if self.unit.counts:
             node = program.call(operator.getitem, state, "position")
             node.meta["name"] = "position"
@@ -517,6 +542,15 @@ class UnitWriter:
             entries["position"] = scope.program.call(operator.add, scope.position, count)
         entries |= {path: nested[path] for path, _ in self.modules() if path in nested}
         return entries
+
+
+def take_kept(scope: Scope, memory: Memory, node: fx.Node) -> None:
+    """Take what is kept of a window out of what `empty` gives."""
+    kept = keeps(memory)
+    parts = [node] if len(kept) == 1 else scope.program.unpack(node, [k.name for k in kept])
+    for keep, part in zip(kept, parts, strict=True):
+        part.meta.setdefault("name", keep.name)
+        scope.states[memory.name, keep.word, ""] = note(part, (), 1, wide=True)
 
 
 def _open_streams(roots: Iterable[Expr]) -> set[str]:

@@ -18,12 +18,15 @@ from dataclasses import dataclass, field
 
 from nlc.codegen import library
 from nlc.codegen.apply import apply_parts
-from nlc.codegen.arguments import arguments, state_name, state_variable
+from nlc.codegen.arguments import arguments, state_variable
+from nlc.codegen.branches import gather_choices, swap
+from nlc.codegen.kept import Keep, keeps
 from nlc.codegen.lowering import Lowering, batch_of, rank_of
 from nlc.codegen.names import Names, identifier
 from nlc.codegen.parameters import declare_tensors, draw_tensors, of_memory
 from nlc.codegen.printer import Printer
 from nlc.codegen.program import Program, note
+from nlc.codegen.torch_update import write_move
 from nlc.codegen.unit import of_memory as evaluated
 from nlc.codegen.writer import Writer, split_call
 from torch import fx
@@ -33,6 +36,7 @@ from nlc.ir.normal_form import Affine
 from nlc.ir.schedule import Schedule
 from nlc.ir.shape import Shape, show, sizes
 from nlc.ir.system import Level, Memory, Part, Variable
+from nlc.ir.windows import tokens_of
 
 Where = Callable[[object], str]
 
@@ -42,7 +46,8 @@ class MemoryWriter:
     """Writes the class `name` of one memory; `reads` says which reads its block makes.
 
     `reads` holds (kind, when, state, part); kind is `apply` for M(q), `bare` for the state itself.
-    `static` names the streams of the block that do not depend on tokens.
+    `static` names the streams of the block that do not depend on tokens. `windows` says for how
+    many tokens each memory of the block keeps its state, `starts` its initial one, where it moves.
     """
 
     name: str
@@ -53,14 +58,20 @@ class MemoryWriter:
     lines: tuple[str, ...]
     used: set[str]
     static: frozenset[str] = frozenset()
+    windows: Mapping[str, int] = field(default_factory=dict)
+    starts: Mapping[str, int] = field(default_factory=dict)
     step_arguments: dict[Expr, str] = field(init=False)
+    token_arguments: dict[Expr, str] = field(init=False)
     run_arguments: dict[Expr, str] = field(init=False)
     start_arguments: dict[Expr, str] = field(init=False)
 
     def __post_init__(self) -> None:
         memory = self.memory
-        self.step_arguments = arguments(memory, evaluated(memory))
-        self.run_arguments = self.step_arguments
+        moving = arguments(memory, evaluated(memory))
+        # whether a period ends is no tensor there
+        self.step_arguments = {e: name for e, name in moving.items() if e.op != "due"}
+        self.token_arguments = arguments(memory, [e.args[0] for e in tokens_of(memory)])
+        self.run_arguments = moving
         if self.parallel and not self.is_kernel:
             roots = [e for _, form in self.forms for e in _coefficients(form)]
             self.run_arguments = arguments(memory, roots)
@@ -114,6 +125,14 @@ class MemoryWriter:
         """The state of the chunk's start in emitted code."""
         return identifier(f"{self.memory.name}_start")
 
+    def comments(self) -> dict[Expr, list[str]]:
+        """The equations of the update as comments, by the values they give."""
+        found: dict[Expr, list[str]] = {}
+        for statement, line in zip(self.memory.statements, self.lines, strict=True):
+            above = [line]
+            found |= {value: above for _, value in statement.values}
+        return found
+
     def restart_words(self) -> list[str]:
         """The states to go back to at a reset, as arguments."""
         if self.memory.reset is None:
@@ -134,11 +153,12 @@ class MemoryWriter:
 
     def write(self, out: Writer) -> None:
         """Write the whole class."""
+        memory = self.memory
         out.line(f"class {self.name}(nn.Module):")
         with out.indent():
             out.docstring(self._about())
             out.blank()
-            if own_parameters(self.memory):
+            if own_parameters(memory):
                 self._constructor(out)
             if self.is_kernel:
                 from nlc.codegen.torch_attention import write_attention
@@ -146,10 +166,16 @@ class MemoryWriter:
                 write_attention(self, out)
                 return
             self._initial(out)
+            if keeps(memory):
+                self._empty(out)
             if self.parallel:
                 self._run(out)
                 self._read_path(out)
-            self._step(out)
+            if memory.window > 1:
+                from nlc.codegen.torch_windows import write_window
+
+                write_window(self, out)
+            write_move(self, out)
             if any(kind == "apply" for kind, *_ in self.reads):
                 self._read_step(out)
             while out.lines and not out.lines[-1]:
@@ -159,7 +185,7 @@ class MemoryWriter:
         memory = self.memory
         copies = f", one per {', '.join(a.name for a in memory.lead)}" if memory.lead else ""
         first = f"Memory {memory.name}: {memory.map!r}{copies}; {self.level.period}."
-        told = [first, *self.lines]
+        told = [first, *dict.fromkeys(self.lines)]
         for variable in memory.variables:
             for part in variable.parts:
                 label = ".".join(w for w in (variable.name, part.name) if w)
@@ -194,9 +220,10 @@ class MemoryWriter:
         with out.indent():
             out.docstring([about])
 
-    def result_type(self) -> str:
+    def result_type(self, kept: Sequence[Keep] = ()) -> str:
         """What `initial` and `step` return."""
         kinds = [self.state_type(v.name) for v in self.memory.variables]
+        kinds += [keep.type for keep in kept]
         return kinds[0] if len(kinds) == 1 else f"tuple[{', '.join(kinds)}]"
 
     def state_words(self) -> list[str]:
@@ -213,9 +240,27 @@ class MemoryWriter:
         program = Program()
         inputs: dict[Expr, fx.Node] = {}
         for expr, name in expressions.items():
-            known = batch if self.varies(expr) else 0
+            known = min(batch, self.batch_of(expr))
             inputs[expr] = note(program.input(name), expr.shape, known)
         return program, inputs
+
+    def batch_of(self, expr: Expr) -> int:
+        """How a value changes: with every token (2), with windows (1) or never (0)."""
+        mine = self.memory.window
+        if not self.varies(expr) or mine == 1:
+            return 2 if self.varies(expr) else 0
+        for node in postorder([expr]):
+            match node.op:
+                case "stream" if node.attr("name") in self.static:
+                    pass
+                case "stream" | "attend" | "position" | "due" | "shift" | "conv":
+                    return 2
+                case "state" if node.attr("when") != "initial":
+                    if self.windows[str(node.attr("memory"))] < mine:
+                        return 2
+                case "state" if self.starts.get(str(node.attr("memory")), mine) < mine:
+                    return 2
+        return 1
 
     def varies(self, expr: Expr) -> bool:
         """Say whether a value depends on tokens."""
@@ -292,7 +337,19 @@ class MemoryWriter:
                 node = self._begin_part(low, variable, part, batch, like, program)
                 values[part.name] = note(node, shape, 1, wide=True)
             made[variable.name] = values
-        self.finish(out, program, [self.pack(v.name, made[v.name]) for v in memory.variables])
+        results: list[object] = [self.pack(v.name, made[v.name]) for v in memory.variables]
+        self.finish(out, program, results)
+
+    def _empty(self, out: Writer) -> None:
+        kept = keeps(self.memory)
+        kinds = [keep.type for keep in kept]
+        result = kinds[0] if len(kinds) == 1 else f"tuple[{', '.join(kinds)}]"
+        about = "Give what is kept before the first token."
+        self.method(out, "empty", ["batch: int", "like: Tensor"], result, about)
+        program = Program()
+        batch, like = program.input("batch"), program.input("like")
+        results: list[object] = [keep.empty(program, batch, like) for keep in kept]
+        self.finish(out, program, results, [keep.name for keep in kept])
 
     def _begin_part(
         self,
@@ -342,43 +399,6 @@ class MemoryWriter:
                 value = low.unsqueeze(value, batch_of(value))
         return value
 
-    def _step(self, out: Writer) -> None:
-        memory = self.memory
-        words = [f"{name}: Tensor" for name in self.step_arguments.values()] + self.state_words()
-        if self.has_start:
-            words.append(f"{self.start_name}: {self.state_type()}")
-        self.method(out, "step", words, self.result_type(), "Move by one token.")
-        program, inputs = self.begin(self.step_arguments, 1)
-        states = {
-            v.name: self.state_input(program, v.name, name)
-            for v, name in zip(memory.variables, self.states, strict=True)
-        }
-        start = self.state_input(program, "", self.start_name) if self.has_start else {}
-        first = next(iter(states[""].values()))
-
-        def leaf(expr: Expr) -> fx.Node:
-            if expr in inputs:
-                return inputs[expr]
-            if expr.attr("when") == "start":
-                return start[expr.attr("part")]
-            return states[expr.attr("var")][expr.attr("part")]
-
-        like = self.like(program, inputs, [first])
-        low = Lowering(program, 1, leaf, taken(inputs, leaf), like)
-        low.rename = {
-            v.name or "self": n for v, n in zip(memory.variables, self.states, strict=True)
-        }
-        after = {v.name: dict(states[v.name]) for v in memory.variables}
-        for assignment in memory.update:
-            old = states[assignment.var][assignment.part]
-            node = self.full(low, low.tensor(assignment.value), old)
-            if node.op != "placeholder":
-                wanted = state_name(memory, assignment.var)
-                single = len(self.parts(assignment.var)) == 1
-                node.meta["name"] = wanted if single else f"{wanted}_{assignment.part}"
-            after[assignment.var][assignment.part] = node
-        self.finish(out, program, [self.pack(v.name, after[v.name]) for v in memory.variables])
-
     def full(self, low: Lowering, value: fx.Node, old: fx.Node) -> fx.Node:
         """Give a new value the shape and type of the old one."""
         shape = old.meta["shape"]
@@ -388,8 +408,18 @@ class MemoryWriter:
             value = low.program.method("expand_as", value, old)
         return note(value, shape, 1, wide=True)
 
-    def finish(self, out: Writer, program: Program, results: list[object]) -> None:
+    def finish(
+        self,
+        out: Writer,
+        program: Program,
+        results: list[object],
+        names: Sequence[str] | None = None,
+    ) -> None:
+        """Print a method's body; results that are dicts stand under `names`."""
+        names = self.states if names is None else names
         program.finish(tuple(results))
+        swapped = gather_choices(program)
+        results = [swap(result, swapped) for result in results]
         with out.indent():
             printer = self.body(out, program)
             if len(results) == 1 and isinstance(results[0], dict):
@@ -397,8 +427,8 @@ class MemoryWriter:
             else:
                 for i, result in enumerate(results):
                     if isinstance(result, dict):
-                        write_dict(out, printer, f"{self.states[i]} = ", result)
-                        results[i] = Raw(self.states[i])
+                        write_dict(out, printer, f"{names[i]} = ", result)
+                        results[i] = Raw(names[i])
                     printer.settle(results[i], out.room - 7 if len(results) == 1 else 40)
                 texts = [r.text if isinstance(r, Raw) else printer.operand(r) for r in results]
                 line = f"return {', '.join(texts)}"

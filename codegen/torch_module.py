@@ -14,7 +14,7 @@ from nlc.codegen.names import class_names
 from nlc.codegen.torch_block import UnitWriter
 from nlc.codegen.torch_memory import MemoryWriter
 from nlc.codegen.torch_tiles import read_product
-from nlc.codegen.unit import Unit, expressions, of_memory, units
+from nlc.codegen.unit import Unit, expressions, of_memory, starts_anew, units
 from nlc.codegen.writer import Writer
 
 from nlc.ir.expr import Expr, postorder
@@ -56,6 +56,12 @@ class Emitter:
                 lines=tuple(lines),
                 used=self.used,
                 static=frozenset(_static(block)),
+                windows={m.name: m.window for m in block.memories},
+                starts={
+                    m.name: m.reset.count
+                    for m in block.memories
+                    if m.reset is not None and starts_anew(block, m.name)
+                },
             )
         return found
 

@@ -7,12 +7,12 @@ A repeat's body is a unit of its own, whose inputs and outputs are the streams t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nlc.codegen.names import class_name, class_names
 
 from nlc.ir.expr import Expr, postorder
-from nlc.ir.schedule import BlockPlan, Parallel, Plan, Stage, TokenLoop
+from nlc.ir.schedule import BlockPlan, Parallel, Plan, Stage, TokenLoop, Windows
 from nlc.ir.system import (
     Block,
     Call,
@@ -155,6 +155,8 @@ def joined(block: Block, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
     """Join loops where one reads what moves in an earlier one at every token."""
     found = list(stages)
     for at, stage in enumerate(found):
+        if isinstance(stage, Windows):
+            found[at] = replace(stage, stages=joined(block, stage.stages))
         if not isinstance(stage, TokenLoop):
             continue
         for before in range(at):
@@ -183,8 +185,17 @@ def _reads(block: Block, steps: Iterable[Step]) -> set[str]:
     return sources | {
         str(n.attr("memory"))
         for n in postorder(roots)
-        if n.op in ("state", "attend") and n.attr("when") != "initial"
+        if n.op in ("state", "attend")
+        and (n.attr("when") != "initial" or starts_anew(block, str(n.attr("memory"))))
     }
+
+
+def starts_anew(block: Block, name: str) -> bool:
+    """Say whether resets make a memory's initial state a copy of another memory's."""
+    memory = block.memory(name)
+    names = {m.name for m in block.memories}
+    sources = {p.initial.source for v in memory.variables for p in v.parts}
+    return memory.reset is not None and bool(sources & names)
 
 
 def _depending(

@@ -22,6 +22,8 @@ class Writer:
     lines: list[str] = field(default_factory=list)
     depth: int = 0
     said: str = ""
+    # where the last branch ended: its line, its depth and its condition
+    under: tuple[int, int, str] = (-1, 0, "")
 
     @property
     def room(self) -> int:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from nlc.ir.expr import Expr
 from nlc.ir.normal_form import NormalForm
-from nlc.ir.system import Step
+from nlc.ir.system import Step, Update
 from nlc.source import Span
 
 # how products of gates are kept: what the emitted code calls them
@@ -100,7 +101,41 @@ class ChunkLoop:
     chunk: int
 
 
-Stage = Parallel | Run | TokenLoop | ChunkLoop
+@dataclass(frozen=True)
+class Windows:
+    """Stages run window by window; at the ends of their own windows `memories` move, in order.
+
+    A window has `length` tokens, or what a sequence begins or ends with of one; no other window
+    ends inside it. `reads` are values that an update takes from what a loop inside has made: the
+    expression and the stream that holds it. The resets of `late` memories go back to a state that
+    moves with windows: they come last.
+    """
+
+    stages: tuple[Stage, ...]
+    memories: tuple[str, ...]
+    length: int
+    reads: tuple[tuple[Expr, Expr], ...] = ()
+    late: tuple[str, ...] = ()
+
+
+Stage = Parallel | Run | TokenLoop | ChunkLoop | Windows
+
+
+def steps_of(stage: Stage) -> tuple[Step, ...]:
+    """List the steps of a stage, those inside its own stages first."""
+    match stage:
+        case Parallel() | TokenLoop() | ChunkLoop():
+            return stage.steps
+        case Run():
+            return (Update(stage.memory),)
+        case Windows():
+            inner = tuple(step for part in stage.stages for step in steps_of(part))
+            return (*inner, *(Update(name) for name in stage.memories))
+
+
+def memories_of(stage: Stage) -> tuple[str, ...]:
+    """List the memories that move in a stage."""
+    return tuple(step.memory for step in steps_of(stage) if isinstance(step, Update))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What a block carries from token to token, in numbers.
 
 In: a block and how many tokens it has seen. Out: the size of each memory's state: extra states, the
-state of the chunk's start and what a copy began with among it; for a softmax memory its pairs.
+state of the chunk's start, what a copy began with and what is kept of a window among it; for a
+softmax memory its pairs.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ def state_entries(block: Block, memory: Memory, tokens: int) -> int:
     }
     start = memory.chunk > 1 and "start" in read
     copied = "initial" in read and source_of(memory) in {m.name for m in block.memories}
-    return lanes * (sum(sizes.values()) + sizes[""] * (start + copied))
+    kept = sum(count(entry.shape) for entry in memory.sums)
+    # of an unfinished window, the values of its tokens
+    kept += tokens % memory.window * sum(count(entry.shape) for entry in memory.recent)
+    return lanes * (sum(sizes.values()) + sizes[""] * (start + copied)) + kept
 
 
 def pairs_held(memory: Memory, tokens: int) -> int:

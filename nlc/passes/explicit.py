@@ -13,6 +13,7 @@ from dataclasses import replace
 from nlc.ir.expr import Expr, Graph
 from nlc.ir.system import Assignment, Memory, Part, Statement, System, Weight
 from nlc.passes.differentiate import differentiate
+from nlc.passes.gather import gather
 from nlc.passes.lower import lower
 from nlc.passes.simplify import simplify
 
@@ -56,7 +57,8 @@ def explicit_memory(graph: Graph, memory: Memory) -> Memory:
     roots += [value for statement in memory.statements for _, value in statement.values]
     roots = lower(graph, simplify(graph, roots), moves)
     # a gradient puts states in the place of variables: what it is taken at may be known before
-    values = iter(simplify(graph, differentiate(graph, roots)))
+    written = simplify(graph, differentiate(graph, roots))
+    values = iter(gather(graph, written) if memory.window > 1 else written)
     update = tuple(Assignment(a.var, a.part, next(values)) for a in memory.update)
     statements = tuple(_statement(s, [next(values) for _ in s.values]) for s in memory.statements)
     return replace(memory, update=update, statements=statements)

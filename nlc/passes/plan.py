@@ -8,11 +8,12 @@ from the equations alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import gcd
 
 import networkx as nx
 
-from nlc.ir.expr import Expr, Graph, postorder, rewrite
+from nlc.ir.expr import Expr, Graph, postorder
 from nlc.ir.normal_form import Affine, Neither, NormalForm
 from nlc.ir.schedule import (
     BlockPlan,
@@ -24,18 +25,22 @@ from nlc.ir.schedule import (
     Schedule,
     Stage,
     TokenLoop,
+    Windows,
 )
 from nlc.ir.system import Block, Call, Equation, Memory, Step, System, Update
 from nlc.passes.bound import Bounds
 from nlc.passes.gates import keep_gates
+from nlc.passes.hoist import Knot, Node, exprs_of, hoist, moves, node_of, sources_of
 from nlc.passes.normalise import normalise
 from nlc.passes.obstacles import obstacle
+from nlc.passes.ties import ties, window_reason
 from nlc.source import Span
 
 # the schedules that run a memory over the whole sequence at once
 WHOLE = ("tile-solve", "tile-scan", "scan", "attention")
+# those whose state can be asked at every token at once
+ASKED = (*WHOLE, "window")
 
-Node = tuple[str, str]
 Forms = tuple[tuple[str, NormalForm], ...]
 
 
@@ -47,47 +52,20 @@ def plan(system: System) -> Plan:
 # ---- dependencies ------------------------------------------------------------------------------
 
 
-def _exprs(block: Block, step: Step) -> tuple[Expr, ...]:
-    match step:
-        case Equation(value=value):
-            return (value,)
-        case Call(inputs=inputs):
-            return tuple(e for _, e in inputs)
-        case Update(memory=name):
-            memory = block.memory(name)
-            pairs = tuple(e for pair in memory.pairs for e in pair)
-            kernel = memory.map.kind == "kernel"
-            return pairs if kernel else tuple(a.value for a in memory.update)
-        case _:
-            return ()
-
-
-def _node(step: Step) -> Node:
-    match step:
-        case Equation(name=name):
-            return ("stream", name)
-        case Call(instance=name):
-            return ("call", name)
-        case Update(memory=name):
-            return ("memory", name)
-        case _:
-            raise AssertionError("a block holds no repeat")
-
-
 def _graph(block: Block) -> nx.DiGraph:
     """What each step needs, at this token or from earlier ones."""
-    graph = nx.DiGraph()
+    graph, moving = nx.DiGraph(), moves(block)
     makers: dict[str, Node] = {}
     for step in block.steps:
-        graph.add_node(_node(step))
+        graph.add_node(node_of(step))
         for name in step.results if isinstance(step, Call) else ():
-            makers[name] = _node(step)
+            makers[name] = node_of(step)
         if isinstance(step, Equation):
-            makers[step.name] = _node(step)
+            makers[step.name] = node_of(step)
     defaults = {i.name: i.default for i in block.inputs if i.default is not None}
     for step in block.steps:
-        node = _node(step)
-        waiting = list(_exprs(block, step))
+        node = node_of(step)
+        waiting = list(exprs_of(block, step))
         seen: set[str] = set()
         while waiting:
             for leaf in postorder([waiting.pop()]):
@@ -100,7 +78,7 @@ def _graph(block: Block) -> nx.DiGraph:
                         default = defaults[name]
                         assert default is not None
                         waiting.append(default)
-                elif leaf.op in ("state", "attend") and leaf.attr("when") != "initial":
+                elif moving(leaf):
                     source = ("memory", leaf.attr("memory"))
                     if source != node:
                         graph.add_edge(source, node)
@@ -109,43 +87,93 @@ def _graph(block: Block) -> nx.DiGraph:
 
 def _block(graph: Graph, block: Block) -> BlockPlan:
     needs = _graph(block)
-    place = {_node(step): i for i, step in enumerate(block.steps)}
-    whole = nx.condensation(needs)
-    members = {n: sorted(whole.nodes[n]["members"], key=place.__getitem__) for n in whole}
-    groups = [
-        members[n]
-        for n in nx.lexicographical_topological_sort(whole, key=lambda n: place[members[n][0]])
-    ]
-    by_node = {_node(step): step for step in block.steps}
-    schedules: dict[str, Schedule] = {}
-    stages: list[Stage] = []
-    moving: dict[str, Schedule] = {}
-    for group in groups:
-        memories = [block.memory(name) for kind, name in group if kind == "memory"]
-        if len(group) == 1 and not memories:
-            stages.append(Parallel((by_node[group[0]],)))
-            continue
-        alone = len(group) == 1
-        together = {} if alone else _in_chunks(graph, block, memories, group, schedules)
-        if together:
-            schedules |= together
-            steps = tuple(by_node[node] for node in group)
-            stages.append(ChunkLoop(steps, tuple(together), memories[0].chunk))
-            continue
-        for memory in memories:
-            others = [name for _, name in group]
-            schedule = _schedule(graph, block, memory, others, schedules)
-            schedules[memory.name] = schedule
-            if schedule.kind == "sequential":
-                moving[memory.name] = schedule
-        if alone and schedules[memories[0].name].kind != "sequential":
-            stages.append(Run(memories[0].name))
-        else:
-            steps = tuple(by_node[node] for node in group)
-            stages.append(TokenLoop(steps, tuple(m.name for m in memories)))
-    stages = _hoist(graph, block, stages, {m.name for m in block.memories if m.name in moving})
-    ordered = tuple(schedules[m.name] for m in block.memories)
+    for one, other in ties(block):
+        needs.add_edges_from([(one, other), (other, one)])
+    while True:
+        planning = _Planning(graph, block, needs, {})
+        try:
+            stages = hoist(graph, block, planning.stages(list(needs)))
+            break
+        except Knot as knot:
+            nodes = [node for node in knot.nodes if node in needs]
+            needs.add_edges_from(zip(nodes, [*nodes[1:], nodes[0]], strict=True))
+    ordered = tuple(planning.schedules[m.name] for m in block.memories)
     return BlockPlan(block.name, tuple(_merge(stages)), ordered)
+
+
+@dataclass
+class _Planning:
+    """One try at a block: `needs` says which steps need which, `schedules` what was found."""
+
+    graph: Graph
+    block: Block
+    needs: nx.DiGraph
+    schedules: dict[str, Schedule]
+
+    def stages(self, nodes: list[Node]) -> list[Stage]:
+        """Order some steps in stages: what needs itself through time is one loop."""
+        steps = {node_of(step): step for step in self.block.steps}
+        place = {node: i for i, node in enumerate(steps)}
+        inner = nx.DiGraph()
+        inner.add_nodes_from(nodes)
+        inner.add_edges_from((a, b) for a, b in self.needs.edges if a in inner and b in inner)
+        whole = nx.condensation(inner)
+        members = {n: sorted(whole.nodes[n]["members"], key=place.__getitem__) for n in whole}
+        order = nx.lexicographical_topological_sort(whole, key=lambda n: place[members[n][0]])
+        return [self._stage([steps[node] for node in members[n]]) for n in order]
+
+    def _stage(self, group: list[Step]) -> Stage:
+        names = [step.memory for step in group if isinstance(step, Update)]
+        memories = [self.block.memory(name) for name in names]
+        if not memories and len(group) == 1:
+            return Parallel(tuple(group))
+        windowed = tuple(m.name for m in memories if m.window > 1)
+        if windowed:
+            return self._windows(group, windowed)
+        nodes = [node_of(step) for step in group]
+        together = {}
+        if len(group) > 1:
+            together = _in_chunks(self.graph, self.block, memories, nodes, self.schedules)
+        if together:
+            self.schedules |= together
+            return ChunkLoop(tuple(group), tuple(together), memories[0].chunk)
+        others = [name for _, name in nodes]
+        for memory in memories:
+            self.schedules[memory.name] = _schedule(
+                self.graph, self.block, memory, others, self.schedules
+            )
+        if len(group) == 1 and self.schedules[names[0]].kind != "sequential":
+            return Run(names[0])
+        return TokenLoop(tuple(group), tuple(names))
+
+    def _windows(self, group: list[Step], windowed: tuple[str, ...]) -> Windows:
+        """Run a group window by window: in there, the states of the windows do not move."""
+        memories = [self.block.memory(name) for name in windowed]
+        for memory in memories:
+            self.schedules[memory.name] = Schedule(memory.name, "window", window_reason(memory))
+        rest = [node_of(step) for step in group]
+        inner = self.stages([node for node in rest if node[1] not in windowed])
+        length = min(memory.window for memory in memories)
+        for memory in (self.block.memory(s.memory) for s in group if isinstance(s, Update)):
+            inside = self.schedules[memory.name]
+            # a piece has no more tokens
+            parts = [(part, replace(k, tile=min(k.tile, length))) for part, k in inside.parts]
+            self.schedules[memory.name] = replace(inside, parts=tuple(parts))
+        late: list[Memory] = []
+        for memory in self._resetting(group):
+            if set(sources_of(memory)) & {*windowed, *(m.name for m in late)}:
+                late.append(memory)
+        length = gcd(length, *(m.reset.count for m in late if m.reset is not None))
+        return Windows(tuple(inner), windowed, length, late=tuple(memory.name for memory in late))
+
+    def _resetting(self, group: list[Step]) -> list[Memory]:
+        """List a group's memories that move with every token and are reset, copies last."""
+        memories = [self.block.memory(s.memory) for s in group if isinstance(s, Update)]
+        found = {m.name: m for m in memories if m.window == 1 and m.reset is not None}
+        order = nx.DiGraph()
+        order.add_nodes_from(found)
+        order.add_edges_from((s, m.name) for m in found.values() for s in sources_of(m))
+        return [found[n] for n in nx.lexicographical_topological_sort(order) if n in found]
 
 
 def _in_chunks(
@@ -162,8 +190,8 @@ def _in_chunks(
     names = {memory.name for memory in memories}
     if len({memory.chunk for memory in memories}) > 1 or not all(map(reads_start, memories)):
         return {}
-    by_node = {_node(step): step for step in block.steps}
-    roots = [e for node in group for e in _exprs(block, by_node[node])]
+    by_node = {node_of(step): step for step in block.steps}
+    roots = [e for node in group for e in exprs_of(block, by_node[node])]
     roots += [a.value for memory in memories for a in memory.update]
     for node in postorder(roots):
         if node.op in ("state", "attend") and node.attr("memory") in names:
@@ -194,6 +222,8 @@ def _only_own(leaf: Expr, memories: list[Memory]) -> bool:
 def _merge(stages: list[Stage]) -> list[Stage]:
     merged: list[Stage] = []
     for stage in stages:
+        if isinstance(stage, Windows):
+            stage = replace(stage, stages=tuple(_merge(list(stage.stages))))
         if isinstance(stage, Parallel) and merged and isinstance(merged[-1], Parallel):
             merged[-1] = Parallel(merged[-1].steps + stage.steps)
         else:
@@ -245,7 +275,7 @@ def _schedule(
         return sequential("moving gates", forms)
     if memory.reset is not None and _copies(memory):
         return sequential("copied at resets", forms)
-    elsewhere = _read_elsewhere(memory, schedules)
+    elsewhere = _read_elsewhere(block, memory, schedules)
     if elsewhere is not None:
         return sequential("elsewhere", forms, elsewhere[1], name=elsewhere[0])
     if not any(_varies(form) for _, form in found):
@@ -293,21 +323,25 @@ def _copies(memory: Memory) -> bool:
 def _own_read(block: Block, memory: Memory, group: list[str]) -> Span | None:
     """Find where something that the update needs reads the memory's own state."""
     for step in block.steps:
-        if isinstance(step, Update) or _node(step)[1] not in group:
+        if isinstance(step, Update) or node_of(step)[1] not in group:
             continue
-        for node in postorder(_exprs(block, step)):
+        for node in postorder(exprs_of(block, step)):
             if any(_is_own(arg, memory) for arg in node.args) or _is_own(node, memory, "attend"):
                 return node.span
     return None
 
 
-def _read_elsewhere(memory: Memory, schedules: Mapping[str, Schedule]) -> tuple[str, Span] | None:
+def _read_elsewhere(
+    block: Block, memory: Memory, schedules: Mapping[str, Schedule]
+) -> tuple[str, Span] | None:
     """Find a read of another memory in the update that has no value for all tokens."""
+    moving = moves(block)
     for node in postorder([a.value for a in memory.update]):
-        states = [arg for arg in node.args if _is_other(arg, memory)]
+        states = [a for a in node.args if a.op == "state" and a.attr("memory") != memory.name]
+        states = [arg for arg in states if moving(arg)]
         if node.op == "apply":
             # the state of a memory that runs over the whole sequence can be asked at every token
-            states = [arg for arg in states if schedules[arg.attr("memory")].kind not in WHOLE]
+            states = [arg for arg in states if schedules[arg.attr("memory")].kind not in ASKED]
         if states:
             return str(states[0].attr("memory")), node.span
         if node.op == "attend" and schedules[node.attr("memory")].kind not in WHOLE:
@@ -320,192 +354,9 @@ def _is_own(node: Expr, memory: Memory, op: str = "state") -> bool:
     return own and node.attr("when") != "initial"
 
 
-def _is_other(node: Expr, memory: Memory) -> bool:
-    other = node.op == "state" and node.attr("memory") != memory.name
-    return other and node.attr("when") != "initial"
-
-
 def _varies(form: Affine) -> bool:
     """Say whether anything in a form depends on the token."""
     roots = [gate.value for row in form.decay for gate in row if gate is not None]
     for write in form.writes:
         roots += [e for e in (*write.reads, write.offset, *write.targets) if e is not None]
     return any(node.op in ("stream", "shift", "conv") for node in postorder(roots))
-
-
-# ---- reads of memories that move token by token ------------------------------------------------
-
-
-def _hoist(graph: Graph, block: Block, stages: list[Stage], moving: set[str]) -> list[Stage]:
-    """Move reads of such a memory into its loop, as streams of their own.
-
-    What a read is asked with is made before the loop where it can be, so that all that is left
-    in the loop is the memory and its reads.
-    """
-    taken = {i.name for i in block.inputs} | {
-        s.name for s in block.steps if isinstance(s, Equation)
-    }
-    taken |= {name for s in block.steps if isinstance(s, Call) for name in s.results}
-    taken |= {m.name for m in block.memories}
-    known: dict[int, Expr] = {}
-    result: list[Stage] = list(stages)
-    for stage in stages:
-        if not isinstance(stage, Parallel):
-            continue
-        (step,) = stage.steps
-        roots = _exprs(block, step)
-        reads = [n for n in _outermost(roots, moving) if id(n) not in known]
-        for read in reads:
-            name = _fresh(f"{_memory_of(read)}_{'read' if read.op == 'apply' else 'state'}", taken)
-            at = _loop_of(result, _memory_of(read))
-            loop = result[at]
-            assert isinstance(loop, TokenLoop)
-            read_now = read
-            if read.op == "apply" and read.args[0].op != "stream":
-                asked = read.args[0]
-                if not _outermost((asked,), moving):
-                    query = _fresh(f"{_memory_of(read)}_query", taken)
-                    before = Equation(query, asked, "", read.span)
-                    place = _after(block, result, asked)
-                    stream = graph.make("stream", name=query, shape=asked.shape, span=read.span)
-                    if place <= at:
-                        result.insert(at, Parallel((before,)))
-                        at += 1
-                        read_now = graph.make(
-                            "apply", stream, *read.args[1:], span=read.span, **dict(read.attrs)
-                        )
-            equation = Equation(name, read_now, "", read.span)
-            steps = _placed(loop.steps, equation, read)
-            result[at] = replace(loop, steps=steps)
-            known[id(read)] = graph.make("stream", name=name, shape=read.shape, span=read.span)
-        if any(id(n) in known for n in postorder(roots)):
-            result[result.index(stage)] = Parallel((_replaced(graph, step, known),))
-    return _sorted(block, result)
-
-
-def _memory_of(read: Expr) -> str:
-    name: str = read.attr("memory")
-    return name
-
-
-def _outermost(roots: tuple[Expr, ...], moving: set[str]) -> list[Expr]:
-    """Find reads of moving memories that are not inside another one's state."""
-    found: list[Expr] = []
-    seen: set[int] = set()
-    stack = list(roots)
-    while stack:
-        node = stack.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        states = [a for a in node.args[1:] if a.op == "state" and a.attr("when") != "initial"]
-        read = node.op == "apply" and states and node.args[1].op == "state"
-        if read and _memory_of(states[0]) in moving:
-            # inner reads first, so that they have names when this one is placed
-            stack.append(node.args[0])
-            found.append(node)
-            continue
-        bare = node.op in ("state", "attend") and node.attr("when") != "initial"
-        if bare and _memory_of(node) in moving:
-            found.append(node)
-            continue
-        stack.extend(node.args)
-    return found[::-1]
-
-
-def _fresh(wanted: str, taken: set[str]) -> str:
-    name, count = wanted, 1
-    while name in taken:
-        count += 1
-        name = f"{wanted}_{count}"
-    taken.add(name)
-    return name
-
-
-def _loop_of(stages: list[Stage], memory: str) -> int:
-    return next(
-        i for i, s in enumerate(stages) if isinstance(s, TokenLoop) and memory in s.memories
-    )
-
-
-def _after(block: Block, stages: list[Stage], expr: Expr) -> int:
-    """Find the place before which all that an expression needs is made."""
-    streams = {n.attr("name") for n in postorder([expr]) if n.op == "stream"}
-    memories = {n.attr("memory") for n in postorder([expr]) if n.op in ("state", "attend")}
-    place = 0
-    for i, stage in enumerate(stages):
-        made: set[str] = set()
-        if isinstance(stage, Run):
-            if stage.memory in memories:
-                place = i + 1
-            continue
-        for step in stage.steps:
-            if isinstance(step, Equation):
-                made.add(step.name)
-            elif isinstance(step, Call):
-                made |= set(step.results)
-        if made & streams:
-            place = i + 1
-    return place
-
-
-def _placed(steps: tuple[Step, ...], equation: Equation, read: Expr) -> tuple[Step, ...]:
-    leaf = next(n for n in (read, *read.args) if n.op in ("state", "attend") and n.has("when"))
-    place = len(steps)
-    if leaf.attr("when") in ("prev", "start"):
-        place = next(
-            i for i, s in enumerate(steps)
-            if isinstance(s, Update) and s.memory == _memory_of(read)
-        )  # fmt: skip
-    return (*steps[:place], equation, *steps[place:])
-
-
-def _replaced(graph: Graph, step: Step, known: dict[int, Expr]) -> Step:
-    def stream(node: Expr, args: tuple[Expr, ...]) -> Expr | None:
-        return known.get(id(node))
-
-    match step:
-        case Equation(value=value):
-            return replace(step, value=rewrite(graph, [value], stream)[0])
-        case Call(inputs=inputs):
-            new = rewrite(graph, [e for _, e in inputs], stream)
-            return replace(
-                step, inputs=tuple((n, e) for (n, _), e in zip(inputs, new, strict=True))
-            )
-        case _:
-            return step
-
-
-def _sorted(block: Block, stages: list[Stage]) -> list[Stage]:
-    """Put stages in order again: a query may have moved before the loop that needs it."""
-    graph = nx.DiGraph()
-    makers: dict[Node, int] = {}
-    for i, stage in enumerate(stages):
-        graph.add_node(i)
-        if isinstance(stage, Run):
-            makers["memory", stage.memory] = i
-            continue
-        for step in stage.steps:
-            if isinstance(step, Equation):
-                makers["stream", step.name] = i
-            elif isinstance(step, Call):
-                makers.update({("stream", name): i for name in step.results})
-            elif isinstance(step, Update):
-                makers["memory", step.memory] = i
-    defaults = {i.name: i.default for i in block.inputs if i.default is not None}
-    for i, stage in enumerate(stages):
-        steps: tuple[Step, ...] = (Update(stage.memory),) if isinstance(stage, Run) else stage.steps
-        waiting = [e for step in steps for e in _exprs(block, step)]
-        while waiting:
-            for leaf in postorder([waiting.pop()]):
-                maker = None
-                if leaf.op == "stream":
-                    maker = makers.get(("stream", leaf.attr("name")))
-                    default = defaults.get(leaf.attr("name"))
-                    if default is not None:
-                        waiting.append(default)
-                elif leaf.op in ("state", "attend") and leaf.attr("when") != "initial":
-                    maker = makers.get(("memory", leaf.attr("memory")))
-                if maker is not None and maker != i:
-                    graph.add_edge(maker, i)
-    return [stages[i] for i in nx.lexicographical_topological_sort(graph)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.system import Block, Call, Equation, Update
+from nlc.ir.windows import tokens_of
 
 # what has no gradient, whatever it is made of
 FLAT = frozenset({
@@ -55,6 +56,8 @@ def reach(block: Block) -> Reached:
             case Update(memory=name):
                 memory = block.memory(name)
                 roots += [a.value for a in memory.update]
+                # what is kept of a window is a state too
+                roots += [node.args[0] for node in tokens_of(memory)]
                 if memory.map.kind == "kernel":
                     roots += [e for pair in memory.pairs for e in pair]
             case Equation(value=value):

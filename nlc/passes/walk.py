@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 from nlc.ir.cost import NOTHING, WIDTH, Work
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.operations import OPERATIONS
-from nlc.ir.schedule import BlockPlan, ChunkLoop, Parallel, Run, Schedule, TokenLoop
+from nlc.ir.schedule import (
+    BlockPlan,
+    ChunkLoop,
+    Parallel,
+    Run,
+    Schedule,
+    Stage,
+    TokenLoop,
+    Windows,
+)
 from nlc.ir.shape import count
 from nlc.ir.system import Block, Call, Equation, Memory, Model, Repeat, Step, Update
 from nlc.passes.reach import ALL, FLAT, Reached, live_nodes, reach
@@ -27,6 +36,7 @@ from nlc.passes.walk_memories import (
     whole_states,
 )
 from nlc.passes.walk_nodes import applied, asked_course, attended, operation, read
+from nlc.passes.walk_windows import move_by_windows, outer_sum, total
 from nlc.passes.work_scan import Rows
 from nlc.passes.work_tiles import Course
 
@@ -63,6 +73,15 @@ class Walk:
     done: set[int] = field(default_factory=set)
     used: set[int] = field(default_factory=set)
     known: dict[int, tuple[int, bool]] = field(default_factory=dict)
+    # after how many tokens what is visited now is evaluated, and what of it more rarely
+    moves: int = 1
+    periods: dict[int, int] = field(default_factory=dict)
+    # how many tokens run at once, inside windows
+    piece: int = 0
+    # outer products that are summed over tokens, and what is done with such sums, by id
+    summed: set[int] = field(default_factory=set)
+    totals: set[int] = field(default_factory=set)
+    kept: list[Expr] = field(default_factory=list)
 
     # ---- steps ---------------------------------------------------------------------------------
 
@@ -76,29 +95,38 @@ class Walk:
         if self.decode or self.plan is None:
             self.steps(self.module.steps)
         else:
-            self.stages(self.plan)
+            for stage in self.plan.stages:
+                self.stage(stage)
         self.visit([i.default for i in self.module.inputs if i.default is not None], EQUATIONS)
 
-    def stages(self, plan: BlockPlan) -> None:
-        """Count the stages of a sequence."""
-        for stage in plan.stages:
-            match stage:
-                case Parallel(steps=steps):
-                    self.steps(steps)
-                case Run(memory=name) if self.memory(name).map.kind == "kernel":
-                    collect(self, name)
-                case Run(memory=name) if self.schedule(name).kind in TILED:
-                    move_by_tiles(self, name)
-                case Run(memory=name):
-                    move_by_tokens(self, name)
-                case TokenLoop():
-                    self.loop(stage)
-                case ChunkLoop(steps=steps):
-                    for step in steps:
-                        if isinstance(step, Update):
-                            move_by_tiles(self, step.memory)
-                        else:
-                            self.steps([step])
+    def stage(self, stage: Stage) -> None:
+        """Count a stage of a sequence."""
+        match stage:
+            case Parallel(steps=steps):
+                self.steps(steps)
+            case Run(memory=name) if self.memory(name).map.kind == "kernel":
+                collect(self, name)
+            case Run(memory=name) if self.schedule(name).kind in TILED:
+                move_by_tiles(self, name)
+            case Run(memory=name):
+                move_by_tokens(self, name)
+            case TokenLoop():
+                self.loop(stage)
+            case ChunkLoop(steps=steps):
+                for step in steps:
+                    if isinstance(step, Update):
+                        move_by_tiles(self, step.memory)
+                    else:
+                        self.steps([step])
+            case Windows(stages=stages, memories=names, length=length, reads=reads):
+                self.piece = length
+                for inner in stages:
+                    self.stage(inner)
+                # these are streams now
+                self.done |= {id(read) for read, _ in reads}
+                for name in names:
+                    move_by_windows(self, name)
+                self.piece = 0
 
     def loop(self, stage: TokenLoop) -> None:
         """Count steps that run token by token within a sequence.
@@ -133,6 +161,8 @@ class Walk:
                     self.steps(inner, passes * number)
                 case Update(memory=name) if self.memory(name).map.kind == "kernel":
                     collect(self, name)
+                case Update(memory=name) if self.memory(name).window > 1:
+                    move_by_windows(self, name)
                 case Update(memory=name):
                     move_by_tokens(self, name)
 
@@ -150,7 +180,17 @@ class Walk:
     @property
     def span(self) -> int:
         """How many values something has that depends on tokens."""
-        return 1 if self.decode else self.tokens
+        return 1 if self.decode else self.tokens // self.moves
+
+    @property
+    def ended(self) -> int:
+        """How many windows there are of what is visited, for one that begins and does not end."""
+        return 1 if self.decode else max(self.tokens // max(self.moves, self.piece, 1), 1)
+
+    def share(self, node: Expr) -> tuple[int, int]:
+        """Say of how many evaluations that are counted how many there are: (some, all)."""
+        period = self.periods.get(id(node), self.moves)
+        return (1, period) if self.decode else (self.tokens // period, max(self.span, 1))
 
     def memory(self, name: str) -> Memory:
         """Return a memory by name."""
@@ -175,20 +215,37 @@ class Walk:
     def _facts(self, node: Expr) -> tuple[int, bool]:
         if node.op == "stream":
             name = str(node.attr("name"))
-            return self.times_of.get(name, self.span), name not in self.flat
+            return min(self.times_of.get(name, self.span), self.span), name not in self.flat
         below = [self.known[id(arg)] for arg in node.args]
         times = self.span if node.op in MOVING else max((t for t, _ in below), default=1)
-        needs = OPERATIONS[node.op].kind == "leaf" or node.op == "attend"
+        if node.op == "window" and node.attr("how") == "each":
+            # of every token again
+            times = self.span * self.moves
+        elif node.op == "state" and self.moves == 1 and not self.decode:
+            # one for each window that begins
+            times = -(-self.tokens // self.memory(str(node.attr("memory"))).window)
+        needs = OPERATIONS[node.op].kind == "leaf" or node.op in ("attend", "window")
         return times, node.op not in FLAT and (needs or any(n for _, n in below))
 
     def entries(self, node: Expr) -> int:
         """Count the numbers that all values of an expression hold."""
         return count(node.shape) * self.facts(node)[0]
 
-    def visit(self, roots: Iterable[Expr], owner: str, passes: int = 1, live: bool = True) -> None:
-        """Count what some expressions need that has not been counted yet."""
+    def visit(
+        self,
+        roots: Iterable[Expr],
+        owner: str,
+        passes: int = 1,
+        live: bool = True,
+        users: Iterable[Expr] = (),
+    ) -> None:
+        """Count what some expressions need that has not been counted yet.
+
+        A gradient reaches them if one reaches what is made of them, the `users`, where these are
+        given.
+        """
         roots = list(roots)
-        passed = live_nodes(roots) if live else set()
+        passed = live_nodes(list(users) or roots) if live else set()
         # the state of a memory that is applied is not asked for as a whole
         bare = {id(root) for root in roots}
         for node in postorder(roots):
@@ -204,14 +261,18 @@ class Walk:
                 tally.backward += self.added_up(node)
             else:
                 tally.backward = NOTHING
-            self.add(who, tally, passes)
+            self.add(who, tally, passes, self.share(node))
 
     def node(self, node: Expr, owner: str) -> tuple[str, Tally]:
         """Count all evaluations of a node; say whose work it is."""
         state = asked_course(self, node)
         if state is not None:
             return owner or str(state.attr("memory")), read(self, node, state)
+        if id(node) in self.totals or id(node) in self.summed:
+            return owner, (total if id(node) in self.totals else outer_sum)(self, node)
         match node.op:
+            case "window" if not node.args:
+                return owner, Tally()
             case "apply":
                 return self.owner(node, owner), applied(self, node)
             case "attend":
@@ -251,8 +312,10 @@ class Walk:
                 return str(part.attr("memory"))
         return owner
 
-    def add(self, owner: str, tally: Tally, passes: int = 1) -> None:
+    def add(
+        self, owner: str, tally: Tally, passes: int = 1, share: tuple[int, int] = (1, 1)
+    ) -> None:
         """Add to the work of a component."""
         into = self.tallies[owner]
-        into.forward += tally.forward.times(passes)
-        into.backward += tally.backward.times(passes)
+        into.forward += tally.forward.times(passes).share(*share)
+        into.backward += tally.backward.times(passes).share(*share)

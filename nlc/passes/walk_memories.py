@@ -20,6 +20,7 @@ from nlc.passes import work_tiles
 from nlc.passes.carried import pairs_held, runs_by_chunks, source_of
 from nlc.passes.sized import Sized
 from nlc.passes.tally import Tally
+from nlc.passes.walk_windows import at_times
 from nlc.passes.work_scan import Rows, scan_rows
 from nlc.passes.work_tiles import Course, Tiling, Write
 
@@ -31,7 +32,8 @@ def move_by_tokens(walk: Walk, name: str) -> None:
     """Count an update as it stands, for every token."""
     memory = walk.memory(name)
     roots = [assignment.value for assignment in memory.update]
-    walk.visit(roots, name)
+    with at_times(walk, roots):
+        walk.visit(roots, name)
     # the memory's own method shares nothing with the block that hangs on its states
     walk.done -= _depending(memory, roots)
     source = source_of(memory)
@@ -102,7 +104,7 @@ def _move_part(walk: Walk, name: str, part: str, form: Affine) -> None:
         return
     writes = [_write(walk, write) for write in form.writes] or [Write((), False, ((False, (0,)),))]
     runs = []
-    for tiles in tilings(memory, part, kept.tile, form, walk.tokens):
+    for tiles in tilings(memory, part, kept.tile, form, walk.tokens, walk.piece):
         gates = _gates(walk, form, decays, tiles)
         course, moved = work_tiles.solve_tiles(
             tiles, writes, kept.gates, gates, form.transposed, memory.learned
@@ -170,11 +172,13 @@ def whole_states(runs: Iterable[Course | Rows], state: int = 0) -> Tally:
     return tally
 
 
-def tilings(memory: Memory, part: str, size: int, form: Affine, tokens: int) -> list[Tiling]:
+def tilings(
+    memory: Memory, part: str, size: int, form: Affine, tokens: int, piece: int = 0
+) -> list[Tiling]:
     """Return the tiles of a part over a sequence, run by run.
 
     Whole chunks are one run and the rest is another, with tiles no longer than they are; what ends
-    at a reset is padded to whole tiles.
+    at a reset is padded to whole tiles, and so is a piece of a window.
     """
     shape = [axis.size for p in memory.map.parts if p.name == part for axis in p.shape]
     sizes = [1] * (2 - len(shape)) + shape
@@ -190,7 +194,9 @@ def tilings(memory: Memory, part: str, size: int, form: Affine, tokens: int) -> 
         runs = [(memory.chunk, whole, ends), (rest, 1, 0)]
         return [run(c, many, min(size, c), ends) for c, many, ends in runs if c and many]
     if memory.reset is None:
-        return [run(tokens, 1, size, 0)]
+        whole, rest = divmod(tokens, piece or tokens)
+        first = run(piece or tokens, whole, size, 0)
+        return [replace(first, tiles=first.tiles + -(-rest // size))]
     whole, rest = divmod(tokens, memory.reset.count)
     first = run(memory.reset.count, whole, size, ends)
     return [replace(first, tiles=first.tiles + -(-rest // size))]

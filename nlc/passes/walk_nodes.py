@@ -115,4 +115,6 @@ def attended(walk: Walk, node: Expr) -> Tally:
     # of one token, what stands before it and, after its update, its own
     seen = walk.tokens + (node.attr("when") == "post")
     pairs = pairs_held(memory, seen) if walk.decode else walk.tokens * len(memory.pairs)
-    return work_tiles.attend(lanes, walk.span * queries, pairs + memory.persistent, d_k, d_v)
+    # over a sequence, what a window asks with at its end is asked with at all its tokens
+    times = walk.span if walk.decode else walk.tokens
+    return work_tiles.attend(lanes, times * queries, pairs + memory.persistent, d_k, d_v)

@@ -144,7 +144,6 @@ def _kernel(block: BlockResolver, body: Body) -> None:
 
 def _update(block: BlockResolver, body: Body) -> None:
     update = body.written.update
-    level = block.context.levels[body.level]
     if update is None:
         block.context.fail(
             "NL0505", f"`{body.name}` has no update", body.written.span, "the memory",
@@ -158,10 +157,6 @@ def _update(block: BlockResolver, body: Body) -> None:
         outer.begin()
         scope, statements = rule_scope(block, body, update, outer)
         block.resolver.used_rules.add(scope.rules[-1])
-    if scope.in_window and level.period.unit == "tokens":
-        block.context.unsupported.append(
-            ("NL0801", f"windows of {level.period.count} tokens", body.written.span)
-        )
     scope.begin()
     before = len(block.context.faults.found)
     run(scope, statements)

@@ -45,7 +45,7 @@ def _statement(scope: UpdateScope, statement: tree.Stmt) -> None:
         case tree.When(condition=condition, body=body):
             _under(scope, scope.scalar(condition, "a condition"), body, condition.span)
         case tree.Every(period=period, body=body):
-            _every(scope, period, body, statement.span)
+            _every(scope, period, body)
         case tree.Repeat(count=count, body=body):
             times = scope.context.positive(count, "a number of repeats")
             if times > 4096:
@@ -61,9 +61,7 @@ def _statement(scope: UpdateScope, statement: tree.Stmt) -> None:
             )  # fmt: skip
 
 
-def _every(
-    scope: UpdateScope, period: tree.Period, body: tuple[tree.Stmt, ...], span: Span
-) -> None:
+def _every(scope: UpdateScope, period: tree.Period, body: tuple[tree.Stmt, ...]) -> None:
     """Run equations when a period ends; a step is one update, and `grad` is then their sum."""
     unit, number = period_in(scope, period)
     # an argument without a value stands for any count: the rule is only being checked
@@ -80,7 +78,6 @@ def _every(
         )  # fmt: skip
     outer = scope.calls
     if unit == "steps":
-        scope.context.unsupported.append(("NL0802", "`every N steps` in an update", span))
         scope.calls = (own, count * size) if count > 1 else None
     ends = (own, count * size) if unit == "steps" else (unit, count)
     due = scope.make("due", period=ends, span=period.span)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from tests.references.cores import read
 from tests.references.features import (
-    AHEAD,
     DK,
     DV,
     H,
@@ -74,12 +73,12 @@ def m3(p: P, x: Tensor, window: int, reads_after: bool) -> tuple[Tensor, dict[st
     return out(p, y), states
 
 
-@feature("M3 with every token", MEMORY.format(level="fast"), into=AHEAD, rules=M3)
+@feature("M3 with every token", MEMORY.format(level="fast"), rules=M3)
 def m3_of_tokens(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
     return m3(p, x, 1, reads_after=True)
 
 
-@feature("M3 with every window", MEMORY.format(level="beat"), into=AHEAD, rules=M3, levels=BEAT)
+@feature("M3 with every window", MEMORY.format(level="beat"), rules=M3, levels=BEAT)
 def m3_of_windows(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
     return m3(p, x, 3, reads_after=False)
 
@@ -113,7 +112,6 @@ def m3_of_windows(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
   }
   out = W_o(A(q) + B(k))
 """,
-    into=AHEAD,
     levels=BEAT,
 )
 def times(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
@@ -163,7 +161,6 @@ def times(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
   }
   out = W_o(M(q) + N(k))
 """,
-    into=AHEAD,
     levels=BEAT,
 )
 def through(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from tests.references.cores import outer, read
 from tests.references.features import (
-    AHEAD,
     DK,
     DV,
     H,
@@ -43,7 +42,6 @@ def grad(M: Tensor, k: Tensor, v: Tensor) -> Tensor:
   }
   out = W_o(M(q) + prev(M)(k))
 """,
-    into=AHEAD,
     levels=BEAT,
 )
 def window(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
@@ -77,7 +75,6 @@ def window(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
   }
   out = W_o(M(q) + M.S @ q)
 """,
-    into=AHEAD,
     levels=BEAT,
 )
 def gates(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
@@ -111,7 +108,6 @@ def gates(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
   }
   out = W_o(M(q))
 """,
-    into=AHEAD,
     levels=BEAT,
     rules="""
 rule adam(lr, b1 = 0.8, b2 = 0.9) {
@@ -173,7 +169,6 @@ def adam(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
   }
   out = W_o(M(q))
 """,
-    into=AHEAD,
     levels=BEAT,
 )
 def lact(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
@@ -257,7 +252,6 @@ def lact(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
   }
   out = W_o(A(q) + B(q) + C(q))
 """,
-    into=AHEAD,
     levels=BOTH,
 )
 def levels(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
@@ -298,7 +292,6 @@ def levels(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
   }
   out = W_o(A(q) + B(q))
 """,
-    into=AHEAD,
     levels=BEAT,
 )
 def one_level(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
@@ -336,7 +329,6 @@ def one_level(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
   }
   out = W_o(M(q))
 """,
-    into=AHEAD,
     levels=BEAT,
 )
 def second_step(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
@@ -378,7 +370,6 @@ def second_step(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
   }
   out = W_o(M(q))
 """,
-    into=AHEAD,
     levels=BEAT,
 )
 def self_made(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
@@ -419,7 +410,6 @@ def self_made(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
   }
   out = W_o(M(q) + A(q))
 """,
-    into=AHEAD,
     levels=BEAT,
 )
 def mixture(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
@@ -470,7 +460,6 @@ def mixture(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
   }
   out = W_o(V(q) + W(P(q)))
 """,
-    into=AHEAD,
     levels="level bar every 6 tokens\n",
     chunk="2",
 )
@@ -523,7 +512,6 @@ def tnt(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
   }
   out = W_o(M(q))
 """,
-    into=AHEAD,
     levels=BEAT,
 )
 def dgd(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:

@@ -101,12 +101,10 @@ def agree(system: System, name: str = "mixer", tokens: int = 11) -> Compiled:
     theirs = torch.autograd.grad(total(truth, true_state), wanted, allow_unused=True)
     names = [*(f"input {i}" for i in range(len(xs))), *dict(module.named_parameters())]
     for label, a, b in zip(names, ours, theirs, strict=True):
-        zero = torch.zeros(())
-        close(
-            zero if a is None else a,
-            zero.expand(a.shape) if b is None and a is not None else (zero if b is None else b),
-            f"gradient of {label}",
-        )
+        # what nothing depends on has no gradient, or one of zeros
+        shape = next((g.shape for g in (a, b) if g is not None), ())
+        a, b = (torch.zeros(shape) if g is None else g for g in (a, b))
+        close(a, b, f"gradient of {label}")
     cuts(module, xs, outputs, state)
     return compiled
 

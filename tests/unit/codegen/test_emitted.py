@@ -6,13 +6,21 @@ import pytest
 
 import nlc
 from nlc import parse as resolve
-from tests.references import features_chunk, features_memory, features_update
+from tests.references import (
+    features_chunk,
+    features_memory,
+    features_times,
+    features_update,
+    features_window,
+    probes_window,
+)
 from tests.references.features import FEATURES
 from tests.references.probes import PROBES
 from tests.unit.codegen.agree import agree, close, randomised, streams
 
 SYSTEMS = {name: text for name, (text, _) in FEATURES.items()} | dict(PROBES)
 assert features_chunk and features_memory and features_update
+assert features_times and features_window and probes_window
 
 
 @pytest.mark.parametrize("name", sorted(SYSTEMS))

@@ -101,13 +101,16 @@ def inputs(system: System, block: str, tokens: int) -> tuple[Any, list[Tensor]]:
     return compiled.block(block), streams
 
 
-def count(system: System, block: str, tokens: int, given: bool = True) -> Counted:
-    """Count a block, or the model where it is ""; `given`: begin with states that learn."""
+def count(system: System, block: str, tokens: int, given: bool = True, steps: int = 1) -> Counted:
+    """Count a block, or the model where it is ""; `given`: begin with states that learn.
+
+    Decoding is that of `steps` tokens together.
+    """
     module, xs = inputs(system, block, tokens)
     state = None
     if given:
         with torch.no_grad():
-            _, state = module(*(x[:, :1] for x in xs))
+            _, state = module(*(x[:, :0] for x in xs))
         state = _map(state, lambda x: torch.randn_like(x).requires_grad_(), lambda n: 0)
     forward, (out, after) = flops(lambda: module(*xs, state))
     held = [x for x in flat(after).values() if isinstance(x, Tensor)]
@@ -115,7 +118,13 @@ def count(system: System, block: str, tokens: int, given: bool = True) -> Counte
     loss = torch.stack([x.sum() for x in ends if x.requires_grad]).sum()
     backward, _ = flops(loss.backward)
     after = _map(after, lambda x: x.detach(), lambda n: n)
-    decode, _ = flops(lambda: module.step(*(x[:, 0].detach() for x in xs), after))
+
+    def decoding() -> None:
+        state = after
+        for _ in range(steps):
+            _, state = module.step(*(x[:, 0].detach() for x in xs), state)
+
+    decode, _ = flops(decoding)
     numbers = sum(x.numel() for x in held)
     return Counted(
         forward, backward, decode, 4 * numbers, sum(p.numel() for p in module.parameters())

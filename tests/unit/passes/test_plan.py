@@ -5,11 +5,18 @@ from __future__ import annotations
 import pytest
 
 from nlc.ir.expr import postorder
-from nlc.ir.schedule import BlockPlan, Parallel, Run, TokenLoop
+from nlc.ir.schedule import BlockPlan, Parallel, Run, TokenLoop, Windows, steps_of
 from nlc.ir.system import Call, Equation, Update
 from nlc.passes.explicit import explicit
 from nlc.passes.plan import plan
-from tests.references import features_chunk, features_memory, features_update
+from tests.references import (
+    features_chunk,
+    features_memory,
+    features_times,
+    features_update,
+    features_window,
+    probes_window,
+)
 from tests.references.features import FEATURES
 from tests.references.probes import PROBES
 from tests.references.specs import block, resolve
@@ -131,9 +138,68 @@ def test_what_does_not_wait_for_a_loop_stays_outside():
     assert not names & {"q", "k", "v", "b", "out"}
 
 
+def windows(body: str, levels: str) -> BlockPlan:
+    return plan(resolve(block(GATE + body, PLAIN, levels=levels))).block("mixer")
+
+
+BEAT = "level beat every 4 tokens\nlevel bar every 16 tokens\n"
+
+
+def slow(name: str, level: str, pair: str = "k, v", form: str = "linear(d_k -> d_v)") -> str:
+    return memory("plain(lr = 0.1)", name, form, pair).replace("at fast", f"at {level}")
+
+
+def test_a_window_goes_over_its_tokens_at_once_and_nothing_else_is_cut():
+    body = slow("M", "beat") + memory("plain(lr = 0.1)", "N", pair="unit(k), v")
+    found = windows(body + "  out = W_o(silu(M(q)) + N(q))\n", BEAT)
+    assert found.schedule("M").kind == "window" and "4 tokens" in found.schedule("M").reason
+    [stage] = [stage for stage in found.stages if isinstance(stage, Windows)]
+    assert (stage.memories, stage.length) == (("M",), 4)
+    assert {s.name for s in steps_of(stage) if isinstance(s, Equation)} == {"M_read"}
+    assert found.schedule("N").kind == "tile-solve"
+    assert [s.memory for s in found.stages if isinstance(s, Run)] == ["N"]
+
+
+def test_periods_that_do_not_read_one_another_are_windows_of_their_own():
+    body = slow("M", "beat") + slow("N", "bar") + "  out = W_o(M(q) + N(q))\n"
+    stages = [s for s in windows(body, BEAT).stages if isinstance(s, Windows)]
+    assert [(s.memories, s.length) for s in stages] == [(("M",), 4), (("N",), 16)]
+
+
+def test_what_a_window_makes_is_whole_for_what_comes_after_it():
+    body = slow("B", "beat", "kk, q", "linear(d_k -> d_k)").replace("memory B", "memory B[heads]")
+    body += "  kk = unit(B(k))\n" + memory("plain(lr = 0.1)", "A", pair="kk, v")
+    found = windows(body + "  out = W_o(A(B(q)))\n", BEAT)
+    [stage] = [stage for stage in found.stages if isinstance(stage, Windows)]
+    assert {s.name for s in steps_of(stage) if isinstance(s, Equation)} >= {"kk", "B_read"}
+    # the delta rule goes over the whole sequence
+    assert found.schedule("A").kind == "tile-solve" and Run("A") in found.stages
+    assert found.schedule("A").tile > 4
+
+
+def test_a_memory_that_an_update_reads_whole_moves_in_its_windows_tile_by_tile():
+    update = "{ self = self - 0.1 * grad + 0.1 * A }"
+    body = memory("plain(lr = 0.1)", "A", pair="unit(k), v")
+    body += memory(update, "B").replace("at fast", "at beat")
+    found = windows(body + "  out = W_o(A(q) + B(q))\n", BEAT)
+    [stage] = [stage for stage in found.stages if isinstance(stage, Windows)]
+    assert stage.memories == ("B",) and Run("A") in stage.stages
+    # no tile is longer than the window
+    assert (found.schedule("A").kind, found.schedule("A").tile) == ("tile-solve", 4)
+
+
+def test_loops_that_need_one_another_are_one():
+    body = memory("{ self = tanh(self - b * grad) }", "M", "linear(d_k -> d_k)", "k, q")
+    body += memory("{ self = tanh(self - b * grad) }", "N", "linear(d_k -> d_k)", "M(k), k")
+    found = planned(body + "  out = W_o(sum(M(N(q))) * v)\n")
+    [loop] = [stage for stage in found.stages if isinstance(stage, TokenLoop)]
+    assert set(loop.memories) == {"M", "N"}
+
+
 SYSTEMS = {name: text for name, (text, _) in FEATURES.items()} | dict(PROBES)
 # these register their features when they are imported
 assert features_chunk and features_memory and features_update
+assert features_times and features_window and probes_window
 
 
 @pytest.mark.parametrize("name", sorted(SYSTEMS))
@@ -145,7 +211,7 @@ def test_every_step_runs_once_and_after_what_it_needs(name):
         moved: list[str] = []
         equations: list[str] = []
         for stage in found.stages:
-            steps = (Update(stage.memory),) if isinstance(stage, Run) else stage.steps
+            steps = steps_of(stage)
             inside = {s.memory for s in steps if isinstance(s, Update)}
             for step in steps:
                 match step:

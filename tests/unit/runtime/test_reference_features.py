@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from tests.references import features_chunk, features_memory, features_update
+from tests.references import (
+    features_chunk,
+    features_memory,
+    features_times,
+    features_update,
+    features_window,
+)
 from tests.references.compare import compare, compare_cuts
 from tests.references.features import FEATURES
 from tests.references.specs import resolve
 
 # importing them fills the registry
 assert features_chunk and features_memory and features_update
+assert features_times and features_window
 
 
 @pytest.mark.parametrize("name", sorted(FEATURES))

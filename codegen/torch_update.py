@@ -1,0 +1,168 @@
+"""The method that moves a memory: `step` at every token, or `update` at the end of a window.
+
+In: a `MemoryWriter`. Out: the method's text. It takes what the block has evaluated, the states and
+what is kept of the window, and whether the periods inside the update end; it gives all of that
+back as it is afterwards.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from nlc.codegen import library
+from nlc.codegen.arguments import state_name
+from nlc.codegen.kept import Keep, flag, flag_words, keeps
+from nlc.codegen.lowering import Lowering, batch_of
+from nlc.codegen.program import Operand, Program, choose, note
+from nlc.codegen.token_sums import sum_of_tokens
+from nlc.codegen.writer import Writer
+from torch import fx
+
+from nlc.ir.expr import Expr
+from nlc.ir.system import Memory
+from nlc.ir.windows import periods
+
+if TYPE_CHECKING:
+    from nlc.codegen.torch_memory import MemoryWriter
+
+
+def write_move(writer: MemoryWriter, out: Writer) -> None:
+    """Write `step`, or `update` for a memory that moves with windows."""
+    memory = writer.memory
+    kept, ends = keeps(memory), periods(memory)
+    words = [f"{name}: Tensor" for name in writer.step_arguments.values()] + writer.state_words()
+    if writer.has_start:
+        words.append(f"{writer.start_name}: {writer.state_type()}")
+    words += [f"{keep.name}: {keep.type}" for keep in kept] + flag_words(ends)
+    name, about = ("step", "Move by one token.") if memory.window == 1 else (
+        "update", f"Move at the end of a window of {memory.window} tokens."
+    )  # fmt: skip
+    writer.method(out, name, words, writer.result_type(kept), about)
+    program, inputs = writer.begin(writer.step_arguments, 1)
+    states = {
+        v.name: writer.state_input(program, v.name, name)
+        for v, name in zip(memory.variables, writer.states, strict=True)
+    }
+    start = writer.state_input(program, "", writer.start_name) if writer.has_start else {}
+    totals = Totals(memory, program, {keep.word: keep.take(program) for keep in kept})
+
+    def leaf(expr: Expr) -> fx.Node:
+        if expr in inputs:
+            return inputs[expr]
+        if expr.attr("when") == "start":
+            return start[expr.attr("part")]
+        return states[expr.attr("var")][expr.attr("part")]
+
+    first = next(iter(states[""].values()))
+    totals.begin(inputs, leaf, writer.like(program, inputs, [first]))
+    low = totals.low
+    low.rename = {v.name or "self": n for v, n in zip(memory.variables, writer.states, strict=True)}
+    low.comments = writer.comments()
+    after = {v.name: dict(states[v.name]) for v in memory.variables}
+    for assignment in memory.update:
+        old = states[assignment.var][assignment.part]
+        node = writer.full(low, low.tensor(assignment.value), old)
+        if node.op != "placeholder":
+            wanted = state_name(memory, assignment.var)
+            single = len(writer.parts(assignment.var)) == 1
+            node.meta["name"] = wanted if single else f"{wanted}_{assignment.part}"
+        after[assignment.var][assignment.part] = node
+    results: list[object] = [writer.pack(v.name, after[v.name]) for v in memory.variables]
+    results += [keep.pack(totals.left(keep)) for keep in kept]
+    writer.finish(out, program, results, [*writer.states, *(keep.name for keep in kept)])
+
+
+@dataclass
+class Totals:
+    """Values of `window` nodes in an update; `kept` are sums and recent values by slot."""
+
+    memory: Memory
+    program: Program
+    kept: dict[str, dict[str, fx.Node]]
+    after: dict[str, fx.Node] = field(default_factory=dict)
+    low: Lowering = field(init=False)
+    again: Lowering = field(init=False)
+
+    def begin(
+        self, inputs: dict[Expr, fx.Node], leaf: Callable[[Expr], fx.Node], like: fx.Node
+    ) -> None:
+        """Make the programs' builders: at the end of the window, and for all its tokens again."""
+        from nlc.codegen.torch_memory import taken
+
+        take = taken(inputs, leaf)
+
+        def structured(low: Lowering, expr: Expr) -> Operand | None:
+            match expr.op:
+                case "window":
+                    return self.value(low, expr)
+                case "due":
+                    return flag(self.program, int(expr.attr("period")[1]))
+                case _:
+                    return take(low, expr)
+
+        self.low = Lowering(self.program, 1, leaf, structured, like)
+        self.again = Lowering(self.program, 2, leaf, structured, like)
+
+    def value(self, low: Lowering, node: Expr) -> fx.Node:
+        """The value of a `window` node: a total, or one token's value in a second pass."""
+        (x,), how, slot = node.args, node.attr("how"), str(node.attr("slot"))
+        _, length = node.attr("period")
+        if how == "each":
+            return self.kept["recent"][slot]
+        if low is self.again:
+            return self.low.tensor(node)
+        if node.attr("again"):
+            return self.second_pass(x, how)
+        if how == "last":
+            return self.low.tensor(x)
+        total = self.kept["sum"][slot]
+        if length != self.memory.window:
+            total = self.over_updates(x, slot, int(length))
+        return self.mean(total, int(length)) if how == "mean" else total
+
+    def second_pass(self, x: Expr, how: str) -> fx.Node:
+        """Reduce over all tokens of the window, now that the other totals are there."""
+        length = self.memory.window
+        if how == "last":
+            value = self.again.tensor(x)
+            if batch_of(value) < 2:
+                return value
+            last = self.program.call(library.last_token, value)
+            return note(last, x.shape, 1, value.meta["wide"])
+        total = sum_of_tokens(self.again, x, length)
+        return self.mean(total, length) if how == "mean" else total
+
+    def mean(self, total: fx.Node, length: int) -> fx.Node:
+        """A sum over tokens as their mean."""
+        node = self.program.call(operator.truediv, total, float(length))
+        return self.low.mark(node, total.meta["shape"], total)
+
+    def over_updates(self, x: Expr, slot: str, length: int) -> fx.Node:
+        """Add to a sum over updates, which begins anew where its period ends."""
+        if slot not in self.after:
+            old, value = self.low.align([self.kept["sum"][slot], self.low.tensor(x)])
+            total = self.low.mark(self.program.call(operator.add, old, value), x.shape, old, value)
+            total.meta.setdefault("name", f"{self.memory.name}_total")
+            self.after[slot] = total
+        return self.after[slot]
+
+    def left(self, keep: Keep) -> dict[str, fx.Node]:
+        """What is kept after the update: sums whose period has ended begin at 0."""
+        found = {}
+        for entry in keep.entries:
+            old = self.kept[keep.word][entry.slot]
+            if keep.word == "recent":
+                found[entry.slot] = self.program.call(library.no_tokens, old)
+            elif entry.period == self.memory.window:
+                found[entry.slot] = self.program.call(torch.zeros_like, old)
+            else:
+                total = self.after[entry.slot]
+                nothing = self.program.call(torch.zeros_like, old)
+                ends = flag(self.program, entry.period)
+                left = self.program.call(choose, ends, nothing, total)
+                found[entry.slot] = note(left, entry.shape, 1, wide=True, name=total.meta["name"])
+        return found

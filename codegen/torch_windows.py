@@ -1,0 +1,139 @@
+"""What a memory does with the tokens of a window, in which its state stays as it is.
+
+In: a `MemoryWriter` of a memory that moves every N tokens. Out: the methods
+
+    read(q, state)                 M(q) for all tokens at once
+    collect(..., states, kept)     takes tokens into the sums of the window
+
+`update`, at the window's end, is in `torch_update`.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING
+
+from nlc.codegen import library
+from nlc.codegen.apply import apply_parts
+from nlc.codegen.kept import keeps
+from nlc.codegen.lowering import Lowering, batch_of
+from nlc.codegen.program import Program, note
+from nlc.codegen.token_sums import sum_of_tokens
+from nlc.codegen.writer import Writer
+from torch import fx
+
+from nlc.ir.expr import Expr, postorder
+from nlc.ir.windows import tokens_of
+
+if TYPE_CHECKING:
+    from nlc.codegen.torch_memory import MemoryWriter
+
+
+def write_window(writer: MemoryWriter, out: Writer) -> None:
+    """Write what runs inside a window."""
+    if any(kind == "apply" for kind, *_ in writer.reads):
+        _read(writer, out)
+    if tokens_of(writer.memory):
+        _collect(writer, out)
+
+
+def _read(writer: MemoryWriter, out: Writer) -> None:
+    memory, name = writer.memory, writer.states[0]
+    words = ["q: Tensor", f"{name}: {writer.state_type()}"]
+    about = f"Read {memory.name}(q) at all tokens of a window."
+    writer.method(out, "read", words, "Tensor", about)
+    program, lead = Program(), len(memory.lead)
+    q = note(program.input("q"), (*memory.lead, *memory.map.inputs), 2)
+    parts = writer.state_input(program, "", name)
+    low = Lowering(program, 2, lambda expr: q, lambda low, expr: None, q)
+    stream = Expr("stream", (), (("name", "q"),), q.meta["shape"])
+    shape = (*memory.lead, *memory.map.outputs)
+    node = Expr("apply", (stream,), (("lead", lead), ("map", memory.map)), shape)
+    y = apply_parts(low, node, parts)
+    y = program.method("to", y, program.call(getattr, q, "dtype"))
+    writer.finish(out, program, [y])
+
+
+def own_states(writer: MemoryWriter) -> list[str]:
+    """List the states that the tokens of a window read."""
+    memory = writer.memory
+    roots = [node.args[0] for node in tokens_of(memory)]
+    read = {
+        node.attr("var")
+        for node in postorder(roots)
+        if node.op == "state" and node.attr("memory") == memory.name
+        and node.attr("when") != "initial"
+    }  # fmt: skip
+    return [v.name for v in memory.variables if v.name in read]
+
+
+def _collect(writer: MemoryWriter, out: Writer) -> None:
+    memory, kept = writer.memory, keeps(writer.memory)
+    read = own_states(writer)
+    names = dict(zip((v.name for v in memory.variables), writer.states, strict=True))
+    words = [f"{name}: Tensor" for name in writer.token_arguments.values()]
+    words += [] if counted(writer) else ["tokens: int"]
+    words += [f"{names[var]}: {writer.state_type(var)}" for var in read]
+    words += [f"{keep.name}: {keep.type}" for keep in kept]
+    kinds = [keep.type for keep in kept]
+    result = kinds[0] if len(kinds) == 1 else f"tuple[{', '.join(kinds)}]"
+    about = f"Take tokens into the window of {memory.window}."
+    writer.method(out, "collect", words, result, about)
+    program, inputs = writer.begin(writer.token_arguments, 2)
+    states = {var: writer.state_input(program, var, names[var]) for var in read}
+    values = {keep.word: keep.take(program) for keep in kept}
+
+    def leaf(expr: Expr) -> fx.Node:
+        return inputs[expr] if expr in inputs else states[expr.attr("var")][expr.attr("part")]
+
+    from nlc.codegen.torch_memory import taken
+
+    first = next(iter(next(iter(values.values())).values()))
+    like = writer.like(program, inputs, [first])
+    low = Lowering(program, 2, leaf, taken(inputs, leaf), like)
+    count = tokens_in(writer, program, inputs)
+    for node in tokens_of(memory):
+        slot, how = str(node.attr("slot")), node.attr("how")
+        if how == "each":
+            _keep(low, node, values["recent"], slot)
+        else:
+            _add(low, node, values["sum"], slot, count)
+    for keep in kept:
+        for slot, value in values[keep.word].items():
+            if value.op != "placeholder" and "name" not in value.meta:
+                value.meta["name"] = keep.name if len(keep.entries) == 1 else f"{keep.name}_{slot}"
+    results: list[object] = [keep.pack(values[keep.word]) for keep in kept]
+    writer.finish(out, program, results, [keep.name for keep in kept])
+
+
+def counted(writer: MemoryWriter) -> bool:
+    """Say whether `collect` sees how many tokens there are; else it is told."""
+    return any(writer.batch_of(expr) == 2 for expr in writer.token_arguments)
+
+
+def tokens_in(writer: MemoryWriter, program: Program, inputs: dict[Expr, fx.Node]) -> fx.Node:
+    """Give the number of tokens: of the first argument that has one for each."""
+    for expr, node in inputs.items():
+        if writer.batch_of(expr) == 2:
+            shape = program.call(getattr, node, "shape")
+            return program.call(operator.getitem, shape, 1)
+    return program.input("tokens")
+
+
+def _add(low: Lowering, node: Expr, sums: dict[str, fx.Node], slot: str, count: fx.Node) -> None:
+    """Add the tokens to a sum."""
+    old, new = low.align([sums[slot], sum_of_tokens(low, node.args[0], count)])
+    operation, added = operator.add, new
+    if isinstance(new, fx.Node) and new.target is operator.neg:
+        operation, added = operator.sub, new.args[0]
+    total = low.program.call(operation, old, added)
+    sums[slot] = note(total, node.shape, 1, wide=True)
+
+
+def _keep(low: Lowering, node: Expr, recent: dict[str, fx.Node], slot: str) -> None:
+    """Keep a value of every token until the window ends."""
+    value = low.widen(low.as_number(low.tensor(node.args[0])))
+    for _ in range(2 - batch_of(value)):
+        value = low.unsqueeze(value, 0)
+    joined = low.program.call(library.with_tokens, recent[slot], value)
+    recent[slot] = note(joined, node.shape, 2, wide=True)

@@ -1,0 +1,414 @@
+"""Stages that run window by window inside a sequence.
+
+In: a `Runner` over a sequence and a `Windows` stage. Out: a `Loop` node in its program, whose body
+is a piece of the sequence in which no window ends but at its last token: the stages for all its
+tokens at once, with the states of the windows as they are; what the tokens add to the sums; then
+the updates of the windows that end here, and resets.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from nlc.codegen import library
+from nlc.codegen.arguments import argument_name
+from nlc.codegen.kept import keeps
+from nlc.codegen.lowering import Lowering, batch_of
+from nlc.codegen.names import identifier
+from nlc.codegen.program import Branch, Loop, Operand, Program, note
+from nlc.codegen.scope import Scope, memory_path
+from nlc.codegen.torch_windows import counted, own_states
+from nlc.codegen.unit import Passes
+from torch import fx
+
+from nlc.ir.expr import Expr, postorder
+from nlc.ir.schedule import Windows, memories_of, steps_of
+from nlc.ir.system import Call, Equation, Memory
+from nlc.ir.windows import periods, tokens_of
+
+if TYPE_CHECKING:
+    from nlc.codegen.runner import Runner
+    from nlc.codegen.torch_block import Held
+    from nlc.codegen.torch_memory import MemoryWriter
+
+
+@dataclass
+class WindowScope(Scope):
+    """One piece of a sequence: `tokens` in it; what is made outside comes in pieces too.
+
+    `made` are the streams that are made inside, `moving` the memories that move inside.
+    """
+
+    around_it: Scope | None = None
+    made: frozenset[str] = frozenset()
+    moving: frozenset[str] = frozenset()
+    count: fx.Node | None = None
+    items: dict[str, fx.Node] = field(default_factory=dict)
+    whole_values: dict[str, fx.Node] = field(default_factory=dict)
+    names: dict[fx.Node, str] = field(default_factory=dict)
+
+    def tokens(self) -> fx.Node:
+        """How many tokens this piece has."""
+        assert self.count is not None
+        return self.count
+
+    def stream(self, name: str) -> fx.Node | None:
+        """A stream's value in this piece."""
+        if name not in self.streams and name not in self.made:
+            assert self.around_it is not None
+            node = self.around_it.stream(name)
+            self.streams[name] = None if node is None else self.piece(node, identifier(name))
+        return super().stream(name)
+
+    def piece(self, node: fx.Node, name: str) -> fx.Node:
+        """A value from outside, for the tokens of this piece."""
+        if node.meta.get("bool"):
+            assert self.around_it is not None
+            node = self.around_it.low.as_number(node)
+        batch = batch_of(node)
+        if node not in self.names:
+            word = self.program.unused(f"{name}_w" if batch == 2 else name)
+            self.names[node] = word
+            (self.items if batch == 2 else self.whole_values)[word] = node
+        inner = self.program.input(self.names[node])
+        if batch == 2:
+            inner.meta["settled"] = True
+        inner.meta["integer"] = node.meta.get("integer", False)
+        return note(inner, node.meta["shape"], batch, bool(node.meta["wide"]))
+
+    def depends(self, expr: Expr) -> bool:
+        """Say whether a value depends on what is made or moves inside."""
+        return any(
+            (n.op == "stream" and n.attr("name") in self.made)
+            or (n.op in ("state", "attend") and self.moves(n))
+            for n in postorder([expr])
+        )
+
+    def moves(self, state: Expr) -> bool:
+        """Say whether a state moves inside."""
+        memory = str(state.attr("memory"))
+        kept = state.attr("when") != "initial" or (memory, "initial", "") in self.states
+        return memory in self.moving and kept
+
+    def outside(self, expr: Expr) -> fx.Node:
+        """A value that is made outside, for this piece."""
+        assert self.around_it is not None
+        return self.piece(self.around_it.low.tensor(expr), identifier(argument_name(expr)))
+
+    def structured(self, low: Lowering, expr: Expr) -> fx.Node | None:
+        """Take from outside what is whole there; all else as in a sequence."""
+        if expr in self.aliases:
+            return self.stream(str(self.aliases[expr].attr("name")))
+        if expr.op in ("apply", "attend", "shift", "conv") and not self.depends(expr):
+            return self.outside(expr)
+        return super().structured(low, expr)
+
+    def state(self, expr: Expr) -> fx.Node:
+        """A state: those that begin or stay as they are come from outside."""
+        memory, when = str(expr.attr("memory")), str(expr.attr("when"))
+        kept = (memory, when, str(expr.attr("var"))) in self.states
+        if (when == "initial" and not kept) or (memory not in self.moving and when != "initial"):
+            return self.outside(expr)
+        return super().state(expr)
+
+    def spread(self, x: fx.Node) -> fx.Node:
+        """Give what is the same at every token all of them."""
+        if batch_of(x) != 1:
+            return super().spread(x)
+        shape, wide = x.meta["shape"], bool(x.meta["wide"])
+        x = self.program.method("unsqueeze", x, 1)
+        x = self.program.method("expand", x, -1, self.tokens(), *[-1] * len(shape))
+        return note(x, shape, 2, wide)
+
+
+@dataclass
+class EndScope(Scope):
+    """The last token of a piece, where windows end; `window` is the piece."""
+
+    window: WindowScope | None = None
+
+    def stream(self, name: str) -> fx.Node | None:
+        """A stream at the last token."""
+        assert self.window is not None
+        node = self.window.stream(name)
+        return None if node is None else self.last(node)
+
+    def last(self, node: fx.Node) -> fx.Node:
+        """A value at the last token."""
+        if batch_of(node) < 2:
+            return node
+        integer = node.meta.get("integer", False)
+        found = self.program.call(library.last_token, node)
+        found.meta["integer"], found.meta["settled"] = integer, True
+        return note(found, node.meta["shape"], 1, bool(node.meta["wide"]))
+
+    def structured(self, low: Lowering, expr: Expr) -> fx.Node | None:
+        """What needs the past or other memories, at the last token."""
+        assert self.window is not None
+        if expr.op == "window":
+            return low.tensor(expr.args[0])
+        if expr in self.window.aliases or expr.op in ("shift", "conv", "attend", "position"):
+            return self.last(self.window.low.tensor(expr))
+        if expr.op == "apply":
+            states = [part for part in expr.args[1:] if part.op == "state"]
+            if states and not all(map(self.is_there, states)):
+                return self.last(self.window.low.tensor(expr))
+        return super().structured(low, expr)
+
+    def is_there(self, state: Expr) -> bool:
+        """Say whether a state is at hand: after the last token, or unchanged in the window."""
+        assert self.window is not None
+        memory, when = self.unit.memory(str(state.attr("memory"))), str(state.attr("when"))
+        if when == "initial":
+            return True
+        if memory.name not in self.window.moving:
+            return False
+        # a reset at this token has already happened inside
+        return memory.window > 1 or (when == "post" and memory.reset is None)
+
+    def state(self, expr: Expr) -> fx.Node:
+        """A state at the end of the last token."""
+        assert self.window is not None
+        if not self.is_there(expr) or expr.attr("when") == "initial":
+            return self.last(self.window.low.tensor(expr))
+        return super().state(expr)
+
+
+def window_loop(runner: Runner, stage: Windows) -> None:
+    """Build the loop and take its results."""
+    _WindowLoop(runner, stage).build()
+
+
+@dataclass
+class Carried:
+    """What the loop carries: the value before it, after a piece, and where the last one goes."""
+
+    before: fx.Node
+    after: Callable[[], Any]
+    give: Callable[[fx.Node], None]
+
+
+class _WindowLoop:
+    """One loop over windows, under construction."""
+
+    def __init__(self, runner: Runner, stage: Windows):
+        self.runner, self.stage = runner, stage
+        self.outer, self.owner = runner.scope, runner.owner
+        self.unit, self.body = self.owner.unit, Program()
+        self.carried: dict[str, Carried] = {}
+        self.nested: dict[str, Any] = {}
+        steps = steps_of(stage)
+        self.made = list(dict.fromkeys(name for step in steps for name in made_by(step)))
+        self.scope = WindowScope(
+            self.unit, self.body, 2, self.outer.like, around_it=self.outer,
+            made=frozenset(self.made), moving=frozenset(memories_of(stage)),
+            aliases=dict(stage.reads), late=frozenset(stage.late), fetch=self.fetch,
+        )  # fmt: skip
+        scope = self.scope
+        scope.first = scope.like = scope.low.like = _like(self.outer, scope)
+
+    def build(self) -> None:
+        """Run the stages for a piece, collect, and end the windows that end with it."""
+        from nlc.codegen.runner import Runner as Inner
+
+        for name in memories_of(self.stage):
+            for held in self.owner.held(self.unit.memory(name)):
+                self.hold_state(held)
+        counter, place = self.body.unused("n"), self.body.unused("t")
+        self.scope.count = self.body.input(counter)
+        assert self.outer.position is not None
+        self.scope.position = self.hold(place, self.outer.position)
+        for step in steps_of(self.stage):
+            if isinstance(step, Call) and step.instance not in self.nested:
+                self.hold_instance(step.instance)
+        runs = Inner(self.owner, self.scope, self.body.input("state"), self.nested)
+        for inner in self.stage.stages:
+            runs.stage(inner)
+        for name in self.stage.memories:
+            collect(runs, self.unit.memory(name))
+        done = self.body.call(operator.add, self.scope.position, self.scope.tokens())
+        done.meta["name"] = place
+        self.carried[place].after = lambda: done
+        self.end(runs.state, done)
+        self.finish(counter)
+
+    def hold(self, name: str, before: fx.Node) -> fx.Node:
+        """Carry a value from piece to piece."""
+        self.carried[name] = Carried(before, lambda: None, lambda node: None)
+        return note(self.body.input(name), (), 1, wide=True)
+
+    def hold_state(self, held: Held) -> None:
+        """Carry an entry of a memory's state."""
+        self.scope.states[held.key] = self.hold(held.name, self.outer.states[held.key])
+        self.carried[held.name].after = partial(held.value, self.scope.states)
+        self.carried[held.name].give = partial(self.outer.states.__setitem__, held.after)
+
+    def hold_instance(self, instance: str) -> None:
+        """Carry the state of a block that is called inside."""
+        name = identifier(instance)
+        self.nested[instance] = self.hold(name, self.runner.instance_state(instance))
+        self.carried[name].after = lambda: self.nested[instance]
+        self.carried[name].give = partial(self.runner.keep, instance)
+
+    def fetch(self, slot: str) -> fx.Node:
+        """Carry what a shift or a convolution remembers."""
+        name = identifier(slot)
+        inner = self.hold(name, self.outer.past(slot))
+        self.carried[name].after = lambda: self.scope.after[slot]
+        self.carried[name].give = partial(self.outer.after.__setitem__, slot)
+        return inner
+
+    def end(self, state: fx.Node, done: fx.Node) -> None:
+        """Move what ends with this piece, the faster first; then resets."""
+        from nlc.codegen.runner import Runner as Inner
+
+        scope = EndScope(
+            self.unit, self.body, 1, self.scope.like, states=self.scope.states,
+            window=self.scope, position=done, first=self.scope.first,
+        )  # fmt: skip
+        ends = Inner(self.owner, scope, state, self.nested)
+        for name in self.stage.memories:
+            conclude(ends, self.unit.memory(name), done)
+        ends.end_of_token((*self.stage.memories, *self.stage.late), done)
+
+    def finish(self, counter: str) -> None:
+        """Put the loop into the program around it."""
+        outer, scope = self.outer, self.scope
+        wanted = _wanted(self.runner, self.stage)
+        rows = [name for name in self.made if name in wanted]
+        values = [_row(scope, name) for name in rows]
+        self.body.finish((tuple(values), tuple(c.after() for c in self.carried.values())))
+        around = scope.whole_values
+        loop = Loop(
+            self.body, tuple(scope.items), tuple(rows), tuple(self.carried), counter, "position",
+            around=tuple(around), length=self.stage.length,
+        )  # fmt: skip
+        before = [carried.before for carried in self.carried.values()]
+        arguments = [*scope.items.values(), *before, *around.values()]
+        node = outer.program.call(loop, *arguments, outer.position, outer.tokens())
+        parts = outer.program.unpack(node, [*rows, *self.carried])
+        for name, part, row in zip(rows, parts, values, strict=False):
+            outer.streams[name] = note(part, row.meta["shape"], 2, row.meta["wide"])
+        for carried, part in zip(self.carried.values(), parts[len(rows) :], strict=True):
+            carried.give(note(part, (), 1, wide=True))
+
+
+def _like(outer: Scope, scope: WindowScope) -> fx.Node:
+    """The tensor whose type the streams have, seen from inside."""
+    node = outer.like
+    if node.op == "get_attr":
+        return note(scope.program.attribute(str(node.target)), (), 0)
+    name = str(node.target)
+    scope.whole_values[name] = node
+    return note(scope.program.input(name), node.meta["shape"], 0, node.meta["wide"])
+
+
+def made_by(step: object) -> tuple[str, ...]:
+    """The streams that a step makes."""
+    match step:
+        case Equation(name=name):
+            return (name,)
+        case Call(results=results):
+            return results
+        case _:
+            return ()
+
+
+def _wanted(runner: Runner, stage: Windows) -> set[str]:
+    """The streams that something outside of the loop reads."""
+    from nlc.codegen.unit import expressions, of_memory, streams
+
+    unit = runner.owner.unit
+    inside = {id(step) for step in steps_of(stage)}
+    moving = memories_of(stage)
+    wanted = set(unit.outputs)
+    for other in unit.stages:
+        if not isinstance(other, Passes):
+            steps = [step for step in steps_of(other) if id(step) not in inside]
+            wanted |= streams(expressions(steps))
+    for memory in unit.memories:
+        if memory.name not in moving:
+            wanted |= streams(of_memory(memory))
+    return wanted | streams(i.default for i in unit.inputs if i.default is not None)
+
+
+def _row(scope: WindowScope, name: str) -> fx.Node:
+    node = scope.stream(name)
+    assert node is not None
+    return scope.spread(scope.low.as_number(node))
+
+
+# ---- one memory --------------------------------------------------------------------------------
+
+
+def collect(runner: Runner, memory: Memory) -> None:
+    """Take tokens into a window's sums: those of a piece, or one."""
+    scope, writer = runner.scope, runner.owner.memories[memory.name]
+    if not tokens_of(memory):
+        return
+    words: list[Any] = [_token_argument(scope, writer, expr) for expr in writer.token_arguments]
+    if not counted(writer):
+        words.append(scope.tokens() if scope.batch == 2 else 1)
+    words += [scope.states[memory.name, "prev", var] for var in own_states(writer)]
+    kept = keeps(memory)
+    words += [scope.states[memory.name, keep.word, ""] for keep in kept]
+    node = scope.program.module(f"{memory_path(memory)}.collect", *words)
+    take(scope, memory, node, [(keep.name, keep.word, "") for keep in kept])
+
+
+def _token_argument(scope: Scope, writer: MemoryWriter, expr: Expr) -> fx.Node:
+    node = scope.low.as_number(scope.low.tensor(expr))
+    if writer.batch_of(expr) < 2:
+        return node
+    node = scope.spread(node)
+    if scope.batch == 2:
+        return node
+    shape, wide = node.meta["shape"], bool(node.meta["wide"])
+    return note(scope.program.method("unsqueeze", node, 1), shape, 2, wide)
+
+
+def take(scope: Scope, memory: Memory, node: fx.Node, results: list[tuple[str, str, str]]) -> None:
+    """Set states and what is kept from a call's results: (name, when, var) each."""
+    names = [name for name, _, _ in results]
+    whole = len(names) == 1 and not isinstance(node.target, Branch)
+    parts = [node] if whole else scope.program.unpack(node, names)
+    for part, (name, when, var) in zip(parts, results, strict=True):
+        part.meta["name"] = name
+        scope.states[memory.name, when, var] = note(part, (), 1, wide=True)
+
+
+def conclude(runner: Runner, memory: Memory, done: fx.Node) -> None:
+    """Move a memory where its window ends with the last of `done` tokens."""
+    scope, writer = runner.scope, runner.owner.memories[memory.name]
+    program, body = scope.program, Program()
+    around: dict[str, Operand] = {}
+
+    def outside(value: Operand) -> fx.Node:
+        name = f"a{len(around)}"
+        around[name] = value
+        return body.input(name)
+
+    kept = keeps(memory)
+    results = [
+        (name, "post", v.name) for name, v in zip(writer.states, memory.variables, strict=True)
+    ]
+    old = [scope.states[memory.name, "prev", v.name] for v in memory.variables]
+    results += [(keep.name, keep.word, "") for keep in kept]
+    old += [scope.states[memory.name, keep.word, ""] for keep in kept]
+    names = [name for name, _, _ in results]
+    words = [outside(word) for word in runner.arguments(writer, writer.step_arguments)]
+    words += [body.input(name) for name in names]
+    words += [outside(runner.at_end(done, count)) for count in periods(memory)]
+    node = body.module(f"{memory_path(memory)}.update", *words)
+    if len(names) == 1:
+        node.meta["name"] = names[0]
+        body.finish((node,))
+    else:
+        body.finish(tuple(body.unpack(node, names)))
+    branch = Branch(body, tuple(names), tuple(around), tuple(names))
+    ends = runner.at_end(done, memory.window)
+    take(scope, memory, program.call(branch, ends, *old, *around.values()), results)
