@@ -28,6 +28,9 @@ def print_loop(printer: Printer, node: fx.Node, loop: Loop) -> None:
     count, end = len(loop.items), len(loop.items) + len(loop.carried)
     around = node.args[end : end + len(loop.around)]
     rest = [printer.operand(a) for a in node.args[end + len(loop.around) :]]
+    for name, item in zip(loop.items, node.args[:count], strict=True):
+        # one line each, with what cuts it
+        printer.settle(item, writer.room - 24, name.rpartition("_")[0])
     items = [printer.operand(item, 17) for item in node.args[:count]]
     held = hold(printer, node, loop.carried, node.args[count:end])
     rows = [names.fresh(f"{row}_rows") for row in loop.rows]

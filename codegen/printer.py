@@ -277,13 +277,13 @@ class Printer:
             return f"{self.operand(node.args[0])}_{key}" if key.isdigit() else key
         return TEMPORARY.get(node.target) or "value"
 
-    def settle(self, value: Operand, room: int) -> None:
-        """Give a result a name where its text is too long to stand in the return."""
+    def settle(self, value: Operand, room: int, wanted: str = "result") -> None:
+        """Give a value a name where its text is too long to stand where it is used."""
         if not isinstance(value, fx.Node) or value in self.bound:
             return
         if len(self.expression(value)[0]) > room:
             self.fit(value)
-            body, name = self.expression(value)[0], self.names.fresh("result")
+            body, name = self.expression(value)[0], self.names.fresh(wanted)
             self.write(name, value, body)
             self.bind(value, name)
 

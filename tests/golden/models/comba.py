@@ -502,6 +502,7 @@ class MixerS(nn.Module):
         """Move by one token."""
         k = wide(k)
         product = (b / 2.0).unsqueeze(1) * matvec(S, k)
+        # S = a * S - beta * grad   (spec.nl:43)
         product_1 = beta.unsqueeze(2).unsqueeze(3) * outer(product - v + product, k)
         S = a.unsqueeze(2).unsqueeze(3) * S - product_1
         return S

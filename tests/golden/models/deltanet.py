@@ -489,6 +489,7 @@ class MixerM(nn.Module):
     def step(self, beta: Tensor, k: Tensor, v: Tensor, M: Tensor) -> Tensor:
         """Move by one token."""
         k = wide(k)
+        # self = self - beta * grad   (rules.nl:7)
         M = M - beta.unsqueeze(2).unsqueeze(3) * outer(matvec(M, k) - v, k)
         return M
 

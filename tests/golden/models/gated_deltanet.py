@@ -501,8 +501,10 @@ class MixerS(nn.Module):
 
     def step(self, a: Tensor, beta: Tensor, k: Tensor, v: Tensor, S: Tensor) -> Tensor:
         """Move by one token."""
+        # S = a * S   (spec.nl:35)
         S = a.unsqueeze(2).unsqueeze(3) * S
         k = wide(k)
+        # S = S - beta * grad(at = S)   (spec.nl:36)
         S = S - beta.unsqueeze(2).unsqueeze(3) * outer(matvec(S, k) - v, k)
         return S
 

@@ -524,10 +524,13 @@ class MixerS(nn.Module):
         S: Tensor,
     ) -> Tensor:
         """Move by one token."""
+        # S = a * S   (spec.nl:40)
         S = a.unsqueeze(2).unsqueeze(3) * S
         k1 = wide(k1)
+        # S = S - b1 * grad(1/2 * ||S(k1) - v1||^2, at = S)   (spec.nl:41)
         S = S - b1.unsqueeze(2).unsqueeze(3) * outer(matvec(S, k1) - v1, k1)
         k2 = wide(k2)
+        # S = S - b2 * grad(1/2 * ||S(k2) - v2||^2, at = S)   (spec.nl:42)
         S = S - b2.unsqueeze(2).unsqueeze(3) * outer(matvec(S, k2) - v2, k2)
         return S
 

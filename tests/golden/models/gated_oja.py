@@ -519,6 +519,7 @@ class MixerS(nn.Module):
     def step(self, alpha: Tensor, beta: Tensor, v: Tensor, k: Tensor, S: Tensor) -> Tensor:
         """Move by one token."""
         v_1 = wide(v)
+        # S = S - beta * grad(at = S)   (spec.nl:43)
         difference = outer(v_1, matvec((S.mT * alpha.unsqueeze(2)).mT.mT, v_1)) - outer(v, k)
         S = (S.mT * alpha.unsqueeze(2)).mT - beta.unsqueeze(2).unsqueeze(3) * difference
         return S

@@ -518,7 +518,9 @@ class MixerS(nn.Module):
 
     def step(self, alpha: Tensor, w: Tensor, v: Tensor, e: Tensor, k: Tensor, S: Tensor) -> Tensor:
         """Move by one token."""
+        # S = S @ diag(alpha)   (spec.nl:38)
         S = S * alpha.unsqueeze(2)
+        # S = S + outer(w * v - S(e * k), k)   (spec.nl:39)
         S = S + outer(w * v - matvec(S, wide(e * k)), wide(k))
         return S
 

@@ -475,7 +475,9 @@ class MixerS(nn.Module):
 
     def step(self, alpha: Tensor, v: Tensor, k: Tensor, S: Tensor) -> Tensor:
         """Move by one token."""
+        # S = S @ diag(alpha)   (spec.nl:32)
         S = S * alpha.unsqueeze(2)
+        # S = S - grad   (spec.nl:33)
         S = S + outer(v, k)
         return S
 

@@ -672,8 +672,10 @@ class MixerS(nn.Module):
 
     def step(self, a: Tensor, beta: Tensor, k: Tensor, v: Tensor, S: Tensor) -> Tensor:
         """Move by one token."""
+        # S = a * S   (gated_deltanet.nl:35)
         S = a.unsqueeze(2).unsqueeze(3) * S
         k = wide(k)
+        # S = S - beta * grad(at = S)   (gated_deltanet.nl:36)
         S = S - beta.unsqueeze(2).unsqueeze(3) * outer(matvec(S, k) - v, k)
         return S
 
@@ -813,24 +815,22 @@ class AttentionA(nn.Module):
         return {"key": key, "value": value}
 
     def forward(
-        self, W_k: Tensor, position: Tensor, W_v: Tensor, A: dict[str, Tensor]
+        self, W_k: Tensor, place: Tensor, W_v: Tensor, A: dict[str, Tensor]
     ) -> tuple[Pairs, dict[str, Tensor]]:
         """Add the pairs of a sequence."""
         value = rotate(
-            W_k,
-            (position.unsqueeze(2) * torch.exp(-0.5756462732485115 * index(16, W_k))).unsqueeze(2),
+            W_k, (place.unsqueeze(2) * torch.exp(-0.5756462732485115 * index(16, W_k))).unsqueeze(2)
         )
         keys = as_pairs(value, A, True)
         values = as_pairs(W_v, A, True)
         return append_pairs(keys, values, A, 64)
 
     def step(
-        self, W_k: Tensor, position: Tensor, W_v: Tensor, A: dict[str, Tensor]
+        self, W_k: Tensor, place: Tensor, W_v: Tensor, A: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Add one token's pairs."""
         value = rotate(
-            W_k,
-            (position.unsqueeze(1) * torch.exp(-0.5756462732485115 * index(16, W_k))).unsqueeze(1),
+            W_k, (place.unsqueeze(1) * torch.exp(-0.5756462732485115 * index(16, W_k))).unsqueeze(1)
         )
         keys = as_pairs(value, A, False)
         values = as_pairs(W_v, A, False)

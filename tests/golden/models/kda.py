@@ -519,8 +519,10 @@ class MixerS(nn.Module):
 
     def step(self, alpha: Tensor, beta: Tensor, k: Tensor, v: Tensor, S: Tensor) -> Tensor:
         """Move by one token."""
+        # S = S @ diag(alpha)   (spec.nl:40)
         S = S * alpha.unsqueeze(2)
         k = wide(k)
+        # S = S - beta * grad(at = S)   (spec.nl:41)
         S = S - beta.unsqueeze(2).unsqueeze(3) * outer(matvec(S, k) - v, k)
         return S
 

@@ -538,6 +538,7 @@ class MixerM(nn.Module):
 
     def step(self, v: Tensor, k: Tensor, M: Tensor) -> Tensor:
         """Move by one token."""
+        # self = self - grad   (rules.nl:7)
         M = M + outer(v, k)
         return M
 
@@ -573,6 +574,7 @@ class MixerZ(nn.Module):
 
     def step(self, k: Tensor, z: Tensor) -> Tensor:
         """Move by one token."""
+        # z = z + k   (spec.nl:32)
         z = z + k
         return z
 

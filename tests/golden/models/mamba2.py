@@ -459,6 +459,7 @@ class MixerS(nn.Module):
 
     def step(self, a: Tensor, step: Tensor, v: Tensor, B: Tensor, S: Tensor) -> Tensor:
         """Move by one token."""
+        # S = a * S + step * outer(v, B)   (spec.nl:35)
         product = step.unsqueeze(2).unsqueeze(3) * outer(v, B.unsqueeze(1))
         S = a.unsqueeze(2).unsqueeze(3) * S + product
         return S

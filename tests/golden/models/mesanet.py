@@ -513,6 +513,7 @@ class MixerH(nn.Module):
 
     def step(self, gamma: Tensor, beta: Tensor, k: Tensor, H: Tensor) -> Tensor:
         """Move by one token."""
+        # H = gamma * H + beta * outer(k, k)   (spec.nl:35)
         H = gamma.unsqueeze(2).unsqueeze(3) * H + beta.unsqueeze(2).unsqueeze(3) * outer(k, k)
         return H
 
@@ -546,6 +547,7 @@ class MixerG(nn.Module):
 
     def step(self, gamma: Tensor, beta: Tensor, v: Tensor, k: Tensor, G: Tensor) -> Tensor:
         """Move by one token."""
+        # G = gamma * G + beta * outer(v, k)   (spec.nl:41)
         G = gamma.unsqueeze(2).unsqueeze(3) * G + beta.unsqueeze(2).unsqueeze(3) * outer(v, k)
         return G
 

@@ -515,7 +515,7 @@ class MixerM(nn.Module):
         gamma: Tensor,
         phi_k: Tensor,
         v: Tensor,
-        position: Tensor,
+        place: Tensor,
         M: Tensor,
     ) -> tuple[Tiles, Tensor]:
         """Move over a sequence, 8 tokens at a time."""
@@ -525,15 +525,15 @@ class MixerM(nn.Module):
         # e4 = M_{t-1} p + u
         # M_t = M_{t-1} g + e1 b^T + e2 b^T + e3 b^T + e4 b^T
         value = number(1.0, alpha)
-        product = torch.where(position >= 3.0, value, 0.0).unsqueeze(2) * gamma_3_ago
+        product = torch.where(place >= 3.0, value, 0.0).unsqueeze(2) * gamma_3_ago
         p = (-product).unsqueeze(3) * phi_k_3_ago
         u = product.unsqueeze(3) * v_3_ago
         e1 = Write([(p, 0)], u, [(phi_k_3_ago, (0,))])
-        product = torch.where(position >= 2.0, value, 0.0).unsqueeze(2) * gamma_2_ago
+        product = torch.where(place >= 2.0, value, 0.0).unsqueeze(2) * gamma_2_ago
         p = (-product).unsqueeze(3) * phi_k_2_ago
         u = product.unsqueeze(3) * v_2_ago
         e2 = Write([(p, 0)], u, [(phi_k_2_ago, (0,))])
-        product = torch.where(position >= 1.0, value, 0.0).unsqueeze(2) * gamma_1_ago
+        product = torch.where(place >= 1.0, value, 0.0).unsqueeze(2) * gamma_1_ago
         p = (-product).unsqueeze(3) * phi_k_1_ago
         u = product.unsqueeze(3) * v_1_ago
         e3 = Write([(p, 0)], u, [(phi_k_1_ago, (0,))])
@@ -562,7 +562,7 @@ class MixerM(nn.Module):
         gamma: Tensor,
         phi_k: Tensor,
         v: Tensor,
-        position: Tensor,
+        place: Tensor,
         M: Tensor,
     ) -> Tensor:
         """Move by one token."""
@@ -571,9 +571,10 @@ class MixerM(nn.Module):
         phi_k_2_ago = wide(phi_k_2_ago)
         phi_k_1_ago = wide(phi_k_1_ago)
         phi_k = wide(phi_k)
-        value_1 = (torch.where(position >= 3.0, value, 0.0).unsqueeze(1) * gamma_3_ago).unsqueeze(2)
-        value_2 = (torch.where(position >= 2.0, value, 0.0).unsqueeze(1) * gamma_2_ago).unsqueeze(2)
-        value_3 = (torch.where(position >= 1.0, value, 0.0).unsqueeze(1) * gamma_1_ago).unsqueeze(2)
+        # M = alpha * M - grad   (spec.nl:52)
+        value_1 = (torch.where(place >= 3.0, value, 0.0).unsqueeze(1) * gamma_3_ago).unsqueeze(2)
+        value_2 = (torch.where(place >= 2.0, value, 0.0).unsqueeze(1) * gamma_2_ago).unsqueeze(2)
+        value_3 = (torch.where(place >= 1.0, value, 0.0).unsqueeze(1) * gamma_1_ago).unsqueeze(2)
         value = outer(value_1 * (matvec(M, phi_k_3_ago) - v_3_ago), phi_k_3_ago)
         total = value + outer(value_2 * (matvec(M, phi_k_2_ago) - v_2_ago), phi_k_2_ago)
         total_1 = total + outer(value_3 * (matvec(M, phi_k_1_ago) - v_1_ago), phi_k_1_ago)

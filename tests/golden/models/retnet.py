@@ -481,7 +481,9 @@ class RetentionM(nn.Module):
 
     def step(self, gamma: Tensor, v: Tensor, k: Tensor, M: Tensor) -> Tensor:
         """Move by one token."""
+        # M = gamma * M   (spec.nl:29)
         M = gamma.unsqueeze(1).unsqueeze(2) * M
+        # M = M - grad   (spec.nl:30)
         M = M + outer(v, k)
         return M
 

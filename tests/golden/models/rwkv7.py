@@ -561,6 +561,7 @@ class TimeMixS(nn.Module):
 
     def step(self, w: Tensor, kappa: Tensor, a: Tensor, v: Tensor, k: Tensor, S: Tensor) -> Tensor:
         """Move by one token."""
+        # S = S @ (diag(w) - outer(kappa, a * kappa)) + outer(v, k)   (spec.nl:80)
         S = S * w.unsqueeze(2) - outer(matvec(S, wide(kappa)), wide(a * kappa)) + outer(v, k)
         return S
 

@@ -225,24 +225,22 @@ class AttentionA(nn.Module):
         return {"key": key, "value": value}
 
     def forward(
-        self, W_k: Tensor, position: Tensor, W_v: Tensor, A: dict[str, Tensor]
+        self, W_k: Tensor, place: Tensor, W_v: Tensor, A: dict[str, Tensor]
     ) -> tuple[Pairs, dict[str, Tensor]]:
         """Add the pairs of a sequence."""
         value = rotate(
-            W_k,
-            (position.unsqueeze(2) * torch.exp(-0.5756462732485115 * index(16, W_k))).unsqueeze(2),
+            W_k, (place.unsqueeze(2) * torch.exp(-0.5756462732485115 * index(16, W_k))).unsqueeze(2)
         )
         keys = as_pairs(value, A, True)
         values = as_pairs(W_v, A, True)
         return append_pairs(keys, values, A, 64)
 
     def step(
-        self, W_k: Tensor, position: Tensor, W_v: Tensor, A: dict[str, Tensor]
+        self, W_k: Tensor, place: Tensor, W_v: Tensor, A: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Add one token's pairs."""
         value = rotate(
-            W_k,
-            (position.unsqueeze(1) * torch.exp(-0.5756462732485115 * index(16, W_k))).unsqueeze(1),
+            W_k, (place.unsqueeze(1) * torch.exp(-0.5756462732485115 * index(16, W_k))).unsqueeze(1)
         )
         keys = as_pairs(value, A, False)
         values = as_pairs(W_v, A, False)

@@ -609,8 +609,10 @@ class MixerM(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Move by one token."""
         k = wide(k)
+        # S = eta * S - theta * grad   (rules.nl:27)
         product = theta.unsqueeze(2).unsqueeze(3) * outer(matvec(M, k) - v, k)
         M_S = eta.unsqueeze(2).unsqueeze(3) * M_S - product
+        # self = (1 - alpha) * self + S   (rules.nl:28)
         M = (1.0 - alpha).unsqueeze(2).unsqueeze(3) * M + M_S
         return M, M_S
 

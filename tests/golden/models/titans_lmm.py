@@ -806,10 +806,12 @@ class MixerM(nn.Module):
         value_3 = matvec(M_start["layer1.weight"], k)
         value_4 = F.gelu(value_3)
         difference = matvec(layer2_weight, value_4) - v
+        # S = eta * S - theta * grad   (spec.nl:16)
         product = 0.3989422804014327 * torch.exp(-0.5 * (value_3 * value_3))
         product_1 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_3))
         value_5 = outer(matvec(layer2_weight.mT, difference) * (product_1 + value_3 * product), k)
         M_S_layer1_weight = value_1 * M_S["layer1.weight"] - value_2 * value_5
+        # self = (1 - alpha) * self + S   (spec.nl:17)
         M_layer1_weight = value * M["layer1.weight"] + M_S_layer1_weight
         M_S_layer2_weight = value_1 * M_S["layer2.weight"] - value_2 * outer(difference, value_4)
         M_layer2_weight = value * M["layer2.weight"] + M_S_layer2_weight
