@@ -18,9 +18,12 @@ from nlc.codegen import library
 from nlc.codegen.program import Operand, Program, note
 from torch import fx
 
-from nlc.ir.expr import Expr
+from nlc.ir.expr import Expr, postorder
 from nlc.ir.operations import OPERATIONS
 from nlc.ir.shape import Shape
+
+# expressions within one another that are built from the outside in
+DEEP = 100
 
 
 def batch_of(value: Operand) -> int:
@@ -57,12 +60,28 @@ class Lowering:
     rename: dict[str, str] = field(default_factory=dict)
     comments: dict[Expr, list[str]] = field(default_factory=dict)
     lift: bool = False
+    depth: int = 0
 
     def value(self, expr: Expr) -> Operand:
         """Build an expression; a number stays a number."""
         if expr not in self.done:
+            if self.depth == DEEP:
+                self._from_below(expr)
+            self.depth += 1
             self.done[expr] = self._build(expr)
+            self.depth -= 1
         return self.done[expr]
+
+    def _from_below(self, expr: Expr) -> None:
+        """Build the equations that an expression stands on, the first one first.
+
+        An update may have thousands, each of which reads the one before it.
+        """
+        for node in postorder([expr]):
+            if node.op == "let" and node not in self.done:
+                self.depth = 0
+                self.done[node] = self._build(node)
+        self.depth = DEEP
 
     def tensor(self, expr: Expr) -> fx.Node:
         """Build an expression, as a tensor even if it is a number."""

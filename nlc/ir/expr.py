@@ -12,7 +12,7 @@ operations mean stands in `operations`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,9 +49,13 @@ class Expr:
 
 @dataclass
 class Graph:
-    """The maker of expressions: gives back the same object for the same expression."""
+    """The maker of expressions: gives back the same object for the same expression.
+
+    `simple` remembers the simple form of what has been simplified, for as long as the graph lives.
+    """
 
     _nodes: dict[tuple[Any, ...], Expr] = field(default_factory=dict)
+    simple: dict[Expr, Expr] = field(default_factory=dict, repr=False)
 
     def make(self, op: str, *args: Expr, span: Span = NOWHERE, **attrs: Any) -> Expr:
         """Make `op(args)`; its shape follows from the operation."""
@@ -70,8 +74,11 @@ class Graph:
         return self.make("const", value=float(value), span=span)
 
 
-def postorder(roots: Iterable[Expr]) -> Iterator[Expr]:
-    """Yield every node once, arguments before users; never recurses."""
+def postorder(roots: Iterable[Expr], known: Container[int] = ()) -> Iterator[Expr]:
+    """Yield every node once, arguments before users; never recurses.
+
+    A node whose identity is `known` is left out, with what only it needs.
+    """
     seen: set[int] = set()
     for root in roots:
         stack: list[tuple[Expr, bool]] = [(root, False)]
@@ -80,7 +87,7 @@ def postorder(roots: Iterable[Expr]) -> Iterator[Expr]:
             if done:
                 yield node
                 continue
-            if id(node) in seen:
+            if id(node) in seen or id(node) in known:
                 continue
             seen.add(id(node))
             stack.append((node, True))

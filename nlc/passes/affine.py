@@ -23,6 +23,12 @@ from nlc.passes.shaping import drop, expand
 from nlc.passes.simplify import build
 
 Gates = tuple[Expr | None, Expr | None]
+# what each write reads of all earlier ones grows with their square
+MOST_WRITES = 64
+
+
+class TooManyWrites(Exception):
+    """Says that an update makes more writes for each token than are worth following."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +236,8 @@ class Register:
         for number, known in enumerate(self.writes):
             if known.key == e.key:
                 return number
+        if len(self.writes) == MOST_WRITES:
+            raise TooManyWrites
         self.writes.append(e)
         return len(self.writes) - 1
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from nlc.ir.expr import Expr, Graph, postorder
 from nlc.ir.normal_form import Affine, Gate, Neither, NormalForm
 from nlc.ir.system import Memory
-from nlc.passes.affine import Register
+from nlc.passes.affine import MOST_WRITES, Register, TooManyWrites
 from nlc.passes.explicit import explicit_memory
 from nlc.passes.follow import Follow, Stuck
 from nlc.passes.follow_rows import ROWS
@@ -94,12 +94,14 @@ def _follow(
         matrices = [
             follow.matrix_of(update.get(state), number) for number, state in enumerate(states)
         ]
+        writes, gates = register.finish(matrices)
     except Stuck as stuck:
         found = stuck.obstacle
         if stuck.kind in NONLINEAR and _stands_in(follow.at, memory.written_objective):
             found = obstacle("objective", reason=found.reason)
         return _neither(found, follow.at)
-    writes, gates = register.finish(matrices)
+    except TooManyWrites:
+        return _neither(obstacle("writes", most=MOST_WRITES), follow.at)
     decay = tuple(
         tuple(
             Gate(found[i][0], found[i][1]) if i in found else None  # type: ignore[arg-type]

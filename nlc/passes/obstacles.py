@@ -95,6 +95,10 @@ OBSTACLES: Mapping[str, tuple[str, str]] = {
         "a sum runs over the value's channels of the running state",
         "sum what is read instead",
     ),
+    "writes": (
+        "it makes more than {most} writes for each token",
+        "less repeats, or a shorter `recent`",
+    ),
     "stop": (
         "`stop` of the running state: its value moves on, its gradient does not",
         "leave the gradient whole: no `stop` of the state, and `through full`",

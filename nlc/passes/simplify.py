@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from nlc.ir.expr import Expr, Graph, rewrite
+from nlc.ir.expr import Expr, Graph
 from nlc.ir.shape import sizes
 from nlc.passes.simplify_rules import RULES
 from nlc.source import NOWHERE, Span
@@ -30,12 +30,24 @@ def simplify(graph: Graph, roots: Iterable[Expr]) -> list[Expr]:
     True
     """
 
-    def replace(node: Expr, args: tuple[Expr, ...]) -> Expr:
+    roots, known = list(roots), graph.simple
+    stack = [(root, False) for root in reversed(roots)]
+    while stack:
+        node, done = stack.pop()
+        if node in known:
+            continue
+        if not done:
+            stack.append((node, True))
+            stack.extend((arg, False) for arg in reversed(node.args))
+            continue
+        args = tuple(known[arg] for arg in node.args)
         if all(a is b for a, b in zip(args, node.args, strict=True)):
-            return _tidy(graph, node)
-        return build(graph, node.op, *args, span=node.span, **dict(node.attrs))
-
-    return rewrite(graph, roots, replace)
+            simple = _tidy(graph, node)
+        else:
+            simple = build(graph, node.op, *args, span=node.span, **dict(node.attrs))
+        # an update of many equations is simplified again with each of its gradients
+        known[node] = known[simple] = simple
+    return [known[root] for root in roots]
 
 
 def build(graph: Graph, op: str, *args: Expr, span: Span = NOWHERE, **attrs: Any) -> Expr:

@@ -207,9 +207,8 @@ class Walk:
     def facts(self, root: Expr) -> tuple[int, bool]:
         """Say how many values an expression has, and whether a gradient passes through it."""
         if id(root) not in self.known:
-            for node in postorder([root]):
-                if id(node) not in self.known:
-                    self.known[id(node)] = self._facts(node)
+            for node in postorder([root], self.known):
+                self.known[id(node)] = self._facts(node)
         return self.known[id(root)]
 
     def _facts(self, node: Expr) -> tuple[int, bool]:

@@ -21,6 +21,8 @@ from nlc.syntax import tree
 from nlc.syntax.print_expression import print_expression
 
 LARGEST = 2**31
+# passes of a repeat, and of those within it together
+REPEATS = 4096
 
 
 class Bad(Exception):
@@ -117,6 +119,17 @@ class Context:
                 "write a positive whole number",
             )  # fmt: skip
         return value
+
+    def repeats(self, count: tree.Expr, around: int = 1) -> int:
+        """Evaluate a number of repeats; those around it multiply, up to 4096 in all."""
+        times = self.positive(count, "a number of repeats")
+        if times * around > REPEATS:
+            within = f"{times}" if around == 1 else f"{times}, within {around}: {times * around}"
+            self.fail(
+                "NL0402", "too many repeats", count.span, within,
+                f"up to {REPEATS}, all in all" if around > 1 else f"up to {REPEATS}",
+            )  # fmt: skip
+        return times
 
     def _too_large(self, expr: tree.Expr) -> NoReturn:
         self.fail(

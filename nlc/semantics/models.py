@@ -79,6 +79,8 @@ class ModelResolver:
         self.steps: list[Step] = []
         self.counts: list[dict[str, int]] = [{}]
         self.depth = 0
+        # how often what is being read runs for each token
+        self.passes = 1
         self.left: tree.Target | None = None
         self.tied = False
         self.vocab = 256
@@ -217,11 +219,7 @@ class ModelResolver:
         self.shared[name] = block
 
     def _repeat(self, statement: tree.Repeat) -> None:
-        count = self.context.positive(statement.count, "a number of repeats")
-        if count > 4096:
-            self.context.fail(
-                "NL0402", "too many repeats", statement.count.span, f"{count}", "up to 4096"
-            )
+        count = self.context.repeats(statement.count, self.passes)
         index = self.repeats[-1]
         self.repeats[-1] += 1
         name = "repeat" if index == 0 else f"repeat_{index}"
@@ -231,7 +229,9 @@ class ModelResolver:
         self.repeats.append(0)
         self.loop_names.append(self._assigned(statement.body))
         self.depth += 1
+        self.passes *= count
         self._run(statement.body)
+        self.passes //= count
         self.depth -= 1
         self.loop_names.pop()
         self.repeats.pop()

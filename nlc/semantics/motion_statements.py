@@ -72,7 +72,7 @@ def _statement(scope: MotionScope, statement: tree.Stmt) -> None:
             text = f"every {count_word(count)} steps"
             recorder.actions.append(Every(count, inside, text, span))
         case tree.Repeat(count=count, body=body):
-            _repeat(scope, scope.context.positive(count, "a number of repeats"), statement)
+            _repeat(scope, scope.context.repeats(count), statement)
         case tree.Share():
             scope.context.fail(
                 "NL0703", "`share` stands in a model", statement.span, "in a rule",
@@ -100,10 +100,6 @@ def _same_shapes(scope: MotionScope, before: dict[str, Value], span: Span) -> No
 
 
 def _repeat(scope: MotionScope, times: int, statement: tree.Repeat) -> None:
-    if times > 4096:
-        scope.context.fail(
-            "NL0402", "too many repeats", statement.count.span, f"{times}", "up to 4096"
-        )
     before = dict(scope.env)
     actions = walk(scope, statement.body)
     _same_shapes(scope, before, statement.span)

@@ -47,13 +47,11 @@ def _statement(scope: UpdateScope, statement: tree.Stmt) -> None:
         case tree.Every(period=period, body=body):
             _every(scope, period, body)
         case tree.Repeat(count=count, body=body):
-            times = scope.context.positive(count, "a number of repeats")
-            if times > 4096:
-                scope.context.fail(
-                    "NL0402", "too many repeats", count.span, f"{times}", "up to 4096"
-                )
+            times = scope.context.repeats(count, scope.repeats)
+            outer, scope.repeats = scope.repeats, scope.repeats * times
             for _ in range(times):
                 run(scope, body)
+            scope.repeats = outer
         case tree.Share():
             scope.context.fail(
                 "NL0703", "`share` stands in a model", statement.span, "in an update",

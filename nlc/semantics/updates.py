@@ -44,6 +44,8 @@ class UpdateScope(BodyScope):
         # the rules around, outermost first
         self.rules: tuple[str, ...] = ()
         self.shown: dict[str, tree.Expr] = {}
+        # how often what is being read runs at each token
+        self.repeats = 1
 
     def begin(self) -> None:
         """Start from the states before the token."""

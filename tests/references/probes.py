@@ -284,6 +284,14 @@ BODIES: dict[str, str] = {
   out = W_o(M(q))
 """,
 }
+LONG = {
+    "more equations than Python recurses": """
+  memory M : linear(d_k -> d_v) at fast { key k
+  value v
+  update { repeat 150 { self = tanh(self - 0.01 * grad(at = self)) } } }
+  out = W_o(M(q))
+""",
+}
 CHUNKED: dict[str, str] = {
     "a chunk start that no gradient needs": """
   memory M : linear(d_k -> d_v) at fast { key k
@@ -295,4 +303,5 @@ CHUNKED: dict[str, str] = {
 }
 
 PROBES = {name: block(body) for name, body in BODIES.items()}
+PROBES |= {name: block(body) for name, body in LONG.items()}
 PROBES |= {name: block(body, chunk="3") for name, body in CHUNKED.items()}

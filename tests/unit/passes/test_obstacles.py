@@ -49,6 +49,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         memory("self = self + newton_schulz(self + outer(v, k))"),
         memory("self = self + outer(v, k)"),
     ),
+    "writes": (
+        memory("repeat 65 { self = self - 0.01 * grad(at = self) }", KEYED),
+        memory("repeat 2 { self = self - 0.01 * grad(at = self) }", KEYED),
+    ),
     "objective": (
         memory("self = self - 0.1 * grad", KEYED + "objective huber(self(key) - value, 0.3)"),
         memory("self = self - 0.1 * grad", KEYED + "objective 1/2 * ||self(key) - value||^2"),
