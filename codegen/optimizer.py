@@ -6,7 +6,6 @@ level has follows from where the system's weights are; what a rule does, from it
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +22,7 @@ from nlc.ir.shape import Shape
 from nlc.ir.system import Block, Level, Model, Repeat, Step, System
 
 # what every emitted file has, in this order
-ALWAYS = ("Bucket", "Rule", "own_axes", "pieces", "dense", "put", "placed", "wide")
+ALWAYS = ("Bucket", "Rule", "Watching", "own_axes", "pieces", "dense", "put", "placed", "wide")
 LEVELS = ("Levels", "grouped")
 # what only some rules need
 SOMETIMES = (
@@ -147,9 +146,10 @@ def _imports(out: Writer, about: list[str], texts: Sequence[RuleText], levels: b
         "from collections.abc import Callable, Generator, Iterable, Iterator",
         "from itertools import chain", "from typing import Any", "", "import torch",
     ]  # fmt: skip
-    if any(re.search(r"\bF\.", line) for line in written):
-        lines.append("import torch.nn.functional as F")
-    lines.append("from torch import Tensor, nn" if levels else "from torch import Tensor")
+    lines += [
+        "import torch.nn.functional as F", "from torch import Tensor, nn",
+        "from torch.overrides import TorchFunctionMode",
+    ]  # fmt: skip
     for line in lines:
         out.line(line)
     out.blank()
@@ -216,4 +216,4 @@ def _make(out: Writer, levels: list[Level]) -> None:
         ]  # fmt: skip
         dictionary(out, "rules: dict[str, type[Rule]] = ", pairs)
         out.line("groups = grouped(module, LEVELS[name], COPIES.get(name, {}), levels)")
-        out.line("return Levels(groups, rules)")
+        out.line("return Levels(module, groups, rules)")

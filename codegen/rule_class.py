@@ -45,7 +45,12 @@ def write_class(rule: OptimizerRule, system: System) -> RuleText:
     moves = {kind: tuple(writer.move()) for kind, writer in writers.items()}
     starts = {kind: tuple(writer.start()) for kind, writer in writers.items()}
     first = writers["matrix"] if "matrix" in writers else next(iter(writers.values()))
-    plain = len(rule.motions) == 3 and len({*moves.values()}) == 1 and not rule.as_rows
+    plain = (
+        len(rule.motions) == 3
+        and not first.keyed
+        and len({*moves.values()}) == 1
+        and not rule.as_rows
+    )
     out = Writer()
     out.line(f"class {class_name(rule.rule.name)}(Rule):")
     with out.indent():
@@ -114,6 +119,7 @@ def _facts(out: Writer, rule: OptimizerRule, writer: MotionWriter, plain: bool) 
         ("shaped", not plain),
         ("asks", writer.asks),
         ("averaged", motion.evaluated is not None),
+        ("keyed", writer.keyed),
     )
     facts += [(name, "True") for name, holds in flags if holds]
     for name, text in facts:

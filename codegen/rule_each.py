@@ -136,6 +136,8 @@ class EachWriter:
             return self.bound(self.text(expr.attr("name")), lists)
         if not inline and not self._stays(expr):
             return self.bound(self.tensors(expr).name, lists)
+        if expr.op == "window":
+            return over_tokens(self, expr, site, lists)
         if expr.op == "apply":
             x = self.element(expr.args[0], site, lists)
             return self.read(expr, x, self._whole(expr, site, lists))
@@ -229,6 +231,13 @@ class EachWriter:
         if all(p.op == "variable" for p in parts):
             return self.read(node, known[x], memory)
         return self.read(node, known[x], self._whole(node, site, lists))
+
+
+def over_tokens(writer: EachWriter, expr: Expr, site: Site, lists: dict[str, str]) -> Element:
+    """Write a sum or mean over tokens; kept apart as it is rare."""
+    from nlc.codegen.rule_tokens import TokenWriter
+
+    return TokenWriter(writer, site, lists, str(expr.attr("how"))).over(expr.args[0])
 
 
 def over_lists(text: str, lists: dict[str, str]) -> tuple[str, str]:

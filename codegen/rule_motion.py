@@ -47,6 +47,7 @@ class MotionWriter:
                        for n in [a.word]}  # fmt: skip
         self.asks = any(isinstance(a, Ask) for a in actions)
         self.counts = any(isinstance(a, Every) for a in actions)
+        self.keyed = "key" in self.read
         self.sums = sorted(n for n in self.read if n.startswith("grad.every."))
 
     def _evaluated(self) -> list[Expr]:
@@ -81,6 +82,8 @@ class MotionWriter:
         lists = self._lists()
         moved = {a.target for a in flat(self.motion.actions) if isinstance(a, Set)}
         self._take(lists, self.given, self.read | moved | ({"grad"} if self.sums else set()))
+        if self.keyed:
+            lists.out.line(f"{lists.text('key')} = at.keys()")
         if self.counts:
             lists.out.line("calls = at.count()")
         for name in self.sums:

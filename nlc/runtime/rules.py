@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nlc.ir.expr import Expr
+from nlc.ir.expr import Expr, Graph, rewrite
 from nlc.ir.rule import Action, Ask, Every, Loop, Motion, Set, Slope, When, expressions, flat
 from nlc.ir.shape import sizes
 from nlc.runtime.evaluate import TokenFrame, evaluate, order
@@ -41,13 +41,22 @@ class RuleReference:
     steps: int = 0
     movers: dict[str, Mover] = field(default_factory=dict)
     sums: dict[str, Tensor] = field(default_factory=dict)
+    keys: dict[str, Tensor] = field(default_factory=dict)
 
-    def step(self, gradients: Values, again: Again | None = None) -> None:
-        """Take one step; a parameter without a gradient stays as it is."""
+    def step(
+        self, gradients: Values, again: Again | None = None, keys: Values | None = None
+    ) -> None:
+        """Take one step; a parameter without a gradient stays as it is.
+
+        `keys` are the inputs of maps at the tokens of the step, [tokens, in], where there are any.
+        """
         self.steps += 1
         for name, gradient in gradients.items():
             before = self.sums.get(name)
             self.sums[name] = gradient.double() + (0 if before is None else before)
+        for name, inputs in (keys or {}).items():
+            known = [self.keys[name]] if name in self.keys else []
+            self.keys[name] = torch.cat([*known, inputs.double()])
         if self.steps % self.period:
             return
         runs: dict[str, Run] = {}
@@ -57,7 +66,7 @@ class RuleReference:
                 self.movers[name] = Mover(
                     self.motions[name], self.arguments, self.values[name], self.axes[name]
                 )
-            runs[name] = self.movers[name].call(gradient)
+            runs[name] = self.movers[name].call(gradient, self.keys.get(name))
         answers: dict[str, Tensor | None] = dict.fromkeys(runs)
         while runs:
             points = {}
@@ -71,7 +80,7 @@ class RuleReference:
                 assert again is not None, "this rule takes gradients at other values"
                 found = again({**self.values, **points})
                 answers = {name: found[name].double() for name in points}
-        self.sums = {}
+        self.sums, self.keys = {}, {}
         self.values = self.values | {name: mover.value for name, mover in self.movers.items()}
 
     def state(self, name: str) -> dict[str, Tensor]:
@@ -98,6 +107,7 @@ class Mover:
         self.lead = self.whole[: len(self.whole) - axes]
         self.copies = int(torch.Size(self.lead).numel())
         start = value.detach().double().reshape(self.copies, *own).clone()
+        self.keys = torch.zeros(1, *own[-1:], dtype=torch.float64)
         self.numbers = {k: torch.tensor(v, dtype=torch.float64) for k, v in arguments.items()}
         self.numbers["in"] = torch.tensor(float(own[-1] if own else 1), dtype=torch.float64)
         self.numbers["out"] = torch.tensor(
@@ -131,7 +141,29 @@ class Mover:
 
     def at(self, expr: Expr) -> Tensor:
         """Evaluate an expression over what the names hold now."""
-        return evaluate(expr, self.frame({}))
+        graph = Graph()
+        held: dict[str, Tensor] = {}
+
+        def over_tokens(node: Expr, args: tuple[Expr, ...]) -> Expr | None:
+            if node.op != "window":
+                return None
+            name = f"window.{len(held)}"
+            held[name] = self.over_tokens(node)
+            return graph.make("stream", name=name, shape=node.shape)
+
+        [plain] = rewrite(graph, [expr], over_tokens)
+        self.held |= held
+        return evaluate(plain, self.frame({}))
+
+    def over_tokens(self, node: Expr) -> Tensor:
+        """Evaluate a sum or mean over the tokens, one by one."""
+        total: Tensor | None = None
+        for token in self.keys:
+            self.held["key"] = token[None].reshape(1, *token.shape)
+            value = evaluate(node.args[0], self.frame({}))
+            total = value if total is None else total + value
+        assert total is not None
+        return total / len(self.keys) if node.attr("how") == "mean" else total
 
     def frame(self, variables: dict[tuple[str, str], Tensor]) -> TokenFrame:
         """What leaves stand for now."""
@@ -141,8 +173,13 @@ class Mover:
             tracks=False, variables=variables,
         )  # fmt: skip
 
-    def call(self, gradient: Tensor) -> Run:
-        """Run the equations once; yields points and takes the gradients there."""
+    def call(self, gradient: Tensor, keys: Tensor | None) -> Run:
+        """Run the equations once; yields points and takes the gradients there.
+
+        A parameter that is no map's matrix has no input: its key is 0, at one token.
+        """
+        own = sizes(self.motion.shape)[-1:]
+        self.keys = torch.zeros(1, *own, dtype=torch.float64) if keys is None else keys
         self.calls += 1
         self.held["grad"] = gradient.reshape(self.held["self"].shape)
         for name in self.sums:

@@ -96,17 +96,38 @@ class MotionScope(RuleScope):
             self.arguments = given
 
     def find(self, name: tree.Name) -> Value | None:
-        if name.id == "key":
-            self.context.fail(
-                "NL0806", "`key` is not supported yet in an optimizer", name.span,
-                "the map's input at every token of the step", "leave it out for now",
-            )  # fmt: skip
+        if name.id == "key" and self.body.given_grad:
+            return self._key(name)
         if name.id == "position":
             self.context.fail(
                 "NL0605", "`position` has no meaning here", name.span, "in an optimizer",
                 "a rule counts its calls in a state: `state n[] = 0`, `n = n + 1`",
             )  # fmt: skip
         return super().find(name)
+
+    def _key(self, name: tree.Name) -> Value:
+        """The input of the map that the parameter belongs to, at one token of the step."""
+        if not self.at_token:
+            self.context.fail(
+                "NL0603", f"`key` stands bare in the optimizer `{self.rules[0]}`", name.span,
+                "`key` is another at every token of a step",
+                "reduce it over the tokens: `sum(outer(key, key), over = tokens)`",
+            )  # fmt: skip
+        shape = self.body.parts[0].shape[-1:]
+        return self.make("stream", name="key", shape=shape, span=name.span)
+
+    def _over_tokens(self, how: str, call: tree.Call) -> Value:
+        if how not in ("sum", "mean"):
+            self.context.fail(
+                "NL0806", f"`{how}` over the tokens of a step has no meaning", call.span,
+                "in an optimizer", "the tokens of a batch are in no order: `sum` or `mean`",
+            )  # fmt: skip
+        inside, self.at_token = self.at_token, True
+        try:
+            value = self.value(call.arguments[0])
+        finally:
+            self.at_token = inside
+        return self._window(value, how, ("steps", 1), call.span)
 
     # ---- gradients -------------------------------------------------------------------------
 
@@ -116,6 +137,11 @@ class MotionScope(RuleScope):
             return self.slope(objective, point, span)
         shape = self.body.parts[0].shape
         recorder = self.recorder
+        if self.at_token:
+            self.context.fail(
+                "NL0806", "an optimizer has no gradient of one token", span, "over tokens",
+                "`grad` is that of the step: take it out of the reduction",
+            )  # fmt: skip
         if at is None:
             around = recorder.around
             name = f"grad.every.{count_word(around[-1])}" if around else "grad"

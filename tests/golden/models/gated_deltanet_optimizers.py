@@ -12,7 +12,9 @@ from itertools import chain
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 # yields values at which it wants gradients, and is sent these
 Points = Generator[list[Tensor], list[Tensor], None]
@@ -22,7 +24,8 @@ class Bucket:
     """Parameters that move together, as lists with one tensor for each.
 
     `w` are their values and `grad` their gradients, in float32 or better; `axes` says how many axes
-    are their own (the others are copies), `group` is their param group, `kept` are their states.
+    are their own (the others are copies), `group` is their param group, `kept` are their states and
+    `inputs` what the maps they belong to were given.
     """
 
     def __init__(self, group: dict[str, Any], axes: int) -> None:
@@ -30,6 +33,7 @@ class Bucket:
         self.w: list[Tensor] = []
         self.grad: list[Tensor] = []
         self.kept: list[dict[str, Any]] = []
+        self.inputs: list[list[Tensor]] = []
 
     def given(self, *names: str) -> list[Any]:
         """Arguments of the rule."""
@@ -47,6 +51,12 @@ class Bucket:
         """Set states that are plain numbers."""
         for kept in self.kept:
             kept.update(numbers)
+
+    def keys(self) -> list[Tensor]:
+        """The input of each map at all tokens, [tokens, in]; 0 where there is none."""
+        none = [w.new_zeros(1, *w.shape[-1:]) for w in self.w]
+        given = zip(self.w, self.inputs, none, strict=True)
+        return [torch.cat(x).to(w.dtype) if x else zero for w, x, zero in given]
 
     def count(self) -> int:
         """Count this call."""
@@ -66,7 +76,7 @@ class Rule(torch.optim.Optimizer):
     `whole` numbers; whether parameters move only with others of their shape (`shaped`), and with
     how many own axes it cannot move them (`refused`) or moves them as a matrix of one row (`rows`);
     whether it takes gradients at other values (`asks`), and whether others than the parameters'
-    values are read outside training (`averaged`).
+    values are read outside training (`averaged`); whether it uses the inputs of maps (`keyed`).
     """
 
     states: tuple[str, ...] = ()
@@ -77,10 +87,26 @@ class Rule(torch.optim.Optimizer):
     shaped = False
     asks = False
     averaged = False
+    keyed = False
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         self.aside: dict[Tensor, Tensor] = {}
+        self.inputs: dict[Tensor, list[Tensor]] = {}
+        if isinstance(params, nn.Module):
+            self.watch(params)
+            params = params.parameters()
+        elif self.keyed:
+            name = type(self).__name__
+            raise ValueError(f"{name} uses the inputs of maps: give it the module, not a list")
         super().__init__(params, {**defaults, "lead": None})
+
+    def watch(self, module: nn.Module) -> None:
+        """Note what maps are given whenever a module runs in training."""
+        watching = Watching(self.inputs)
+        module.register_forward_pre_hook(lambda *_: watching.__enter__() and None)
+        module.register_forward_hook(
+            lambda *_: watching.__exit__(None, None, None), always_call=True
+        )
 
     @staticmethod
     def start(w: Tensor, axes: int) -> dict[str, Any]:
@@ -139,6 +165,7 @@ class Rule(torch.optim.Optimizer):
             )
         loss = None
         if closure is not None:
+            self.inputs.clear()
             with torch.enable_grad():
                 loss = closure()
         if closure is not None and asks:
@@ -149,6 +176,7 @@ class Rule(torch.optim.Optimizer):
                 for params, at in self.buckets(group, self.due(group)):
                     self.run(self.rule(group), at)
                     put(params, at.w)
+        self.inputs.clear()
         return loss
 
     def run(self, rule: type[Rule], at: Bucket) -> None:
@@ -189,6 +217,7 @@ class Rule(torch.optim.Optimizer):
             at.w.append(w)
             at.grad.append(grad)
             at.kept.append(kept)
+            at.inputs.append([*kept.pop("level.inputs", []), *self.inputs.get(p, [])])
         return list(found.values())
 
     def together(
@@ -221,6 +250,7 @@ class Rule(torch.optim.Optimizer):
         every = [p for group in self.param_groups for p in group["params"]]
         before = [p.grad for p in every]
         values = [[p.detach().clone() for p in params] for params, _ in moved]
+        inputs = dict(self.inputs)
         for p in every:
             p.grad = None
         for params, where in moved:
@@ -235,6 +265,9 @@ class Rule(torch.optim.Optimizer):
             put(params, value)
         for p, grad in zip(every, before, strict=True):
             p.grad = grad
+        # what maps were given elsewhere is not of this step
+        self.inputs.clear()
+        self.inputs.update(inputs)
 
     @torch.no_grad()
     def eval(self) -> None:
@@ -269,7 +302,7 @@ class Rule(torch.optim.Optimizer):
                 self.state[p] = {name: placed(value, p) for name, value in kept}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "aside": self.aside}
+        return {**super().__getstate__(), "aside": self.aside, "inputs": self.inputs}
 
 
 class Levels(Rule):
@@ -278,9 +311,13 @@ class Levels(Rule):
     A level of period N sums the gradients of N calls and moves at the N-th.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], rules: dict[str, type[Rule]]) -> None:
+    def __init__(
+        self, module: nn.Module, groups: list[dict[str, Any]], rules: dict[str, type[Rule]]
+    ) -> None:
         self.rules = rules
         super().__init__(groups, {})
+        if any(rule.keyed for rule in rules.values()):
+            self.watch(module)
 
     def rule(self, group: dict[str, Any]) -> type[Rule]:
         """Return the rule of a param group."""
@@ -295,6 +332,8 @@ class Levels(Rule):
         for p, grad in now:
             total = self.state[p].get("level.sum")
             self.state[p]["level.sum"] = wide(grad).clone() if total is None else total.add_(grad)
+            if self.rule(group).keyed and p in self.inputs:
+                self.state[p].setdefault("level.inputs", []).extend(self.inputs.pop(p))
         if group["calls"] % group["period"]:
             return []
         states = [(p, self.state[p]) for p in group["params"]]
@@ -324,6 +363,20 @@ def grouped(
             group = {"params": params, "level": level, "period": period, "calls": 0, "lead": lead}
             groups.append({**group, **arguments})
     return groups
+
+
+class Watching(TorchFunctionMode):
+    """Notes the inputs of maps by their matrix, while gradients are recorded."""
+
+    def __init__(self, inputs: dict[Tensor, list[Tensor]]) -> None:
+        super().__init__()
+        self.inputs = inputs
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.linear and isinstance(args[1], nn.Parameter) and torch.is_grad_enabled():
+            x = args[0].detach()
+            self.inputs.setdefault(args[1], []).append(x.reshape(-1, x.shape[-1]))
+        return func(*args, **(kwargs or {}))
 
 
 def own_axes(p: Tensor, group: dict[str, Any]) -> int:
@@ -367,6 +420,8 @@ def placed(value: Any, p: Tensor) -> Any:
     """Give a copy of a state where its parameter is."""
     if isinstance(value, dict):
         return {name: placed(part, p) for name, part in value.items()}
+    if isinstance(value, list):
+        return [placed(item, p) for item in value]
     return value.to(p.device, copy=True) if isinstance(value, Tensor) else value
 
 
@@ -537,4 +592,4 @@ def optimizer(module: nn.Module) -> Levels:
     ]
     rules: dict[str, type[Rule]] = {"slow": Adamw}
     groups = grouped(module, LEVELS[name], COPIES.get(name, {}), levels)
-    return Levels(groups, rules)
+    return Levels(module, groups, rules)

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 # yields values at which it wants gradients, and is sent these
 Points = Generator[list[Tensor], list[Tensor], None]
@@ -19,7 +20,8 @@ class Bucket:
     """Parameters that move together, as lists with one tensor for each.
 
     `w` are their values and `grad` their gradients, in float32 or better; `axes` says how many axes
-    are their own (the others are copies), `group` is their param group, `kept` are their states.
+    are their own (the others are copies), `group` is their param group, `kept` are their states and
+    `inputs` what the maps they belong to were given.
     """
 
     def __init__(self, group: dict[str, Any], axes: int) -> None:
@@ -27,6 +29,7 @@ class Bucket:
         self.w: list[Tensor] = []
         self.grad: list[Tensor] = []
         self.kept: list[dict[str, Any]] = []
+        self.inputs: list[list[Tensor]] = []
 
     def given(self, *names: str) -> list[Any]:
         """Arguments of the rule."""
@@ -44,6 +47,12 @@ class Bucket:
         """Set states that are plain numbers."""
         for kept in self.kept:
             kept.update(numbers)
+
+    def keys(self) -> list[Tensor]:
+        """The input of each map at all tokens, [tokens, in]; 0 where there is none."""
+        none = [w.new_zeros(1, *w.shape[-1:]) for w in self.w]
+        given = zip(self.w, self.inputs, none, strict=True)
+        return [torch.cat(x).to(w.dtype) if x else zero for w, x, zero in given]
 
     def count(self) -> int:
         """Count this call."""
@@ -63,7 +72,7 @@ class Rule(torch.optim.Optimizer):
     `whole` numbers; whether parameters move only with others of their shape (`shaped`), and with
     how many own axes it cannot move them (`refused`) or moves them as a matrix of one row (`rows`);
     whether it takes gradients at other values (`asks`), and whether others than the parameters'
-    values are read outside training (`averaged`).
+    values are read outside training (`averaged`); whether it uses the inputs of maps (`keyed`).
     """
 
     states: tuple[str, ...] = ()
@@ -74,10 +83,26 @@ class Rule(torch.optim.Optimizer):
     shaped = False
     asks = False
     averaged = False
+    keyed = False
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         self.aside: dict[Tensor, Tensor] = {}
+        self.inputs: dict[Tensor, list[Tensor]] = {}
+        if isinstance(params, nn.Module):
+            self.watch(params)
+            params = params.parameters()
+        elif self.keyed:
+            name = type(self).__name__
+            raise ValueError(f"{name} uses the inputs of maps: give it the module, not a list")
         super().__init__(params, {**defaults, "lead": None})
+
+    def watch(self, module: nn.Module) -> None:
+        """Note what maps are given whenever a module runs in training."""
+        watching = Watching(self.inputs)
+        module.register_forward_pre_hook(lambda *_: watching.__enter__() and None)
+        module.register_forward_hook(
+            lambda *_: watching.__exit__(None, None, None), always_call=True
+        )
 
     @staticmethod
     def start(w: Tensor, axes: int) -> dict[str, Any]:
@@ -136,6 +161,7 @@ class Rule(torch.optim.Optimizer):
             )
         loss = None
         if closure is not None:
+            self.inputs.clear()
             with torch.enable_grad():
                 loss = closure()
         if closure is not None and asks:
@@ -146,6 +172,7 @@ class Rule(torch.optim.Optimizer):
                 for params, at in self.buckets(group, self.due(group)):
                     self.run(self.rule(group), at)
                     put(params, at.w)
+        self.inputs.clear()
         return loss
 
     def run(self, rule: type[Rule], at: Bucket) -> None:
@@ -186,6 +213,7 @@ class Rule(torch.optim.Optimizer):
             at.w.append(w)
             at.grad.append(grad)
             at.kept.append(kept)
+            at.inputs.append([*kept.pop("level.inputs", []), *self.inputs.get(p, [])])
         return list(found.values())
 
     def together(
@@ -218,6 +246,7 @@ class Rule(torch.optim.Optimizer):
         every = [p for group in self.param_groups for p in group["params"]]
         before = [p.grad for p in every]
         values = [[p.detach().clone() for p in params] for params, _ in moved]
+        inputs = dict(self.inputs)
         for p in every:
             p.grad = None
         for params, where in moved:
@@ -232,6 +261,9 @@ class Rule(torch.optim.Optimizer):
             put(params, value)
         for p, grad in zip(every, before, strict=True):
             p.grad = grad
+        # what maps were given elsewhere is not of this step
+        self.inputs.clear()
+        self.inputs.update(inputs)
 
     @torch.no_grad()
     def eval(self) -> None:
@@ -266,7 +298,21 @@ class Rule(torch.optim.Optimizer):
                 self.state[p] = {name: placed(value, p) for name, value in kept}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "aside": self.aside}
+        return {**super().__getstate__(), "aside": self.aside, "inputs": self.inputs}
+
+
+class Watching(TorchFunctionMode):
+    """Notes the inputs of maps by their matrix, while gradients are recorded."""
+
+    def __init__(self, inputs: dict[Tensor, list[Tensor]]) -> None:
+        super().__init__()
+        self.inputs = inputs
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.linear and isinstance(args[1], nn.Parameter) and torch.is_grad_enabled():
+            x = args[0].detach()
+            self.inputs.setdefault(args[1], []).append(x.reshape(-1, x.shape[-1]))
+        return func(*args, **(kwargs or {}))
 
 
 def own_axes(p: Tensor, group: dict[str, Any]) -> int:
@@ -310,6 +356,8 @@ def placed(value: Any, p: Tensor) -> Any:
     """Give a copy of a state where its parameter is."""
     if isinstance(value, dict):
         return {name: placed(part, p) for name, part in value.items()}
+    if isinstance(value, list):
+        return [placed(item, p) for item in value]
     return value.to(p.device, copy=True) if isinstance(value, Tensor) else value
 
 
@@ -378,6 +426,11 @@ def orthogonal(
 def unit(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-12) -> Tensor:
     """x / max(||x||, eps)."""
     return x / torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(eps)
+
+
+def matvec(matrix: Tensor, x: Tensor) -> Tensor:
+    """[..., m, k], [..., k] -> [..., m]."""
+    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
 
 
 class Sgd(Rule):
@@ -1299,3 +1352,70 @@ class M3(Rule):
             torch._foreach_zero_(grad_every_f)
 
     scalars = vectors
+
+
+class Dgd(Rule):
+    """Rule dgd (spec.nl:155).
+
+    Delta gradient descent, Nested Learning (arXiv:2512.24695), eqs. 56-57: the W that makes
+    1/2 ||W key - u||^2 + 1/(2 lr) ||W - self||^2 least, where -u is the gradient at the map's
+    output. The
+    paper's step, lr / (1 + lr), is that of keys of length 1; this one is exact for any key. Its
+    appendix
+    C (eqs. 114-121) has other signs and names. Several tokens at once, as in an optimizer, are left
+    open:
+    here they erase with the mean of key key^T.
+    """
+
+    rows = (0,)
+    shaped = True
+    keyed = True
+
+    def __init__(self, params: Any, lr: float) -> None:
+        defaults = {"lr": lr}
+        super().__init__(params, defaults)
+
+    @staticmethod
+    def matrices(at: Bucket) -> None:
+        """Move matrices of one shape."""
+        (lr,) = at.given("lr")
+        w, grad = at.w, at.grad
+        key = at.keys()
+        # step = lr / (1 + lr * mean(<key, key>, over = tokens))   (spec.nl:156)
+        step = [(key_i * key_i).sum(-1).mean(-1) for key_i in key]
+        torch._foreach_mul_(step, lr)
+        torch._foreach_add_(step, 1)
+        torch._foreach_reciprocal_(step)
+        torch._foreach_mul_(step, lr)
+        # self = self @ (1 - step * mean(outer(key, key), over = tokens)) - step * grad
+        # (spec.nl:157)
+        value = [step_i[..., None, None] for step_i in step]
+        value_1 = [key_i.mT @ key_i / key_i.shape[0] for key_i in key]
+        value_2 = torch._foreach_mul(value, value_1)
+        torch._foreach_neg_(value_2)
+        value_3 = [w_i @ value_2_i for w_i, value_2_i in zip(w, value_2, strict=True)]
+        torch._foreach_add_(w, value_3)
+        torch._foreach_addcmul_(w, value, grad, value=-1)
+
+    @staticmethod
+    def vectors(at: Bucket) -> None:
+        """Move vectors of one shape."""
+        (lr,) = at.given("lr")
+        w, grad = at.w, at.grad
+        key = at.keys()
+        # step = lr / (1 + lr * mean(<key, key>, over = tokens))   (spec.nl:156)
+        step = [(key_i * key_i).sum(-1).mean(-1) for key_i in key]
+        torch._foreach_mul_(step, lr)
+        torch._foreach_add_(step, 1)
+        torch._foreach_reciprocal_(step)
+        torch._foreach_mul_(step, lr)
+        # self = self @ (1 - step * mean(outer(key, key), over = tokens)) - step * grad
+        # (spec.nl:157)
+        value = [step_i[..., None, None] for step_i in step]
+        value_1 = [key_i.mT @ key_i / key_i.shape[0] for key_i in key]
+        value_2 = torch._foreach_mul(value, value_1)
+        torch._foreach_neg_(value_2)
+        value_3 = [matvec(value_2_i.mT, w_i) for value_2_i, w_i in zip(value_2, w, strict=True)]
+        value_4 = [step_i[..., None] for step_i in step]
+        torch._foreach_add_(w, value_3)
+        torch._foreach_addcmul_(w, value_4, grad, value=-1)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import nlc
 from nlc.compiled import Compiled
@@ -89,32 +89,36 @@ def groups(values: Mapping[str, torch.nn.Parameter]) -> list[dict[str, Any]]:
 
 def agree(
     rules: str, name: str, shapes: Mapping[str, tuple[int, ...]] = SHAPES, steps: int = 7,
-    tolerance: float = 1e-11, **arguments: float,
+    tolerance: float = 1e-11, keyed: tuple[str, ...] = (), **arguments: float,
 ) -> Compiled:  # fmt: skip
     """Hold an emitted rule against the interpreter, with a gradient missing now and then."""
     system = system_of(rules)
     compiled = nlc.compile(system)
     values = start(shapes)
-    optimizer: Any = compiled.rule(name)(groups(values), **arguments)
+    given_to: Any = nn.ParameterDict(values) if keyed else groups(values)
+    optimizer: Any = compiled.rule(name)(given_to, **arguments)
     given = {k: v for k, v in optimizer.param_groups[0].items() if isinstance(v, int | float)}
     truth = reference(system, name, given, values)
     begin(optimizer, truth, values)
     for turn in range(steps):
+        inputs = {n: torch.randn(3 + turn, SHAPES[n][-1], dtype=torch.float64) for n in keyed}
         missing = [n for i, n in enumerate(sorted(values)) if (i + turn) % 5 == 4]
 
-        def closure(missing: list[str] = missing, turn: int = turn) -> Tensor:
+        def closure(missing: list[str] = missing, turn: int = turn, inputs: Any = inputs) -> Tensor:
             optimizer.zero_grad()
             total = loss(values, turn)
             total.backward()  # type: ignore[no-untyped-call]
             for n in missing:
                 values[n].grad = None
+            for n in keyed:
+                optimizer.inputs[values[n]] = [inputs[n][:2], inputs[n][2:]]
             return total
 
         def again(at: Mapping[str, Tensor], turn: int = turn) -> dict[str, Tensor]:
             return gradients(at, turn)
 
         here = gradients(truth.values, turn)
-        truth.step({n: g for n, g in here.items() if n not in missing}, again)
+        truth.step({n: g for n, g in here.items() if n not in missing}, again, inputs)
         optimizer.step(closure)
         for n, p in values.items():
             same(p, truth.values[n], f"{n} after step {turn}", tolerance)

@@ -34,18 +34,19 @@ LIBRARY = {
 }
 
 
-# rules that use the map's input, which an optimizer does not have yet
-KEYED = {"dgd"}
+# rules that use a map's input
+KEYED = {"dgd": {"lr": 0.1}}
+INPUTS = ("a", "b", "c")
+WITHOUT_COPIES = {n: s for n, s in SHAPES.items() if n != "g"}
 
 
 def test_every_shipped_rule_is_here() -> None:
-    assert set(LIBRARY) | KEYED == set(shipped_rules())
+    assert set(LIBRARY) | set(KEYED) == set(shipped_rules())
 
 
-@pytest.mark.parametrize("name", sorted(KEYED))
-def test_a_rule_that_needs_keys_says_so(name: str) -> None:
-    with pytest.raises(nlc.SpecError, match="NL0806"):
-        nlc.compile(system_of("")).rule(name)
+@pytest.mark.parametrize("name", KEYED)
+def test_the_library_with_keys(name: str) -> None:
+    agree("", name, WITHOUT_COPIES, keyed=INPUTS, **KEYED[name])
 
 
 @pytest.mark.parametrize("name", LIBRARY)
@@ -252,8 +253,35 @@ def test_memories_inside(name: str) -> None:
     agree(MEMORIES[name], "r", lr=0.1)
 
 
+TOKENS = {
+    "keys": """
+rule r(lr) {
+  state K[in, in] = 0
+  K    = 0.5 * K + sum(outer(unit(key), key), over = tokens)
+  K    = K - mean(2 * outer(key, key), over = tokens)
+  k    = mean(key, over = tokens) / 2
+  size = mean(<key, key> + 1, over = tokens) + sum(tanh(||key||), over = tokens)
+  u    = sum(tanh(self @ key), over = tokens)
+  u    = u - sum(self @ key * 0.1, over = tokens)
+  self = self @ (1 - lr * K) - lr * grad / size + 0.01 * outer(u, k)
+  self = self + 0.001 * sum(size, over = tokens)
+}""",
+    "keys in slower blocks": """
+rule r(lr) {
+  state k[in] = 0
+  k    = k + sum(key * max(key, 0), over = tokens)
+  every 2 steps { self = self - lr * diag(0 * sum(grad, over = in)) @ self - lr * grad / (1 + k) }
+}""",
+}
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_the_inputs_of_maps(name: str) -> None:
+    agree(TOKENS[name], "r", WITHOUT_COPIES, keyed=INPUTS, lr=0.1)
+
+
 def test_all_texts_are_formatted_and_clean(tmp_path: Path) -> None:
-    for name, text in {**RULES, **MEMORIES, "library": ""}.items():
+    for name, text in {**RULES, **MEMORIES, **TOKENS, "library": ""}.items():
         system = system_of(text)
         rules = [rule_as_optimizer(system, r) for r in system.rules or shipped_rules().values()]
         rules = [rule for rule in rules if rule.motions]
