@@ -12,7 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.references import cores, library_affine, library_memories, rwkv7, titans
+from tests.references import (
+    cores,
+    library_affine,
+    library_memories,
+    library_test_time,
+    rwkv7,
+    titans,
+)
 from tests.references.layers import layernorm, linear, rmsnorm, rope, silu, unit, within
 from tests.references.mixers import Dims, Mixed, Mixer, P, glu, mlp, out, short, split, state
 
@@ -133,6 +140,11 @@ MODELS: dict[str, Callable[[P, Tensor, Dims], Mixed]] = {
     ),
     "titans_lmm": stack(("mixer", titans_lmm)),
     "titans_linear": stack(("mixer", library_memories.titans_linear)),
+    "ttt_linear": stack(("mixer", library_test_time.ttt_linear), ("ffn", glu)),
+    "ttt_mlp": stack(("mixer", library_test_time.ttt_mlp), ("ffn", glu)),
+    "self_modifying_titans": stack(
+        ("mixer", library_test_time.self_modifying_titans), ("ffn", glu)
+    ),
     "mesanet": stack(("mixer", library_memories.mesanet), ("ffn", glu)),
     "omega": stack(("mixer", library_memories.omega), ("ffn", glu)),
     "gla": stack(("mixer", library_affine.gla), ("ffn", glu)),

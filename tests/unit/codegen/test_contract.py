@@ -35,6 +35,9 @@ def rounded(part: nn.Module, args: Any, out: Any) -> Any:
     """Round what a module gives to bfloat16, and keep it in float64."""
     if isinstance(out, torch.Tensor):
         return out.bfloat16().double()
+    if not isinstance(out[0], torch.Tensor):
+        # a memory that others hang on gives its chunks, and is read outside
+        return out
     return out[0].bfloat16().double(), *out[1:]
 
 

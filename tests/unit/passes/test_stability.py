@@ -270,6 +270,8 @@ SHIPPED = {
     "retnet": "contractive",
     "rwkv7": "can grow: reads along kappa, writes along a * kappa",
     "titans_linear": "can grow: M and S drive each other",
+    "ttt_linear": "marginal: given its gradients",
+    "ttt_mlp": "marginal: given its gradients",
     "titans_lmm": "marginal: momentum below 1, given its gradients",
 }
 
