@@ -6,29 +6,21 @@ level has follows from where the system's weights are; what a rule does, from it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nlc.codegen.library_source import library_texts, source_of
-from nlc.codegen.names import class_name, class_names
+from nlc.codegen.names import class_names
 from nlc.codegen.parameters import of_memory
 from nlc.codegen.rule_body import dictionary
 from nlc.codegen.rule_class import RuleText, write_class
+from nlc.codegen.rule_names import ALWAYS, LEVELS, SOMETIMES, rule_classes
 from nlc.codegen.unit import calls
 from nlc.codegen.writer import Writer, split_call
 
 from nlc.ir.rule import OptimizerRule
 from nlc.ir.shape import Shape
 from nlc.ir.system import Block, Level, Model, Repeat, Step, System
-
-# what every emitted file has, in this order
-ALWAYS = ("Bucket", "Rule", "Watching", "own_axes", "pieces", "dense", "put", "placed", "wide")
-LEVELS = ("Levels", "grouped")
-# what only some rules need
-SOMETIMES = (
-    "drawn", "normal", "slopes", "parts", "part", "hold", "joined", "times", "beside", "chosen",
-    "orthogonal",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,7 +101,8 @@ def emit_optimizers(system: System, rules: Sequence[OptimizerRule]) -> str:
             "training step and `zero_grad` after it; each level acts at its own period, with the",
             "sum of the gradients since it last did.",
         ]  # fmt: skip
-    texts = [write_class(rule, system) for rule in rules]
+    names = rule_classes(rules)
+    texts = [write_class(rule, system, names[rule.rule.name]) for rule in rules]
     _imports(out, about, texts, bool(levels))
     for name in (*ALWAYS[:2], *(LEVELS if levels else ()), *ALWAYS[2:]):
         _definition(out, name)
@@ -131,7 +124,7 @@ def emit_optimizers(system: System, rules: Sequence[OptimizerRule]) -> str:
         out.blank(2)
         _tables(out, system)
         out.blank(2)
-        _make(out, levels)
+        _make(out, levels, names)
     return out.text()
 
 
@@ -197,7 +190,7 @@ def _tables(out: Writer, system: System) -> None:
     out.line("}")
 
 
-def _make(out: Writer, levels: list[Level]) -> None:
+def _make(out: Writer, levels: list[Level], names: Mapping[str, str]) -> None:
     out.line("def optimizer(module: nn.Module) -> Levels:")
     with out.indent():
         out.docstring(["Make the optimizer of a model or a block, for all its levels of steps."])
@@ -212,7 +205,7 @@ def _make(out: Writer, levels: list[Level]) -> None:
                     out.line(text)
         out.line("]")
         pairs = [
-            f'"{lv.name}": {class_name(lv.optimizer.rule)}' for lv in levels if lv.optimizer
+            f'"{lv.name}": {names[lv.optimizer.rule]}' for lv in levels if lv.optimizer
         ]  # fmt: skip
         dictionary(out, "rules: dict[str, type[Rule]] = ", pairs)
         out.line("groups = grouped(module, LEVELS[name], COPIES.get(name, {}), levels)")

@@ -11,15 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from nlc.codegen.names import class_name, identifier
+from nlc.codegen.names import identifier
 from nlc.codegen.rule_body import dictionary
 from nlc.codegen.rule_maps import write_reading
 from nlc.codegen.rule_motion import MotionWriter
-from nlc.codegen.rule_numbers import NUMBERS, Number, literal
+from nlc.codegen.rule_numbers import literal, number_of
 from nlc.codegen.rule_start import states_of
 from nlc.codegen.writer import Writer, split_call
 
-from nlc.ir.expr import Expr
 from nlc.ir.rule import RANKS, Every, Kind, Motion, OptimizerRule, flat
 from nlc.ir.system import System
 from nlc.source import Span
@@ -38,8 +37,8 @@ class RuleText:
     readings: tuple[list[str], ...] = ()
 
 
-def write_class(rule: OptimizerRule, system: System) -> RuleText:
-    """Write the class of a rule."""
+def write_class(rule: OptimizerRule, system: System, name: str) -> RuleText:
+    """Write the class of a rule, under a name."""
     where = _places(system)
     writers = {kind: MotionWriter(motion, where) for kind, motion in rule.motions.items()}
     moves = {kind: tuple(writer.move()) for kind, writer in writers.items()}
@@ -52,7 +51,7 @@ def write_class(rule: OptimizerRule, system: System) -> RuleText:
         and not rule.as_rows
     )
     out = Writer()
-    out.line(f"class {class_name(rule.rule.name)}(Rule):")
+    out.line(f"class {name}(Rule):")
     with out.indent():
         _docstring(out, rule, where)
         _facts(out, rule, first, plain)
@@ -75,7 +74,7 @@ def write_class(rule: OptimizerRule, system: System) -> RuleText:
     used = {name for writer in writers.values() for name in writer.used}
     maps = {name: form for writer in writers.values() for name, form in writer.readings.items()}
     readings = tuple(write_reading(name, form, used) for name, form in maps.items())
-    return RuleText(class_name(rule.rule.name), out.lines, frozenset(used), readings)
+    return RuleText(name, out.lines, frozenset(used), readings)
 
 
 def _places(system: System) -> Callable[[Span], str]:
@@ -160,7 +159,7 @@ def _init(out: Writer, rule: OptimizerRule, whole: set[str]) -> None:
         out.line(line)
     with out.indent():
         for word, default in later:
-            text = _default_text(default).text
+            text = number_of(default, identifier).text
             out.line(f"{word} = {text} if {word} is None else {word}")
         pairs = [f'"{name}": {identifier(name)}' for name, _ in rule.defaults]
         dictionary(out, "defaults = ", pairs)
@@ -176,17 +175,6 @@ def _keyword_only(words: list[str]) -> list[str]:
         seen = seen or word.startswith("*, ")
         found.append(word)
     return found
-
-
-def _default_text(expr: Expr) -> Number:
-    match expr.op:
-        case "const":
-            return literal(expr.attr("value"))
-        case "param":
-            return Number(identifier(expr.attr("name")))
-        case "unsqueeze" | "stop":
-            return _default_text(expr.args[0])
-    return NUMBERS[expr.op](*(_default_text(a) for a in expr.args))
 
 
 def _start(out: Writer, starts: dict[Kind, tuple[str, ...]]) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from nlc.codegen.names import Names
 from nlc.codegen.rule_elements import ELEMENTS, Element, Site, of_number, real
 from nlc.codegen.rule_maps import reading_name
-from nlc.codegen.rule_numbers import ATOM, COMPARE, NUMBERS, Number, is_number, literal
+from nlc.codegen.rule_numbers import ATOM, COMPARE, Number, is_number, literal, number_of
 from nlc.codegen.rule_sums import Tensors
 from nlc.codegen.writer import Writer, split_call
 
@@ -76,14 +76,7 @@ class EachWriter:
 
     def number(self, expr: Expr) -> Number:
         """Write an expression over plain numbers."""
-        match expr.op:
-            case "const":
-                return literal(expr.attr("value"))
-            case "param" | "stream":
-                return Number(self.text(expr.attr("name")))
-            case "unsqueeze" | "stop":
-                return self.number(expr.args[0])
-        return NUMBERS[expr.op](*(self.number(a) for a in expr.args))
+        return number_of(expr, self.text)
 
     def text(self, name: str) -> str:
         """How a name of the rule is known in the method."""
@@ -100,9 +93,10 @@ class EachWriter:
         plain = re.sub(r"\W+", "_", name.removeprefix("part(")).strip("_")
         return f"{plain}_i_" if f"{plain}_i" in self.names.used else f"{plain}_i"
 
-    def copies(self, name: str) -> str:
-        """The axes in front of a parameter's own, as arguments."""
-        return f"*{name}.shape[:-{self.rank}]" if self.rank else f"*{name}.shape"
+    def tuple_of(self, name: str, sizes: list[str]) -> str:
+        """The axes in front of a parameter's own and then others, as a tuple."""
+        front = f"{name}.shape[:-{self.rank}]" if self.rank else f"{name}.shape"
+        return f"(*{front}, {', '.join(sizes)})" if sizes else front
 
     def assign_list(self, name: str, text: str | tuple[str, str]) -> None:
         """Write `name = text`, or a comprehension of what it makes and what it goes over."""

@@ -247,7 +247,7 @@ class ListWriter(EachWriter):
             fresh = expr.op not in LAYOUT
             return self.keep(over_lists(element.text, lists), expr.shape, fresh)
         # nothing of it differs between the parameters, but each has its copies
-        axes = ", ".join([self.copies("w_i"), *(["-1"] * len(expr.shape))])
+        axes = self.tuple_of("w_i", ["-1"] * len(expr.shape))
         text = f"{element.within(CALL)}.expand({axes})"
         return self.keep((text, "for w_i in w"), expr.shape, fresh=False)
 
@@ -314,8 +314,8 @@ class ListWriter(EachWriter):
         """Set every entry to a number."""
         if is_local:
             site = Site(self.like, self.used)
-            axes = ", ".join([self.copies("w_i"), *(site.size(axis) for axis in shape)])
-            self.assign_list(name, (f"w_i.new_full(({axes},), {value.text})", "for w_i in w"))
+            axes = self.tuple_of("w_i", [site.size(axis) for axis in shape])
+            self.assign_list(name, (f"w_i.new_full({axes}, {value.text})", "for w_i in w"))
             return
         item = self.item(name)
         self.out.line(f"for {item} in {name}:")

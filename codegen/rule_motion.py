@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from nlc.codegen.names import Names
 from nlc.codegen.rule_body import BodyWriter, dictionary
 from nlc.codegen.rule_lists import ListWriter
+from nlc.codegen.rule_names import CALLS, taken
 from nlc.codegen.rule_numbers import UNARY, number_names
 from nlc.codegen.rule_start import SIZES, start_entries
 from nlc.codegen.writer import Writer, split_call
@@ -22,10 +23,6 @@ from nlc.ir.expr import Expr, postorder
 from nlc.ir.rule import Ask, Every, Motion, Set, expressions, flat
 from nlc.ir.system import Map
 from nlc.source import Span
-
-# names that the methods use themselves
-OWN = ("at", "w", "grad", "calls", "held", "lead", "like")
-CALLS = "grad.calls"
 
 
 @dataclass
@@ -113,7 +110,7 @@ class MotionWriter:
         return lists.out.lines
 
     def _lists(self) -> ListWriter:
-        names = Names({*OWN, "math"})
+        names = Names(taken())
         texts = {"self": "w", "grad": "grad"}
         rank = len(self.motion.shape)
         return ListWriter(

@@ -199,6 +199,18 @@ def is_number(expr: Expr, names: set[str]) -> bool:
     return True
 
 
+def number_of(expr: Expr, name: Callable[[str], str] = str) -> Number:
+    """Write an expression over plain numbers; `name` says how names are written."""
+    match expr.op:
+        case "const":
+            return literal(expr.attr("value"))
+        case "param" | "stream":
+            return Number(name(expr.attr("name")))
+        case "unsqueeze" | "stop":
+            return number_of(expr.args[0], name)
+    return NUMBERS[expr.op](*(number_of(a, name) for a in expr.args))
+
+
 def number_names(motion: Motion) -> set[str]:
     """Find the names that are numbers: whatever they are set to is one, wherever it is set."""
     cells = {cell.name: cell for cell in motion.cells}

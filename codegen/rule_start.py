@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 
 from nlc.codegen.rule_each import alone
 from nlc.codegen.rule_elements import Site
-from nlc.codegen.rule_numbers import literal
+from nlc.codegen.rule_numbers import is_number, literal, number_of
 
 from nlc.ir.rule import Cell, Motion
 
@@ -48,12 +48,13 @@ def _value(cell: Cell, numbers: Collection[str], used: set[str]) -> str:
         if cell.size is not None:
             return f"drawn(w.new_empty({whole}), {site.size(cell.size)})"
         return f"normal(w.new_empty({whole}), {literal(cell.start.attr('value')).text})"
-    if cell.start.op == "const":
-        value = literal(cell.start.attr("value"))
+    if is_number(cell.start, set()):
+        value = number_of(cell.start)
         if cell.name in numbers:
             return value.text
         if cell.like:
-            return f"torch.full_like(w, {value.text})" if value.value else "torch.zeros_like(w)"
+            zero = value.value == 0
+            return "torch.zeros_like(w)" if zero else f"torch.full_like(w, {value.text})"
         if value.value == 0:
             return f"w.new_zeros({whole})"
         return f"w.new_full({whole}, {value.text})"

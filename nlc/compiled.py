@@ -14,9 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from nlc.codegen.names import class_name, class_names
+from nlc.codegen.names import class_names
 from nlc.codegen.optimizer import emit_optimizers
 from nlc.codegen.package import write_package
+from nlc.codegen.rule_names import rule_classes
 from nlc.codegen.torch_module import emit_model
 from nlc.diagnostics import Faults
 from nlc.ir.schedule import Plan, Schedule
@@ -175,5 +176,5 @@ class Compiled:
             faults.stop_on_errors()
         plain = replace(self.system, levels=())
         loaded = load_module(emit_optimizers(plain, [found]), f"{self.system.name}_{name}")
-        made: Callable[..., torch.optim.Optimizer] = getattr(loaded, class_name(name))
+        made: Callable[..., torch.optim.Optimizer] = getattr(loaded, rule_classes([found])[name])
         return made

@@ -52,12 +52,14 @@ def refuse_rule(faults: Faults, rule: OptimizerRule, kind: Kind, what: str, span
     """Say why a rule cannot move parameters of a kind."""
     reason = rule.faults[kind][0]
     place = next((label for label in reason.labels if label.primary), None)
-    others = () if place is None else ((place.span, f"{reason.title}: {place.text}"),)
-    faults.error(
-        "NL0806", f"the optimizer `{rule.rule.name}` cannot move {what}", span,
-        f"{what} is {ARTICLES[kind]}" if what != ARTICLES[kind] else "given one",
-        reason.hint or "use another optimizer there", *others,
-    )  # fmt: skip
+    others = () if place is None else ((place.span, place.text),)
+    name = rule.rule.name
+    if rule.motions:
+        title, text = f"the optimizer `{name}` cannot move {what}", f"{what} is {ARTICLES[kind]}"
+        others = () if place is None else ((place.span, f"{reason.title}: {place.text}"),)
+    else:
+        title, text = f"the rule `{name}` cannot be an optimizer", reason.title
+    faults.error("NL0806", title, span, text, reason.hint or "use another optimizer there", *others)
 
 
 def _look_at(faults: Faults, system: System, level: Level) -> None:
@@ -69,7 +71,8 @@ def _look_at(faults: Faults, system: System, level: Level) -> None:
         kind = KINDS[min(rank, 2)]
         if kind in rule.motions or kind in rule.as_rows or kind in seen:
             continue
-        seen.add(kind)
+        # what is wrong for all kinds is said once
+        seen |= {kind} if rule.motions else set(KINDS.values())
         refuse_rule(faults, rule, kind, f"`{what}`", span)
     asks = any(isinstance(a, Ask) for m in rule.motions.values() for a in flat(m.actions))
     if asks and level.period.count > 1:

@@ -114,7 +114,10 @@ class Learner:
             found.append(bits)
             return loss
 
-        self.optimizer.step(again)  # type: ignore[arg-type]
+        try:
+            self.optimizer.step(again)  # type: ignore[arg-type]
+        except ArithmeticError as error:
+            raise LabError(f"the optimizer cannot step: {error}", "other arguments") from None
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         return found[0]

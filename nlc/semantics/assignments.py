@@ -41,6 +41,12 @@ def _eig(block: BlockResolver, scope: Scope, call: tree.Call) -> list[Expr]:
         )  # fmt: skip
     matrix = scope.plain(call.arguments[0])
     scope.need_rank(matrix, 2, call.span)
+    rows, columns = matrix.shape[-2:]
+    if not rows.fits(columns):
+        block.context.fail(
+            "NL0410", "`eig` needs a square matrix", call.span,
+            f"this is {show(matrix.shape[-2:])}", "a symmetric matrix, such as `A @ transpose(A)`",
+        )  # fmt: skip
     vectors = scope.make("eig_vectors", matrix, span=call.span)
     return [vectors, scope.make("eig_values", matrix, span=call.span)]
 

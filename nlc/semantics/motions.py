@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from nlc.diagnostics import Diagnostic
 from nlc.ir.expr import Expr, Graph, postorder, rewrite
+from nlc.ir.operations import OPERATIONS
 from nlc.ir.rule import RANKS, Action, Cell, Kind, Motion, OptimizerRule, Set, expressions, flat
 from nlc.ir.shape import Axis, Shape
 from nlc.ir.system import Initial, Map, Part, System
@@ -31,6 +32,10 @@ from nlc.syntax import tree
 if TYPE_CHECKING:
     from nlc.ir.system import Variable
 
+# options of a param group, which arguments of a rule would stand beside
+GROUP = ("params", "lead", "level", "period", "calls")
+# operations on streams of tokens
+NOWHERE_ELSE = ("cross_entropy", "lookup", "attend", "shift", "conv", "route", "position")
 # sizes that stand for any (and are no one else's), where a motion serves all parameters of a kind
 ANY = {"in": 7919, "out": 7907}
 
@@ -78,6 +83,14 @@ def motion_of(
     resolver = _new_resolver(system, library)
     context = resolver.context
     block = BlockResolver(context, tree.Block(rule.name, (), ()), resolver)
+    for parameter in rule.parameters:
+        if parameter.name in GROUP:
+            context.faults.error(
+                "NL0806", f"an argument of an optimizer cannot be called `{parameter.name}`",
+                parameter.span, "param groups use this name themselves", "choose another name",
+                (rule.span, "the rule"),
+            )  # fmt: skip
+            return tuple(context.faults.errors)
     body = _body(rule, shape)
     arguments = {
         p.name: context.graph.make("param", name=p.name, shape=()) for p in rule.parameters
@@ -93,9 +106,30 @@ def motion_of(
         actions = tuple(scope.recorder.actions)
         if body.bad or context.faults.errors:
             return tuple(context.faults.errors)
-        return _motion(context.graph, scope, body, actions)
+        motion = _motion(context.graph, scope, body, actions)
+        _impossible(scope, motion)
+        return motion
     except Bad:
         return tuple(context.faults.errors)
+
+
+def _impossible(scope: MotionScope, motion: Motion) -> None:
+    """Refuse what means nothing in an optimizer, or hangs on sizes that are not known."""
+    roots = expressions(motion.actions) + ([motion.evaluated] if motion.evaluated else [])
+    for node in postorder(roots):
+        if node.op in NOWHERE_ELSE:
+            scope.context.fail(
+                "NL0806", f"`{node.op}` has no meaning in an optimizer", node.span, "in this rule",
+                "it belongs to streams of tokens",
+            )  # fmt: skip
+        if node.op == "slice":
+            (axis,) = node.args[0].shape[-1:]
+            if {"in", "out"} & set(axis.name.split("*")):
+                scope.context.fail(
+                    "NL0806", "a slice of a parameter's own axis", node.span,
+                    f"`{axis.name}` is another size for each parameter",
+                    "equations of an optimizer hold for any size",
+                )  # fmt: skip
 
 
 def _body(rule: tree.Rule, shape: Shape) -> Body:
@@ -219,8 +253,12 @@ def _at_first_call(scope: MotionScope, body: Body, expr: Expr) -> Expr:
                 "NL0806", f"a state begins as `{memory.name}`, which is drawn", expr.span,
                 "in an optimizer", "begin with a number, or give the memory `init 0.1`",
             )  # fmt: skip
-        wide = graph.make("stream", name="self.initial", shape=node.shape)
-        return graph.make("where", graph.constant(1.0), graph.constant(part.initial.value), wide)
+        if any(OPERATIONS[n.op].kind not in ("elementwise", "leaf") for n in postorder([expr])):
+            scope.context.fail(
+                "NL0806", f"a state begins as a function of `{memory.name}`", expr.span,
+                "in an optimizer", "begin with a number",
+            )  # fmt: skip
+        return graph.constant(part.initial.value)
 
     return rewrite(graph, [expr], at)[0]
 

@@ -129,6 +129,13 @@ def _attempt(
 
 def _bare_key(context: Context, rule: tree.Rule, values: list[Expr], optimizer: Span) -> None:
     for node in varying(values):
+        if node.op == "position":
+            context.fail(
+                "NL0605", f"`position` has no meaning in the optimizer `{rule.name}`", rule.span,
+                "an optimizer sees no tokens",
+                "a rule counts its calls in a state: `state n[] = 0`, `n = n + 1`",
+                (optimizer, "an optimizer here"),
+            )  # fmt: skip
         context.fail(
             "NL0603", f"`key` stands bare in the optimizer `{rule.name}`", rule.span,
             f"`{node.attr('name')}` is another at every token of a step",

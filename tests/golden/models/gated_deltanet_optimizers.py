@@ -181,13 +181,18 @@ class Rule(torch.optim.Optimizer):
 
     def run(self, rule: type[Rule], at: Bucket) -> None:
         """Run a rule's equations once; on a CPU in pieces that stay in its cache."""
-        if rule.shaped or at.w[0].device.type != "cpu":
-            rule.move(at)
-            return
-        for piece in pieces(at):
-            rule.move(piece)
-        numbers = {name: piece.kept[0][name] for name in rule.numbers}
-        at.keep(numbers)
+        try:
+            if rule.shaped or at.w[0].device.type != "cpu":
+                rule.move(at)
+                return
+            for piece in pieces(at):
+                rule.move(piece)
+            at.keep({name: piece.kept[0][name] for name in rule.numbers})
+        except (ArithmeticError, ValueError) as error:
+            given = {k: v for k, v in at.group.items() if isinstance(v, int | float)}
+            words = ", ".join(f"{name} = {value}" for name, value in given.items())
+            message = f"{rule.__name__} has no value for its numbers: {error} ({words})"
+            raise ArithmeticError(message) from None
 
     def due(self, group: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
         """Return the parameters that move at this call, with their gradients."""

@@ -177,13 +177,18 @@ class Rule(torch.optim.Optimizer):
 
     def run(self, rule: type[Rule], at: Bucket) -> None:
         """Run a rule's equations once; on a CPU in pieces that stay in its cache."""
-        if rule.shaped or at.w[0].device.type != "cpu":
-            rule.move(at)
-            return
-        for piece in pieces(at):
-            rule.move(piece)
-        numbers = {name: piece.kept[0][name] for name in rule.numbers}
-        at.keep(numbers)
+        try:
+            if rule.shaped or at.w[0].device.type != "cpu":
+                rule.move(at)
+                return
+            for piece in pieces(at):
+                rule.move(piece)
+            at.keep({name: piece.kept[0][name] for name in rule.numbers})
+        except (ArithmeticError, ValueError) as error:
+            given = {k: v for k, v in at.group.items() if isinstance(v, int | float)}
+            words = ", ".join(f"{name} = {value}" for name, value in given.items())
+            message = f"{rule.__name__} has no value for its numbers: {error} ({words})"
+            raise ArithmeticError(message) from None
 
     def due(self, group: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
         """Return the parameters that move at this call, with their gradients."""
@@ -1192,13 +1197,13 @@ class DeepMomentum(Rule):
         (m,) = at.lists("m")
 
         # the gradient of the objective of m   (spec.nl:126)
-        def objective(m: dict[str, Tensor], grad_i: Tensor) -> Tensor:
+        def objective_1(m: dict[str, Tensor], grad_i: Tensor) -> Tensor:
             x = unit(grad_i)
             x_1 = read_deep_momentum_mlp(x, m, 1) - -x
             x_2 = (0.5 * (x_1 * x_1).sum(-1) / out).sum(-1)
             return x_2
 
-        slope = slopes(objective, m, grad)
+        slope = slopes(objective_1, m, grad)
         # self = alpha * self - rate * grad   (spec.nl:126)
         for _, m_p, slope_p in parts(m, slope):
             torch._foreach_mul_(m_p, alpha)
@@ -1219,12 +1224,12 @@ class DeepMomentum(Rule):
         (m,) = at.lists("m")
 
         # the gradient of the objective of m   (spec.nl:126)
-        def objective(m: dict[str, Tensor], grad_i: Tensor) -> Tensor:
+        def objective_1(m: dict[str, Tensor], grad_i: Tensor) -> Tensor:
             x = unit(grad_i)
             x_1 = read_deep_momentum_mlp(x, m, 0) - -x
             return 0.5 * (x_1 * x_1).sum(-1) / out
 
-        slope = slopes(objective, m, grad)
+        slope = slopes(objective_1, m, grad)
         # self = alpha * self - rate * grad   (spec.nl:126)
         for _, m_p, slope_p in parts(m, slope):
             torch._foreach_mul_(m_p, alpha)
