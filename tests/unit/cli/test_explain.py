@@ -144,9 +144,12 @@ def test_softmax_memories_tell_their_pairs(call: Call) -> None:
 
 
 def test_what_cannot_run_yet_is_said(call: Call) -> None:
-    text = block(HUBER).replace("every 1 token", "every 4 tokens")
-    lines = page(call, text)
-    assert any(s.startswith("cannot run yet: windows of 4 tokens (NL0801), at") for s in lines)
+    slots = "weights W_r : linear(d -> heads*n)\n  memory M"
+    text = HUBER.replace("memory M", slots).replace(
+        "value v", "value v\n    slots n\n    route W_r(x)\n    select top_k(2)"
+    )
+    lines = page(call, block(text))
+    assert any(s.startswith("cannot run yet: `slots` (NL0803), at") for s in lines)
     assert json.loads(call("explain", "small.nl", "--format", "json").out)["cost"] is None
 
 
