@@ -12,12 +12,13 @@ from nlc.codegen.kept import flag_name
 from nlc.codegen.names import Names, identifier
 
 from nlc.ir.expr import Expr, postorder
+from nlc.ir.slots import routed
 from nlc.ir.system import Memory
 from nlc.ir.windows import known, periods
 
 # what the methods of a memory take besides states and arguments
 METHODS = frozenset({"batch", "learned", "like", "pairs", "path", "position", "q"})
-OUTSIDE = ("param", "state", "attend", "shift", "conv", "position", "due")
+OUTSIDE = ("param", "state", "attend", "shift", "conv", "position", "due", "route")
 
 
 def own(memory: Memory, node: Expr, starting: bool) -> bool:
@@ -60,6 +61,8 @@ def arguments(memory: Memory, roots: Iterable[Expr], starting: bool = False) -> 
 
 
 def _outside(node: Expr) -> bool:
+    if routed(node) is not None:
+        return True
     if node.op == "apply":
         return any(part.op in ("param", "state") for part in node.args[1:])
     return node.op in OUTSIDE
@@ -76,6 +79,11 @@ def argument_name(node: Expr) -> str:
             return f"{node.attr('memory')}_{node.attr('when')}"
         case "attend":
             return f"{node.attr('memory')}_read"
+        case "route":
+            return "weights"
+        case "sum":
+            split = routed(node)
+            return "total" if split is None else argument_name(split[1])
         case "position":
             # `position` is the first token's, a number
             return "place"

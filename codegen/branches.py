@@ -38,6 +38,12 @@ def _group(program: Program) -> list[fx.Node]:
     return group
 
 
+def _owner(node: fx.Node) -> fx.Node | None:
+    """The call that a node is one of the results of."""
+    first = node.args[0] if node.target is operator.getitem else None
+    return first if isinstance(first, fx.Node) and "results" in first.meta else None
+
+
 def _needs(node: fx.Node) -> set[fx.Node]:
     """All that a node is made of."""
     found: set[fx.Node] = set()
@@ -65,6 +71,8 @@ class _Gathering:
                 continue
             if node.users and all(user in found or self._chosen(user, node) for user in node.users):
                 found.add(node)
+        # a result stays where what it is a part of is
+        found -= {n for n in found if _owner(n) is not None and _owner(n) not in found}
         return [node for node in self.program.graph.nodes if node in found]
 
     def _chosen(self, user: fx.Node, node: fx.Node) -> bool:

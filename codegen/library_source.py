@@ -19,6 +19,7 @@ FILES = (
     "library_scan",
     "library_chunks",
     "library_attention",
+    "library_slots",
 )
 
 

@@ -17,6 +17,7 @@ from nlc.codegen.lowering import Lowering, batch_of, rank_of
 from nlc.codegen.names import identifier
 from nlc.codegen.parameters import as_module
 from nlc.codegen.program import Program, note
+from nlc.codegen.selected import routed_name
 from nlc.codegen.torch_memory import bare
 from nlc.codegen.torch_tiles import read_name, read_product
 from nlc.codegen.unit import Unit
@@ -24,6 +25,7 @@ from torch import fx
 
 from nlc.ir.expr import Expr
 from nlc.ir.shape import Shape
+from nlc.ir.slots import further, routed, sparse_read
 from nlc.ir.system import Memory
 
 
@@ -198,6 +200,11 @@ class Scope:
                 return self.shift(expr)
             case "conv":
                 return self.conv(expr)
+            case "sum":
+                return self.routed(expr)
+            case "route":
+                # for all tokens before a loop, where it can be
+                return self.ahead(expr)
             case "window" if self.batch == 1:
                 # at the window's last token
                 return low.tensor(expr.args[0])
@@ -310,6 +317,23 @@ class Scope:
         q = self.query(expr.args[0])
         node = self.program.module(f"{path}.read_step", q, self.whole(memory, "", when))
         return note(node, expr.shape, 1, bool(q.meta["wide"]))
+
+    def routed(self, expr: Expr) -> fx.Node | None:
+        """A read of a memory with slots, of the parts that are selected alone."""
+        memory = sparse_read(expr, self.unit.memory)
+        if memory is None or (self.batch == 2 and memory.window == 1):
+            return None
+        found = routed(expr)
+        assert found is not None
+        weights, read = found
+        if self.elsewhere(memory.name):
+            asked = any(map(self.inside, (read.args[0], weights)))
+            return None if asked or self.around is None else self.around(expr)
+        q, w = self.query(read.args[0]), self.spread(self.low.tensor(weights))
+        name = routed_name(self.batch, further(read))
+        state = self.whole(memory, "", str(read.args[1].attr("when")))
+        node = self.program.module(f"{memory_path(memory)}.{name}", q, w, state)
+        return note(node, expr.shape, self.batch, bool(q.meta["wide"]))
 
     def attend(self, expr: Expr) -> fx.Node:
         """Read a softmax memory."""

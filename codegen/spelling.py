@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from nlc.codegen import library
+from nlc.codegen import library, library_slots
 from nlc.codegen.lowering import Lowering, batch_of, is_wide, rank_of
 from nlc.codegen.program import Operand, choose, note
 from torch import fx
@@ -193,10 +193,10 @@ def _matvec(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
     matrix, x = args
     assert isinstance(matrix, fx.Node) and isinstance(x, fx.Node)
     lead = rank_of(matrix) - 2
-    # axes of size 1 that stand in for broadcast ones are left to the plain product
-    plain = sizes(expr.args[0].shape[:-2]) != sizes(expr.args[1].shape[:-1])
-    if batch_of(matrix) < batch_of(x) and rank_of(x) - 1 == lead and not plain:
-        return times(low, matrix, x, lead)
+    if batch_of(matrix) < batch_of(x) and rank_of(x) - 1 == lead:
+        # axes of size 1 stand in for broadcast ones
+        node = times(low, matrix, x, lead)
+        return note(node, expr.shape, batch_of(node), is_wide(node))
     if batch_of(matrix) == 0 and lead == 0:
         return times(low, matrix, x, 0)
     matrix, x = low.align([matrix, x], (2, 1))
@@ -315,6 +315,14 @@ def _transpose(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
     return low.mark(low.program.call(builtins.getattr, args[0], "mT"), expr.shape, args[0])
 
 
+def _route(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    scores = low.widen(low.tensor(expr.args[0]))
+    select, amount = str(expr.attr("select")), float(expr.attr("amount"))
+    words = [] if select == "all" else [int(amount) if select == "top_k" else amount]
+    node = low.make(expr, library_slots.route, scores, select, *words)
+    return note(node, expr.shape, batch_of(scores), wide=True)
+
+
 def _impossible(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
     raise AssertionError(f"{expr.op} must not reach the emitter here")
 
@@ -385,6 +393,7 @@ SPELLING: dict[str, Row] = {
         _impossible,
     ),
     **dict.fromkeys(["attend", "shift", "conv"], _impossible),
-    # refused before they get here
-    **dict.fromkeys(["window", "route"], _impossible),
+    "route": _route,
+    # the update of a memory takes it over
+    "window": _impossible,
 }

@@ -20,6 +20,7 @@ from torch import fx
 
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.schedule import steps_of
+from nlc.ir.slots import routed
 from nlc.ir.system import Call, Equation, Step, Update
 from nlc.ir.windows import periods
 
@@ -92,7 +93,9 @@ def token_loop(
             around[word := f"{argument_name(expr)}_{len(around)}"] = node
             return note(body.input(word), node.meta["shape"], 1, node.meta["wide"])
         node = outer.spread(node)
-        name = str(expr.args[1].attr("memory") if expr.op == "apply" else expr.attr("memory"))
+        split = routed(expr)
+        read = expr if split is None else split[1]
+        name = str(read.args[1].attr("memory") if read.op == "apply" else read.attr("memory"))
         word = f"{identifier(name)}_{len(items)}{suffix}"
         items[word] = node
         return note(body.input(word), node.meta["shape"], batch, node.meta["wide"])
@@ -107,7 +110,7 @@ def token_loop(
 
     def ahead(expr: Expr) -> fx.Node | None:
         """What an update asks for and nothing in the loop makes, for all tokens before it."""
-        if expr.op not in ("apply", "shift", "conv") or inner(expr):
+        if expr.op not in ("apply", "shift", "conv", "route") or inner(expr):
             return None
         node = outer.low.as_number(outer.low.tensor(expr))
         if batch_of(node) < 2:

@@ -11,27 +11,34 @@ import operator
 from nlc.codegen import library
 from nlc.codegen.lowering import Lowering, batch_of
 from nlc.codegen.program import Operand, note
+from nlc.codegen.selected import Selected
 from nlc.codegen.spelling import SPELLING
 from torch import fx
 
 from nlc.ir.expr import Expr
+from nlc.ir.slots import vanishes
 
 
-def sum_of_tokens(low: Lowering, x: Expr, tokens: Operand) -> fx.Node:
+def sum_of_tokens(
+    low: Lowering, x: Expr, tokens: Operand, selected: Selected | None = None
+) -> fx.Node:
     """Build the sum of x over tokens: [B, *shape].
 
-    sum_t (a_t + b_t) = sum_t a_t + sum_t b_t, and sum_t outer(a_t, b_t) = a^T b over tokens.
+    sum_t (a_t + b_t) = sum_t a_t + sum_t b_t, and sum_t outer(a_t, b_t) = a^T b over tokens. What
+    vanishes for the parts that a token does not select is summed over the selected ones.
     """
+    if selected is not None and x in selected.own and vanishes(x, selected.choice.route):
+        return selected.total(sum_of_tokens(selected.low, x, tokens), x.shape)
     match x.op:
         case "let":
-            return sum_of_tokens(low, x.args[0], tokens)
+            return sum_of_tokens(low, x.args[0], tokens, selected)
         case "add" | "sub" | "neg":
-            parts: list[Operand] = [sum_of_tokens(low, arg, tokens) for arg in x.args]
+            parts: list[Operand] = [sum_of_tokens(low, arg, tokens, selected) for arg in x.args]
             value = SPELLING[x.op](low, x, parts)
             assert isinstance(value, fx.Node)
             return value
         case "mul" if x.args[0].op == "const":
-            parts = [low.value(x.args[0]), sum_of_tokens(low, x.args[1], tokens)]
+            parts = [low.value(x.args[0]), sum_of_tokens(low, x.args[1], tokens, selected)]
             value = SPELLING["mul"](low, x, parts)
             assert isinstance(value, fx.Node)
             return value

@@ -47,7 +47,8 @@ class MemoryWriter:
 
     `reads` holds (kind, when, state, part); kind is `apply` for M(q), `bare` for the state itself.
     `static` names the streams of the block that do not depend on tokens. `windows` says for how
-    many tokens each memory of the block keeps its state, `starts` its initial one, where it moves.
+    many tokens each memory of the block keeps its state, `starts` its initial one, where it moves;
+    `leads` gives the leading axes of memories and weights.
     """
 
     name: str
@@ -60,6 +61,7 @@ class MemoryWriter:
     static: frozenset[str] = frozenset()
     windows: Mapping[str, int] = field(default_factory=dict)
     starts: Mapping[str, int] = field(default_factory=dict)
+    leads: Mapping[str, Shape] = field(default_factory=dict)
     step_arguments: dict[Expr, str] = field(init=False)
     token_arguments: dict[Expr, str] = field(init=False)
     run_arguments: dict[Expr, str] = field(init=False)
@@ -178,6 +180,10 @@ class MemoryWriter:
             write_move(self, out)
             if any(kind == "apply" for kind, *_ in self.reads):
                 self._read_step(out)
+            if any(kind == "routed" for kind, *_ in self.reads):
+                from nlc.codegen.selected import write_routed
+
+                write_routed(self, out, 1)
             while out.lines and not out.lines[-1]:
                 out.lines.pop()
 
@@ -296,7 +302,7 @@ class MemoryWriter:
         for expr, node in inputs.items():
             if expr.op == "stream":
                 return node
-        return next(iter(inputs.values()), states[0])
+        return next(iter(inputs.values())) if inputs else states[0]
 
     def body(
         self, out: Writer, program: Program, known: Mapping[str, str] | None = None
@@ -378,6 +384,12 @@ class MemoryWriter:
                 own = program.input(identifier(initial.source))
                 if len(variable.parts) > 1:
                     own = program.call(operator.getitem, own, part.name)
+                names = {axis.name for axis in self.leads[initial.source]}
+                front = 1 if initial.source in self.windows else 0
+                for place, axis in enumerate(memory.lead):
+                    if axis.name not in names:
+                        # the source is alike for all copies along this axis
+                        own = program.method("unsqueeze", own, front + place)
                 note(own, (*memory.lead, *part.shape), 0)
                 return program.method("expand", low.widen(own), batch, *shape)
             case _ if initial.value == 0.0:

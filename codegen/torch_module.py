@@ -20,6 +20,7 @@ from nlc.codegen.writer import Writer
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.schedule import Plan
 from nlc.ir.shape import show
+from nlc.ir.slots import further, routed, sparse_read
 from nlc.ir.system import Block, Equation, System
 
 
@@ -57,6 +58,8 @@ class Emitter:
                 used=self.used,
                 static=frozenset(_static(block)),
                 windows={m.name: m.window for m in block.memories},
+                leads={m.name: m.lead for m in block.memories}
+                | {w.name: w.lead for w in block.weights},
                 starts={
                     m.name: m.reset.count
                     for m in block.memories
@@ -182,7 +185,10 @@ def _read_in(
     block: Block, roots: list[Expr], own: str, found: dict[str, set[tuple[str, str, str, str]]]
 ) -> None:
     bare = {root for root in roots if root.op == "state"}
+    routed_only = _routed_only(block, roots, own, found)
     for node in postorder(roots):
+        if node in routed_only:
+            continue
         if node.op == "attend":
             found.setdefault(node.attr("memory"), set()).add(("apply", node.attr("when"), "", ""))
         product = read_product(node, block.memory)
@@ -205,6 +211,35 @@ def _read_in(
             part = node.attr("part") if several else ""
             kind = ("bare", node.attr("when"), node.attr("var"), part)
             found.setdefault(node.attr("memory"), set()).add(kind)
+
+
+def _routed_only(
+    block: Block, roots: list[Expr], own: str, found: dict[str, set[tuple[str, str, str, str]]]
+) -> set[Expr]:
+    """Note reads of selected parts alone; returns the applications that serve nothing else."""
+    users: dict[Expr, set[Expr]] = {}
+    for node in postorder(roots):
+        for arg in node.args:
+            users.setdefault(arg, set()).add(node)
+    serving: set[Expr] = set()
+    for node in postorder(roots):
+        memory = sparse_read(node, block.memory)
+        split = routed(node)
+        if memory is None or split is None or memory.name == own:
+            continue
+        kind = ("routed", split[1].args[1].attr("when"), str(further(split[1]) or ""), "")
+        found.setdefault(memory.name, set()).add(kind)
+        serving.add(node.args[0])
+    return {
+        node
+        for product in serving
+        for node in product.args
+        if node.op == "apply" and users[node] <= serving and users[product] <= _sums(product, users)
+    }
+
+
+def _sums(product: Expr, users: dict[Expr, set[Expr]]) -> set[Expr]:
+    return {node for node in users[product] if routed(node) is not None}
 
 
 def _static(block: Block) -> set[str]:

@@ -17,12 +17,15 @@ from nlc.codegen import library
 from nlc.codegen.arguments import state_name
 from nlc.codegen.kept import Keep, flag, flag_words, keeps
 from nlc.codegen.lowering import Lowering, batch_of
-from nlc.codegen.program import Operand, Program, choose, note
+from nlc.codegen.program import Operand, Program, note
+from nlc.codegen.program import choose as pick
+from nlc.codegen.selected import Selected, choose
 from nlc.codegen.token_sums import sum_of_tokens
 from nlc.codegen.writer import Writer
 from torch import fx
 
-from nlc.ir.expr import Expr
+from nlc.ir.expr import Expr, postorder
+from nlc.ir.slots import choice, is_state, own
 from nlc.ir.system import Memory
 from nlc.ir.windows import periods
 
@@ -62,10 +65,14 @@ def write_move(writer: MemoryWriter, out: Writer) -> None:
     low = totals.low
     low.rename = {v.name or "self": n for v, n in zip(memory.variables, writer.states, strict=True)}
     low.comments = writer.comments()
+    selected = _selected(writer, totals, leaf)
     after = {v.name: dict(states[v.name]) for v in memory.variables}
     for assignment in memory.update:
         old = states[assignment.var][assignment.part]
-        node = writer.full(low, low.tensor(assignment.value), old)
+        if selected is None or is_state(assignment.value, memory.name):
+            node = writer.full(low, low.tensor(assignment.value), old)
+        else:
+            node = selected.put(writer, assignment.value, old)
         if node.op != "placeholder":
             wanted = state_name(memory, assignment.var)
             single = len(writer.parts(assignment.var)) == 1
@@ -74,6 +81,27 @@ def write_move(writer: MemoryWriter, out: Writer) -> None:
     results: list[object] = [writer.pack(v.name, after[v.name]) for v in memory.variables]
     results += [keep.pack(totals.left(keep)) for keep in kept]
     writer.finish(out, program, results, [*writer.states, *(keep.name for keep in kept)])
+
+
+def _selected(
+    writer: MemoryWriter, totals: Totals, leaf: Callable[[Expr], fx.Node]
+) -> Selected | None:
+    """Build for the parts alone that the update moves, where that is worth it."""
+    memory, low = writer.memory, totals.low
+    found = choice(memory)
+    roots = [assignment.value for assignment in memory.update]
+    if found is None or not found.sparse_update or any(
+        node.op == "window" and node.attr("again") for node in postorder(roots)
+    ):  # fmt: skip
+        return None
+    windowed = memory.window > 1
+    weights = low.widen(low.as_number(low.tensor(found.condition if windowed else found.route)))
+    assert isinstance(weights, fx.Node)
+    chosen = choose(low, memory, found, weights, found.count)
+    selected = Selected(low, memory, found, chosen, 1, own(memory, roots), leaf)
+    selected.low.comments = low.comments
+    selected.low.rename = {was: f"{name}_rows" for was, name in low.rename.items()}
+    return selected
 
 
 @dataclass
@@ -163,6 +191,6 @@ class Totals:
                 total = self.after[entry.slot]
                 nothing = self.program.call(torch.zeros_like, old)
                 ends = flag(self.program, entry.period)
-                left = self.program.call(choose, ends, nothing, total)
+                left = self.program.call(pick, ends, nothing, total)
                 found[entry.slot] = note(left, entry.shape, 1, wide=True, name=total.meta["name"])
         return found

@@ -11,6 +11,7 @@ In: a `MemoryWriter` of a memory that moves every N tokens. Out: the methods
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nlc.codegen import library
@@ -18,11 +19,13 @@ from nlc.codegen.apply import apply_parts
 from nlc.codegen.kept import keeps
 from nlc.codegen.lowering import Lowering, batch_of
 from nlc.codegen.program import Program, note
+from nlc.codegen.selected import Selected, choose, write_routed
 from nlc.codegen.token_sums import sum_of_tokens
 from nlc.codegen.writer import Writer
 from torch import fx
 
 from nlc.ir.expr import Expr, postorder
+from nlc.ir.slots import choice, hanging, own
 from nlc.ir.windows import tokens_of
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ def write_window(writer: MemoryWriter, out: Writer) -> None:
     """Write what runs inside a window."""
     if any(kind == "apply" for kind, *_ in writer.reads):
         _read(writer, out)
+    if any(kind == "routed" for kind, *_ in writer.reads):
+        write_routed(writer, out, 2)
     if tokens_of(writer.memory):
         _collect(writer, out)
 
@@ -92,12 +97,13 @@ def _collect(writer: MemoryWriter, out: Writer) -> None:
     like = writer.like(program, inputs, [first])
     low = Lowering(program, 2, leaf, taken(inputs, leaf), like)
     count = tokens_in(writer, program, inputs)
+    selected = _selected(writer, low, leaf)
     for node in tokens_of(memory):
         slot, how = str(node.attr("slot")), node.attr("how")
         if how == "each":
             _keep(low, node, values["recent"], slot)
         else:
-            _add(low, node, values["sum"], slot, count)
+            _add(low, node, values["sum"], slot, count, selected)
     for keep in kept:
         for slot, value in values[keep.word].items():
             if value.op != "placeholder" and "name" not in value.meta:
@@ -120,9 +126,32 @@ def tokens_in(writer: MemoryWriter, program: Program, inputs: dict[Expr, fx.Node
     return program.input("tokens")
 
 
-def _add(low: Lowering, node: Expr, sums: dict[str, fx.Node], slot: str, count: fx.Node) -> None:
+def _selected(
+    writer: MemoryWriter, low: Lowering, leaf: Callable[[Expr], fx.Node]
+) -> Selected | None:
+    """Build for the parts alone that tokens select, where that is worth it."""
+    memory = writer.memory
+    found = choice(memory)
+    roots = [node.args[0] for node in tokens_of(memory)]
+    if found is None or not found.sparse or not own(memory, roots):
+        return None
+    weights = low.tensor(found.route)
+    chosen = choose(low, memory, found, weights, found.selected)
+    weighed = hanging(roots, lambda node: node is found.route)
+    given = writer.token_arguments
+    return Selected(low, memory, found, chosen, 2, own(memory, roots), leaf, weighed, given)
+
+
+def _add(
+    low: Lowering,
+    node: Expr,
+    sums: dict[str, fx.Node],
+    slot: str,
+    count: fx.Node,
+    selected: Selected | None,
+) -> None:
     """Add the tokens to a sum."""
-    old, new = low.align([sums[slot], sum_of_tokens(low, node.args[0], count)])
+    old, new = low.align([sums[slot], sum_of_tokens(low, node.args[0], count, selected)])
     operation, added = operator.add, new
     if isinstance(new, fx.Node) and new.target is operator.neg:
         operation, added = operator.sub, new.args[0]

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from nlc.codegen.torch_memory import MemoryWriter
 
 
+# what is whole outside of a window, where nothing inside makes it
+OUTSIDE = ("apply", "attend", "shift", "conv", "route")
+
+
 @dataclass
 class WindowScope(Scope):
     """One piece of a sequence: `tokens` in it; what is made outside comes in pieces too.
@@ -103,7 +107,7 @@ class WindowScope(Scope):
         """Take from outside what is whole there; all else as in a sequence."""
         if expr in self.aliases:
             return self.stream(str(self.aliases[expr].attr("name")))
-        if expr.op in ("apply", "attend", "shift", "conv") and not self.depends(expr):
+        if expr.op in OUTSIDE and not self.depends(expr):
             return self.outside(expr)
         return super().structured(low, expr)
 

@@ -1,7 +1,7 @@
 """Random small systems with windows, as texts of whole specs, from a number.
 
 Two memories or three at levels of 1, N and 2N or 3N tokens, with random maps, objectives, updates
-over windows, times, resets and copies, that read one another.
+over windows, times, slots, resets and copies, that read one another.
 """
 
 from __future__ import annotations
@@ -28,9 +28,16 @@ OBJECTIVES = (
     "1/2 * ||tanh(self(key)) - value||^2",
 )
 GRADIENTS = ("grad", "grad", "tanh(grad)")
+SELECTIONS = (
+    "",
+    "select top_k(1)",
+    "select top_k(2)",
+    "select top_p(0.3)",
+    "select threshold(0.4)",
+)
 OF_TOKENS = ("sum(beta * grad, over = tokens)", "mean(grad, over = tokens)", "last(grad)")
 FRAME = """system drawn
-dims {{ d = 5, heads = 2, d_k = 3, d_v = 4, n = 2 }}
+dims {{ d = 5, heads = 2, d_k = 3, d_v = 4, n = 2, s = 6 }}
 level fast every 1 token{chunk}
 {levels}
 level slow every 1 step
@@ -38,6 +45,8 @@ block mixer(x[d]) -> out[d] {{
 weights W_q, W_k : linear(d -> heads*d_k)
 weights W_v : linear(d -> heads*d_v)
 weights W_a, W_b : linear(d -> heads, bias)
+weights W_s : linear(d -> s)
+weights W_hs : linear(d -> heads*s)
 weights W_k2 : linear(heads*d_v -> heads*d_k)
 weights conv_k : conv(heads*d_k, width = 3)
 weights W_o : linear(heads*d_v -> d)
@@ -64,6 +73,12 @@ class Made:
     name: str
     map: str
     has_state: bool
+    slots: bool
+
+    @property
+    def loss(self) -> str:
+        """Its objective as a number per head."""
+        return f"sum(loss({self.name}), over = s)" if self.slots else f"loss({self.name})"
 
 
 class Writer:
@@ -110,34 +125,40 @@ class Writer:
         self.period, form = self.periods[level], self.one(*MAPS)
         others = [made.name for made in self.made]
         values = ["v", "tanh(v)", *(f"v - prev({o})(k)" for o in others)]
-        values += [f"{o}(k)" for o in others] + [f"(1 + tanh(loss({o}))) * v" for o in others]
+        values += [f"{o}(k)" for o in others] + [f"(1 + tanh({m.loss})) * v" for m in self.made]
         clauses = [f"key {self.one(*KEYS)}", f"value {self.one(*values)}"]
         if self.one(True, False):
             leaning = [f"1/2 * ||self(key) - {o}(q)||^2" for o in others]
             clauses.append(f"objective {self.one(*OBJECTIVES, *leaning)}")
-        lines = [self.line(form) for _ in range(self.one(1, 2, 3))]
+        slots = self.one(True, False, False)
+        if slots:
+            clauses += ["slots s", f"route {self.one('W_s(x)', 'W_hs(x)', '2 * W_hs(x)')}"]
+            clauses.append(self.one(*SELECTIONS))
+        lines = [self.line(form, slots) for _ in range(self.one(1, 2, 3))]
         has_state = any("S = " in line for line in lines)
         clauses += [f"state S = {self.one('0', 'self')}"] if has_state else []
         clauses.append("update {\n" + "\n".join(lines) + "\n}")
-        copies = [f"init from {made.name}" for made in self.made if made.map == form]
+        like = [made for made in self.made if made.map == form and not made.slots]
+        copies = [f"init from {made.name}" for made in like]
         clauses.append(self.one("", "init learned", "init zeros", *copies, *copies))
         if self.one(True, False, False):
             whole = self.period * (2 if self.chunk and level == "fast" else 1)
             clauses.append(f"reset every {whole * self.one(1, 2, 3)} tokens")
         clauses.append(self.one("", "", "", "through first_order", "through stop"))
-        self.read(name, form, has_state)
+        self.read(Made(name, form, has_state, slots))
         body = "\n".join(clause for clause in clauses if clause)
         return f"memory {name}[heads] : {form} at {level} {{\n{body}\n}}"
 
-    def read(self, name: str, form: str, has_state: bool) -> None:
+    def read(self, made: Made) -> None:
         """Note how the block may read a memory."""
-        reads = [f"{name}(q)", f"prev({name})(k)", f"loss({name}) * v", f"initial({name})(q)"]
-        if form == LINEAR:
-            reads += [f"{name} @ q", *([f"{name}.S @ q"] if has_state else [])]
+        name = made.name
+        reads = [f"{name}(q)", f"prev({name})(k)", f"{made.loss} * v", f"initial({name})(q)"]
+        if made.map == LINEAR and not made.slots:
+            reads += [f"{name} @ q", *([f"{name}.S @ q"] if made.has_state else [])]
         self.reads += self.random.sample(reads, self.one(1, 2))
-        self.made.append(Made(name, form, has_state))
+        self.made.append(made)
 
-    def line(self, form: str) -> str:
+    def line(self, form: str, slots: bool) -> str:
         """One equation of an update, or a block of some."""
         step = f"self = self - {self.one('0.1', self.over('beta'))} * {self.gradient()}"
         often, rate = self.period * self.one(1, 2, 3), self.gate()
@@ -159,7 +180,9 @@ class Writer:
             choices.append("self = 0.5 * self + 0.3 * newton_schulz(self - 0.2 * grad, steps = 2)")
             summed = "sum(outer(v, k), over = tokens)" if self.period > 1 else "outer(v, k)"
             choices.append(f"self = self + 0.1 * {summed}")
-            alike = [made for made in self.made if made.map == form]
+            alike = [
+                made for made in self.made if made.map == form and not made.slots and not slots
+            ]
             choices += [f"self = self + 0.1 * {self.one('', 'prev')}({m.name})" for m in alike]
             choices += [f"self = self + 0.1 * {m.name}.S" for m in alike if m.has_state]
         return str(self.one(*choices))

@@ -16,6 +16,7 @@ import networkx as nx
 from nlc.ir.expr import Expr, Graph, postorder, rewrite
 from nlc.ir.schedule import Parallel, Run, Stage, TokenLoop, Windows, memories_of, steps_of
 from nlc.ir.shape import sizes
+from nlc.ir.slots import routed
 from nlc.ir.system import Block, Call, Equation, Memory, Step, Update
 
 Node = tuple[str, str]
@@ -124,16 +125,15 @@ class _Hoisting:
             i for i, s in enumerate(result)
             if isinstance(s, TokenLoop | Windows) and memory in memories_of(s)
         )  # fmt: skip
-        read_now, free = read, asked is None or not self.outermost([asked], moving)
-        if asked is not None and asked.op != "stream" and free:
+        read_now, free = read, asked is None or not self.outermost(asked, moving)
+        if asked is not None and asked[0].op != "stream" and free:
             query = self._fresh(f"{memory}_query")
-            if _after(result, asked) <= at:
-                before = Equation(query, asked, "", read.span)
+            if _after(result, asked[0]) <= at:
+                before = Equation(query, asked[0], "", read.span)
                 result.insert(at, Parallel((before,)))
                 at += 1
-                stream = self._stream(query, asked)
-                args = tuple(stream if arg is asked else arg for arg in read.args)
-                read_now = self.graph.make(read.op, *args, span=read.span, **dict(read.attrs))
+                stream = self._stream(query, asked[0])
+                read_now = _asking(self.graph, read, asked[0], stream)
         result[at] = _placed(result[at], Equation(name, read_now, "", read.span), read, free)
         return self._stream(name, read)
 
@@ -161,7 +161,7 @@ class _Hoisting:
             asked = asked_of(node, self.moves)
             if asked is not None and memory_of(node) in moving and self._is_read(node):
                 # inner reads first, so that they have names when this one is placed
-                stack.append(asked)
+                stack.extend(asked)
                 found.append(node)
                 continue
             if self.moves(node) and memory_of(node) in moving:
@@ -200,8 +200,10 @@ class _Hoisting:
 
     def _at_end(self, read: Expr) -> bool:
         """Say whether a read is of the state after the window's last token, not yet reset."""
-        leaf = next(n for n in postorder([read]) if n.op in ("state", "attend"))
-        return leaf.attr("when") == "post" and self.block.memory(memory_of(read)).reset is None
+        return (
+            leaf_of(read).attr("when") == "post"
+            and self.block.memory(memory_of(read)).reset is None
+        )
 
 
 def _of_tokens(memory: Memory) -> Iterator[Expr]:
@@ -273,21 +275,42 @@ def _check_apart(block: Block, stages: list[Stage]) -> None:
                     raise Knot([node_of(s) for k in (j, i) for s in steps_of(stages[k])])
 
 
-def asked_of(node: Expr, moving: Moves) -> Expr | None:
-    """Return what a read asks a state with: M(q), M @ q; None for all else."""
+def asked_of(node: Expr, moving: Moves) -> tuple[Expr, ...] | None:
+    """Return what a read asks a state with: M(q), M @ q, weights over slots; None for all else."""
     if node.op == "apply" and len(node.args) > 1 and moving(node.args[1]):
-        return node.args[0]
+        return node.args[:1]
     if node.op == "matvec" and moving(node.args[0]):
-        return node.args[1]
+        return node.args[1:]
+    split = routed(node)
+    if split is not None and moving(split[1].args[1]):
+        return (split[1].args[0], split[0])
     return None
+
+
+def _asking(graph: Graph, read: Expr, asked: Expr, stream: Expr) -> Expr:
+    """Put a stream in the place of what a read asks with."""
+    if read.op == "sum":
+        (product,) = read.args
+        put = [_asking(graph, a, asked, stream) if a.op == "apply" else a for a in product.args]
+        product = graph.make(product.op, *put, span=product.span, **dict(product.attrs))
+        return graph.make(read.op, product, span=read.span, **dict(read.attrs))
+    args = tuple(stream if arg is asked else arg for arg in read.args)
+    return graph.make(read.op, *args, span=read.span, **dict(read.attrs))
 
 
 def memory_of(read: Expr) -> str:
     """Name the memory that a read is of."""
-    if read.op in ("apply", "matvec"):
-        read = next(arg for arg in read.args if arg.op == "state")
-    name: str = read.attr("memory")
+    name: str = leaf_of(read).attr("memory")
     return name
+
+
+def leaf_of(read: Expr) -> Expr:
+    """Return the state that a read is of, or the read of a softmax memory itself."""
+    split = routed(read)
+    read = read if split is None else split[1]
+    if read.op in ("apply", "matvec"):
+        return next(arg for arg in read.args if arg.op == "state")
+    return read
 
 
 def _after(stages: list[Stage], expr: Expr) -> int:
@@ -308,7 +331,7 @@ def _placed(loop: Stage, equation: Equation, read: Expr, free: bool) -> Stage:
     if isinstance(loop, Windows):
         return replace(loop, stages=(*loop.stages, Parallel((equation,))))
     assert isinstance(loop, TokenLoop)
-    leaf = next(n for n in (read, *read.args) if n.op in ("state", "attend") and n.has("when"))
+    leaf = leaf_of(read)
     steps, place = loop.steps, len(loop.steps)
     if free and leaf.attr("when") in ("prev", "start"):
         place = next(

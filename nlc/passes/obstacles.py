@@ -91,6 +91,10 @@ OBSTACLES: Mapping[str, tuple[str, str]] = {
         "the update also reads `{name}`, another part of the map, which moves with it",
         "a `linear` map has one part, and the gradient of its usual objective is linear in it",
     ),
+    "slots": (
+        "only the parts that its route selects move, {count} of {size} or fewer",
+        "more slots for each token, of which half and more may be selected, move in tiles together",
+    ),
     "sum": (
         "a sum runs over the value's channels of the running state",
         "sum what is read instead",

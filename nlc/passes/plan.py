@@ -27,6 +27,7 @@ from nlc.ir.schedule import (
     TokenLoop,
     Windows,
 )
+from nlc.ir.slots import choice
 from nlc.ir.system import Block, Call, Equation, Memory, Step, System, Update
 from nlc.passes.bound import Bounds
 from nlc.passes.gates import keep_gates
@@ -258,6 +259,9 @@ def _schedule(
         return sequential("own past", span=span, others=others, name=memory.name)
     if memory.map.kind == "kernel":
         return Schedule(memory.name, "attention", "every query attends to the stored pairs")
+    hangs = choice(memory)
+    if hangs is not None and hangs.sparse:
+        return sequential("slots", span=hangs.route.span, count=hangs.selected, size=hangs.size)
     forms = normalise(graph, memory)
     for part, form in forms:
         if isinstance(form, Neither):

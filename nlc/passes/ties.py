@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nlc.ir.expr import Expr, postorder
+from nlc.ir.slots import routed
 from nlc.ir.system import Block, Memory, Update
 from nlc.passes.hoist import Node, asked_of, exprs_of, moves, node_of, read_by
 
@@ -37,13 +38,19 @@ def _taken_whole(block: Block, roots: tuple[Expr, ...]) -> set[str]:
         id(arg)
         for node in postorder(roots)
         if asked_of(node, moving) is not None
-        for arg in (node.args[1:] if node.op == "apply" else node.args[:1])
+        for arg in _states(node)
     }
     return {
         str(node.attr("memory"))
         for node in postorder(roots)
         if node.op == "state" and moving(node) and id(node) not in asked
     }
+
+
+def _states(read: Expr) -> tuple[Expr, ...]:
+    split = routed(read)
+    read = read if split is None else split[1]
+    return read.args[1:] if read.op == "apply" else read.args[:1]
 
 
 def window_reason(memory: Memory) -> str:

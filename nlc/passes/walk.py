@@ -36,6 +36,7 @@ from nlc.passes.walk_memories import (
     whole_states,
 )
 from nlc.passes.walk_nodes import applied, asked_course, attended, operation, read
+from nlc.passes.walk_slots import note_reads
 from nlc.passes.walk_windows import move_by_windows, outer_sum, total
 from nlc.passes.work_scan import Rows
 from nlc.passes.work_tiles import Course
@@ -82,6 +83,10 @@ class Walk:
     summed: set[int] = field(default_factory=set)
     totals: set[int] = field(default_factory=set)
     kept: list[Expr] = field(default_factory=list)
+    # of memories with slots, for how many of the parts a node stands: (some, all)
+    parts: dict[int, tuple[int, int]] = field(default_factory=dict)
+    # what a gradient has not reached yet: what its backward would be, by id
+    owed: dict[int, tuple[str, Tally, int, tuple[int, int]]] = field(default_factory=dict)
 
     # ---- steps ---------------------------------------------------------------------------------
 
@@ -190,7 +195,9 @@ class Walk:
     def share(self, node: Expr) -> tuple[int, int]:
         """Say of how many evaluations that are counted how many there are: (some, all)."""
         period = self.periods.get(id(node), self.moves)
-        return (1, period) if self.decode else (self.tokens // period, max(self.span, 1))
+        some, whole = (1, period) if self.decode else (self.tokens // period, max(self.span, 1))
+        part, parts = self.parts.get(id(node), (1, 1))
+        return some * part, whole * parts
 
     def memory(self, name: str) -> Memory:
         """Return a memory by name."""
@@ -244,6 +251,8 @@ class Walk:
         given.
         """
         roots = list(roots)
+        if isinstance(self.module, Block):
+            note_reads(self, roots)
         passed = live_nodes(list(users) or roots) if live else set()
         # the state of a memory that is applied is not asked for as a whole
         bare = {id(root) for root in roots}
@@ -253,12 +262,16 @@ class Walk:
             bare |= {id(arg) for arg in applied_to if arg is not asked}
         for node in postorder(roots):
             if id(node) in self.done or (node.op == "state" and id(node) not in bare):
+                if id(node) in passed and id(node) in self.owed:
+                    self.add(*self.owed.pop(id(node)))
                 continue
             self.done.add(id(node))
             who, tally = self.node(node, owner)
             if id(node) in passed:
                 tally.backward += self.added_up(node)
             else:
+                back = Tally(NOTHING, tally.backward)
+                self.owed[id(node)] = (who, back, passes, self.share(node))
                 tally.backward = NOTHING
             self.add(who, tally, passes, self.share(node))
 

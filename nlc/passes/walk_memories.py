@@ -15,11 +15,13 @@ from nlc.ir.expr import Expr, postorder
 from nlc.ir.normal_form import Affine
 from nlc.ir.schedule import Keeping
 from nlc.ir.shape import count
+from nlc.ir.slots import routed
 from nlc.ir.system import Memory
 from nlc.passes import work_tiles
 from nlc.passes.carried import pairs_held, runs_by_chunks, source_of
 from nlc.passes.sized import Sized
 from nlc.passes.tally import Tally
+from nlc.passes.walk_slots import note_updates
 from nlc.passes.walk_windows import at_times
 from nlc.passes.work_scan import Rows, scan_rows
 from nlc.passes.work_tiles import Course, Tiling, Write
@@ -32,6 +34,7 @@ def move_by_tokens(walk: Walk, name: str) -> None:
     """Count an update as it stands, for every token."""
     memory = walk.memory(name)
     roots = [assignment.value for assignment in memory.update]
+    note_updates(walk, memory)
     with at_times(walk, roots):
         walk.visit(roots, name)
     # the memory's own method shares nothing with the block that hangs on its states
@@ -62,7 +65,8 @@ def asked_ahead(memory: Memory, made: set[str], moving: set[str]) -> list[Expr]:
         if id(node) in seen:
             continue
         seen.add(id(node))
-        if node.op in ("apply", "shift", "conv") and id(node) not in inside:
+        asked = node.op in ("apply", "shift", "conv") or routed(node) is not None
+        if asked and id(node) not in inside:
             found.append(node)
         else:
             waiting += node.args

@@ -15,6 +15,7 @@ from nlc.ir.shape import count
 from nlc.ir.system import Memory
 from nlc.ir.windows import known, summed, tokens_of
 from nlc.passes.tally import Tally
+from nlc.passes.walk_slots import note_updates
 
 if TYPE_CHECKING:
     from nlc.passes.walk import Walk
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 def move_by_windows(walk: Walk, name: str) -> None:
     """Count the sums over tokens, and the updates at the ends of windows."""
     memory = walk.memory(name)
+    note_updates(walk, memory)
     tokens = [node.args[0] for node in tokens_of(memory)]
     _mark(walk, tokens)
     outside = set(walk.done)

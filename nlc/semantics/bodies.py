@@ -112,12 +112,10 @@ def _check_clauses(block: BlockResolver, body: Body, kernel: bool) -> None:
                 refuse(clause, "a softmax memory is recomputed for each query",
                        "it has `key`, `value`, `init learned(n)` and `reset`")  # fmt: skip
     slotted = [c for c in ("slots", "route", "select") if getattr(written, c) is not None]
-    if slotted:
-        if "slots" not in slotted or "route" not in slotted:
-            missing = "slots" if "slots" not in slotted else "route"
-            refuse(slotted[0], f"there is no `{missing}`",
-                   "write `slots N` and `route e` (and `select top_k(n)`)")  # fmt: skip
-        block.context.unsupported.append(("NL0803", "`slots`", places.get("slots", written.span)))
+    if slotted and ("slots" not in slotted or "route" not in slotted):
+        missing = "slots" if "slots" not in slotted else "route"
+        refuse(slotted[0], f"there is no `{missing}`",
+               "write `slots N` and `route e` (and `select top_k(n)`)")  # fmt: skip
 
 
 def _kernel(block: BlockResolver, body: Body) -> None:

@@ -1,8 +1,7 @@
 """What loops by hand have in common: projections of the specs' frame, and a registry.
 
 `FEATURES` holds, by name, a spec's text and a function (parameters, x) -> (out, states) that says
-what it means; `features_memory` and `features_update` fill it. `AHEAD` holds those that the
-interpreter runs and no emitter can compile yet.
+what it means; `features_memory`, `features_update` and others fill it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ P = dict[str, Tensor]
 Hand = Callable[[P, Tensor], tuple[Tensor, dict[str, Any]]]
 H, DK, DV = 2, 4, 3
 FEATURES: dict[str, tuple[str, Hand]] = {}
-AHEAD: dict[str, tuple[str, Hand]] = {}
 
 
 def out(p: P, y: Tensor) -> Tensor:
@@ -42,13 +40,11 @@ def project(p: P, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def feature(
-    name: str, body: str, into: dict[str, tuple[str, Hand]] = FEATURES, **frame: str
-) -> Callable[[Hand], Hand]:
+def feature(name: str, body: str, **frame: str) -> Callable[[Hand], Hand]:
     """Register a spec's body with the loop that it means."""
 
     def register(hand: Hand) -> Hand:
-        into[name] = (block(body, **frame), hand)
+        FEATURES[name] = (block(body, **frame), hand)
         return hand
 
     return register

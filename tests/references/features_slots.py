@@ -9,7 +9,6 @@ from torch import Tensor
 
 from tests.references.cores import outer
 from tests.references.features import (
-    AHEAD,
     DK,
     DV,
     H,
@@ -89,14 +88,12 @@ def routed(p: P, x: Tensor, select: str, scale: float) -> tuple[Tensor, dict[str
     return out(p, y), {"M": M, "M.S": S}
 
 
-@feature("all slots", SLOTS.format(level="fast", select="", scale=1), into=AHEAD)
+@feature("all slots", SLOTS.format(level="fast", select="", scale=1))
 def all_slots(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
     return routed(p, x, "all", 1)
 
 
-@feature(
-    "the best two slots", SLOTS.format(level="fast", select="select top_k(2)", scale=1), into=AHEAD
-)
+@feature("the best two slots", SLOTS.format(level="fast", select="select top_k(2)", scale=1))
 def top_k(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
     return routed(p, x, "top_k", 1)
 
@@ -104,7 +101,6 @@ def top_k(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
 @feature(
     "slots up to a share of the weight",
     SLOTS.format(level="fast", select="select top_p(0.6)", scale=1),
-    into=AHEAD,
 )
 def top_p(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
     return routed(p, x, "top_p", 1)
@@ -113,7 +109,6 @@ def top_p(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
 @feature(
     "slots of enough weight, if any",
     SLOTS.format(level="fast", select="select threshold(0.25)", scale=0.4),
-    into=AHEAD,
 )
 def threshold(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
     return routed(p, x, "threshold", 0.4)
@@ -122,7 +117,6 @@ def threshold(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
 @feature(
     "slots in a window",
     SLOTS.format(level="beat", select="select top_k(2)", scale=1),
-    into=AHEAD,
     levels=BEAT,
 )
 def slots_in_a_window(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
@@ -172,7 +166,6 @@ def slots_in_a_window(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
   }
   out = W_o(A(q) + sum(loss(M)) * v)
 """,
-    into=AHEAD,
 )
 def no_heads(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
     q, k, v = project(p, x)

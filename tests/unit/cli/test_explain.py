@@ -144,12 +144,8 @@ def test_softmax_memories_tell_their_pairs(call: Call) -> None:
 
 
 def test_what_cannot_run_yet_is_said(call: Call) -> None:
-    slots = "weights W_r : linear(d -> heads*n)\n  memory M"
-    text = HUBER.replace("memory M", slots).replace(
-        "value v", "value v\n    slots n\n    route W_r(x)\n    select top_k(2)"
-    )
-    lines = page(call, block(text))
-    assert any(s.startswith("cannot run yet: `slots` (NL0803), at") for s in lines)
+    lines = page(call, block(HUBER.replace("at fast", "at slow")))
+    assert any(s.startswith("cannot run yet: memory `M` with its own objective") for s in lines)
     assert json.loads(call("explain", "small.nl", "--format", "json").out)["cost"] is None
 
 

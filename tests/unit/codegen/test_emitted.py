@@ -9,9 +9,11 @@ from nlc import parse as resolve
 from tests.references import (
     features_chunk,
     features_memory,
+    features_slots,
     features_times,
     features_update,
     features_window,
+    probes_slots,
     probes_window,
 )
 from tests.references.features import FEATURES
@@ -20,7 +22,8 @@ from tests.unit.codegen.agree import agree, close, randomised, streams
 
 SYSTEMS = {name: text for name, (text, _) in FEATURES.items()} | dict(PROBES)
 assert features_chunk and features_memory and features_update
-assert features_times and features_window and probes_window
+assert features_slots and features_times and features_window
+assert probes_slots and probes_window
 
 
 @pytest.mark.parametrize("name", sorted(SYSTEMS))

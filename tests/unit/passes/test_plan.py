@@ -12,9 +12,11 @@ from nlc.passes.plan import plan
 from tests.references import (
     features_chunk,
     features_memory,
+    features_slots,
     features_times,
     features_update,
     features_window,
+    probes_slots,
     probes_window,
 )
 from tests.references.features import FEATURES
@@ -199,7 +201,8 @@ def test_loops_that_need_one_another_are_one():
 SYSTEMS = {name: text for name, (text, _) in FEATURES.items()} | dict(PROBES)
 # these register their features when they are imported
 assert features_chunk and features_memory and features_update
-assert features_times and features_window and probes_window
+assert features_slots and features_times and features_window
+assert probes_slots and probes_window
 
 
 @pytest.mark.parametrize("name", sorted(SYSTEMS))

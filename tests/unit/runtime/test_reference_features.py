@@ -7,6 +7,7 @@ import pytest
 from tests.references import (
     features_chunk,
     features_memory,
+    features_slots,
     features_times,
     features_update,
     features_window,
@@ -17,7 +18,7 @@ from tests.references.specs import resolve
 
 # importing them fills the registry
 assert features_chunk and features_memory and features_update
-assert features_times and features_window
+assert features_slots and features_times and features_window
 
 
 @pytest.mark.parametrize("name", sorted(FEATURES))
