@@ -167,7 +167,7 @@ class Writer:
             step,
             f"self = {rate} * self - 0.1 * {self.gradient()}",
             f"S = {rate} * S - 0.1 * {self.gradient()}\nself = self + S",
-            "S = S + grad^2\nself = self - 0.1 * grad / sqrt(S^2 + 1)",
+            "S = tanh(S + grad^2)\nself = self - 0.1 * grad / sqrt(S^2 + 1)",
             "self = self - 0.1 * grad(at = self)",
             "repeat 2 {\nself = self - 0.1 * grad(at = self)\n}",
             f"every {often} tokens {{\nself = 0.5 * self\nS = tanh(self)\n"
