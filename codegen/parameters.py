@@ -68,9 +68,11 @@ def of_memory(memory: Memory) -> list[Own]:
             Own(name, (*memory.lead, count, *axes), Initial("uniform", float(axes[-1].size)))
             for name, axes in (("key", memory.map.inputs), ("value", memory.map.outputs))
         ]
-    if not memory.learned:
-        return []
-    return [Own(p.name, (*memory.lead, *p.shape), p.initial) for p in memory.variable("").parts]
+    return [
+        Own(".".join(word for word in (own, p.name) if word), (*memory.lead, *p.shape), p.initial)
+        for own, variable in memory.learned_states()
+        for p in variable.parts
+    ]
 
 
 def module_text(weight: Weight, used: set[str]) -> tuple[str, list[str]]:

@@ -183,7 +183,7 @@ class EachWriter:
         """Write a function of a memory and of one tensor of each list; return these lists."""
         lists: dict[str, str] = {}
         own = Names({self.text(name) for name in self.numbers if name in self.texts})
-        first = own.fresh("value" if memory == "self" else memory)
+        first = own.fresh("value" if memory == "self" else memory.rpartition(".")[2])
         many = len(parts) > 1
         site = Site(f'{first}["{parts[0]}"]' if many else first, self.used)
         words = {(memory, p): f'{first}["{p}"]' if many else first for p in parts}

@@ -206,7 +206,7 @@ class UnitWriter:
                 if bare(memory):
                     own = of_memory(memory)[0]
                     self.draw(out, [replace(own, name=memory.name)])
-                elif own_parameters(memory):
+                if own_parameters(memory):
                     out.line(f"self.{memory.name}.reset_parameters()")
             for path, text in self.modules():
                 if text.startswith("nn.ModuleList"):

@@ -23,7 +23,7 @@ from nlc.codegen.branches import gather_choices, swap
 from nlc.codegen.kept import Keep, keeps
 from nlc.codegen.lowering import Lowering, batch_of, rank_of
 from nlc.codegen.names import Names, identifier
-from nlc.codegen.parameters import declare_tensors, draw_tensors, of_memory
+from nlc.codegen.parameters import Own, declare_tensors, draw_tensors, of_memory
 from nlc.codegen.printer import Printer
 from nlc.codegen.program import Program, note
 from nlc.codegen.torch_update import write_move
@@ -210,13 +210,13 @@ class MemoryWriter:
         with out.indent():
             out.line("super().__init__()")
             out.line('new = {"device": device, "dtype": dtype}')
-            declare_tensors(out, of_memory(memory), self.used)
+            declare_tensors(out, within(memory), self.used)
             out.line("self.reset_parameters()")
         out.blank()
         out.line("def reset_parameters(self) -> None:")
         with out.indent():
             out.docstring(["Draw the initial state anew."])
-            draw_tensors(out, of_memory(memory), self.used)
+            draw_tensors(out, within(memory), self.used)
         out.blank()
 
     def method(self, out: Writer, name: str, words: Sequence[str], result: str, about: str) -> None:
@@ -302,7 +302,7 @@ class MemoryWriter:
         for expr, node in inputs.items():
             if expr.op == "stream":
                 return node
-        return next(iter(inputs.values())) if inputs else states[0]
+        return [*inputs.values(), *states][0]
 
     def body(
         self, out: Writer, program: Program, known: Mapping[str, str] | None = None
@@ -368,9 +368,11 @@ class MemoryWriter:
     ) -> fx.Node:
         memory, initial = self.memory, part.initial
         shape = sizes((*memory.lead, *part.shape))
-        if memory.learned and not variable.name:
+        learned = {v.name: own for own, v in memory.learned_states()}
+        if variable.name in learned:
+            path = ".".join(word for word in (learned[variable.name], part.name) if word)
             # a bare one is the block's own, under the memory's name
-            own = program.attribute(part.name) if part.name else program.input("learned")
+            own = program.attribute(path) if path else program.input("learned")
             note(own, (*memory.lead, *part.shape), 0)
             return program.method("expand", low.widen(own), batch, *shape)
         match initial.kind:
@@ -569,7 +571,12 @@ def bare(memory: Memory) -> bool:
 
 def own_parameters(memory: Memory) -> bool:
     """Say whether the memory's module holds parameters."""
-    return bool(of_memory(memory)) and not bare(memory)
+    return bool(within(memory))
+
+
+def within(memory: Memory) -> list[Own]:
+    """List the parameters that the memory's module holds: all but a bare one, the block's own."""
+    return [own for own in of_memory(memory) if own.name]
 
 
 def reserved() -> set[str]:

@@ -97,6 +97,7 @@ def _living(system: System, level: Level) -> Iterator[tuple[str, int]]:
         return
     for block in system.blocks:
         for memory in block.memories:
-            if memory.learned and memory.map.kind != "kernel":
-                for part in memory.map.parts:
-                    yield f"{memory.name}.{part.name}", len(part.shape)
+            for own, variable in memory.learned_states():
+                for part in variable.parts:
+                    words = (memory.name, own, part.name)
+                    yield ".".join(word for word in words if word), len(part.shape)

@@ -136,7 +136,8 @@ def _learned(memory: Memory) -> int:
     if memory.map.kind == "kernel":
         axes = count(memory.map.inputs) + count(memory.map.outputs)
         return count(memory.lead) * memory.persistent * axes
-    return _size(memory) if memory.learned else 0
+    states = [variable for _, variable in memory.learned_states()]
+    return count(memory.lead) * sum(count(part.shape) for v in states for part in v.parts)
 
 
 # ---- text --------------------------------------------------------------------------------------

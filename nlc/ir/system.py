@@ -248,6 +248,23 @@ class Memory:
     written_objective: Span | None = field(default=None, compare=False, repr=False)
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
+    def learned_states(self) -> list[tuple[str, Variable]]:
+        """List the states that begin as parameters, with the name of these: "" for its own.
+
+        A memory inside a rule that is drawn begins so: `initial_m.layer1.weight`.
+        """
+        found = []
+        for variable in self.variables:
+            kinds = {part.initial.kind for part in variable.parts}
+            if not variable.name:
+                own = self.learned and self.map.kind != "kernel"
+            else:
+                own = bool(kinds & {"uniform", "normal"})
+            if own:
+                name = f"initial_{variable.name}".replace(".", "_") if variable.name else ""
+                found.append((name, variable))
+        return found
+
     def variable(self, name: str) -> Variable:
         """Return a state by name."""
         return next(v for v in self.variables if v.name == name)

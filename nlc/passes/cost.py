@@ -121,5 +121,6 @@ def _parameters(system: System, name: str) -> tuple[tuple[str, int], ...]:
     return tuple(
         (c.level, c.copies * c.parameters)
         for c in system.components
-        if c.name in names and c.parameters
+        if c.parameters
+        and (c.name in names or (c.kind == "start" and c.name.startswith(f"{name}.")))
     )

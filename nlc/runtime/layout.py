@@ -67,9 +67,9 @@ def _of_parts(owner: str, parts: tuple[Part, ...], lead: Shape, prefix: str) -> 
 
 def _of_memory(memory: Memory, prefix: str) -> Iterator[Parameter]:
     if memory.map.kind != "kernel":
-        if memory.learned:
-            parts = memory.variable("").parts
-            yield from _of_parts(memory.name, parts, memory.lead, prefix)
+        for own, variable in memory.learned_states():
+            owner = f"{memory.name}.{own}" if own else memory.name
+            yield from _of_parts(owner, variable.parts, memory.lead, prefix)
         return
     if memory.persistent:
         count = Axis(str(memory.persistent), memory.persistent)

@@ -90,13 +90,14 @@ def initial_state(run: Run, block: Block, memory: Memory, others: Mapping[str, S
             }
         }
     states: States = {}
+    learned = {variable.name: own for own, variable in memory.learned_states()}
     for variable in memory.variables:
         parts: Parts = {}
         for part in variable.parts:
             shape = (run.rows, *sizes(memory.lead), *sizes(part.shape))
-            if memory.learned and not variable.name:
-                own = f"{memory.name}.{part.name}" if part.name else memory.name
-                value = run.parameters[own][None]
+            if variable.name in learned:
+                words = (memory.name, learned[variable.name], part.name)
+                value = run.parameters[".".join(word for word in words if word)][None]
             else:
                 frame = make_frame(run, 0, {(memory.name, "initial"): states})
                 value = _begin(part.initial, part.name, block, memory.lead, frame, others)

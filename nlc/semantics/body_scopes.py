@@ -237,7 +237,7 @@ class ObjectiveScope(BodyScope):
 
     def _variable(self, part: Part) -> Expr:
         return self.make(
-            "variable", memory=self.body.name, part=part.name,
+            "variable", memory=self.body.label, part=part.name,
             shape=(*(self.body.lead or ()), *part.shape), span=self.span,
         )  # fmt: skip
 

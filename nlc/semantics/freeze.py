@@ -94,7 +94,8 @@ def _frozen_reads(
                 link(("memory", node.attr("memory")), holder)
             elif (
                 node.op in ("apply", "grad")
-                and node.attr("memory")
+                # a memory inside a rule is a state of what the rule moves
+                and node.attr("memory") in memories
                 and not any(a.op == "variable" for a in node.args[1:])
             ):
                 reads[holder, id(node)] = node

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nlc.ir.expr import Expr, postorder
+from nlc.ir.expr import Expr, postorder, rewrite
 from nlc.ir.shape import show
 from nlc.ir.system import (
     Initial,
@@ -13,7 +13,7 @@ from nlc.ir.system import (
     Variable,
 )  # fmt: skip
 from nlc.semantics.context import real
-from nlc.semantics.memories import lead_of, rule_of
+from nlc.semantics.memories import lead_of, rule_of, state_leaf
 from nlc.semantics.records import Body
 from nlc.semantics.trees import calls, mentions
 from nlc.semantics.updates import UpdateScope
@@ -127,6 +127,7 @@ def _state_initials(block: BlockResolver, body: Body) -> None:
             if not rest:
                 set_initials(block, inner)
             parts = next(v.parts for v in inner.variables if v.name == rest)
+            parts = tuple(_outside(block, body, inner, part) for part in parts)
             body.variables[i] = replace(variable, parts=parts)
             continue
         if not variable.name:
@@ -140,6 +141,24 @@ def _state_initials(block: BlockResolver, body: Body) -> None:
         else:
             parts = _state_expr(block, body, variable, state)
         body.variables[i] = replace(variable, parts=parts)
+
+
+def _outside(block: BlockResolver, body: Body, inner: Body, part: Part) -> Part:
+    """Give the initial value of a rule's memory over the states of what the rule moves."""
+    if part.initial.expr is None:
+        return part
+
+    def leaf(node: Expr, args: tuple[Expr, ...]) -> Expr | None:
+        if node.op != "state" or node.attr("memory") != inner.label:
+            return None
+        var = node.attr("var")
+        full = f"{inner.name}.{var}" if var else inner.name
+        variable = next(v for v in inner.variables if v.name == var)
+        own = next(p for p in variable.parts if p.name == node.attr("part"))
+        return state_leaf(block, body, full, own, node.attr("when"))
+
+    expr = rewrite(block.graph, [part.initial.expr], leaf)[0]
+    return replace(part, initial=Initial("expr", expr=expr))
 
 
 def _state_expr(

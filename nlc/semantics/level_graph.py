@@ -101,6 +101,13 @@ def _of_memory(
             f"{name}.start", block.name, slow.name, slow.period, "start", words, lead, size, size,
             copies,
         )  # fmt: skip
+    for own, variable in memory.learned_states():
+        if own:
+            entries = lanes * sum(count(part.shape) for part in variable.parts)
+            yield Component(
+                f"{name}.{own}", block.name, slow.name, slow.period, "start",
+                _sizes(variable.parts[0].shape), lead, entries, entries, copies,
+            )  # fmt: skip
     if memory.persistent:
         pairs = lanes * memory.persistent * sum(axis.size for axis in memory.map.chain)
         yield Component(

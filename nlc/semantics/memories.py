@@ -241,7 +241,7 @@ def rule_of(block: BlockResolver, body: Body) -> tree.Rule | None:
 def state_leaf(block: BlockResolver, body: Body, var: str, part: Part, when: str) -> Expr:
     """A state as a leaf, [*lead, *part]."""
     return block.graph.make(
-        "state", memory=body.name, var=var, part=part.name, when=when,
+        "state", memory=body.label, var=var, part=part.name, when=when,
         shape=(*lead_of(block, body), *part.shape), span=body.span or body.written.span,
     )  # fmt: skip
 

@@ -171,7 +171,7 @@ class MotionScope(RuleScope):
         own = self.body.name != "self"
         text = f"the gradient of the objective of {self.body.name}" if own else span.text
         action = Slope(
-            self.body.name, targets, self.parts_of(point), objective, text, span
+            self.body.label, targets, self.parts_of(point), objective, text, span
         )  # fmt: skip
         recorder.actions.insert(len(recorder.actions) if place is None else place, action)
         leaves = tuple(

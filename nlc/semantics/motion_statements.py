@@ -16,7 +16,6 @@ from nlc.semantics.context import Bad
 from nlc.semantics.motion_scopes import MotionScope
 from nlc.semantics.periods import period_in
 from nlc.semantics.statements import assign_one, fit_state
-from nlc.semantics.trees import mentions
 from nlc.semantics.values import Struct, Value
 from nlc.source import Span
 from nlc.syntax import tree
@@ -36,10 +35,7 @@ def walk_on(scope: MotionScope, statements: tuple[tree.Stmt, ...]) -> None:
     """Add the actions of statements to the present block; faults are recorded and it goes on."""
     for statement in statements:
         try:
-            for name in scope.body.inner:
-                # also where a block reads it: it moves at each call, where it stands
-                if mentions(statement, {name}):
-                    scope.move(name)
+            scope.ready(statement)
             _statement(scope, statement)
         except Bad:
             scope.body.bad = True

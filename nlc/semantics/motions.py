@@ -239,36 +239,29 @@ def _size_word(size: int) -> str:
 
 def _at_first_call(scope: MotionScope, body: Body, expr: Expr) -> Expr:
     """Put what a state begins with in the place of initial values."""
-    graph, inner = scope.graph, _inner_bodies(body)
+    graph = scope.graph
 
     def at(node: Expr, args: tuple[Expr, ...]) -> Expr | None:
         if node.op != "state":
             return None
-        if node.attr("memory") == body.name:
+        name = node.attr("var")
+        if not name:
             return graph.make("stream", name="self.initial", shape=node.shape)
-        memory = inner[node.attr("memory")]
-        part = next(p for p in memory.variables[0].parts if p.name == node.attr("part"))
+        variable = next(v for v in body.variables if v.name == name)
+        part = next(p for p in variable.parts if p.name == node.attr("part"))
         if part.initial.kind != "constant":
             scope.context.fail(
-                "NL0806", f"a state begins as `{memory.name}`, which is drawn", expr.span,
+                "NL0806", f"a state begins as `{name}`, which is drawn", expr.span,
                 "in an optimizer", "begin with a number, or give the memory `init 0.1`",
             )  # fmt: skip
         if any(OPERATIONS[n.op].kind not in ("elementwise", "leaf") for n in postorder([expr])):
             scope.context.fail(
-                "NL0806", f"a state begins as a function of `{memory.name}`", expr.span,
+                "NL0806", f"a state begins as a function of `{name}`", expr.span,
                 "in an optimizer", "begin with a number",
             )  # fmt: skip
         return graph.constant(part.initial.value)
 
     return rewrite(graph, [expr], at)[0]
-
-
-def _inner_bodies(body: Body) -> dict[str, Body]:
-    """List the memories inside a rule, by name, with those inside of these."""
-    found: dict[str, Body] = {}
-    for inner in body.inner.values():
-        found |= {inner.name: inner, **_inner_bodies(inner)}
-    return found
 
 
 def _held(cells: list[Cell], name: str, first: Expr) -> Cell:

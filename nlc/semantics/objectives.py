@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from nlc.ir.expr import Expr, postorder, rewrite
 from nlc.ir.shape import show
+from nlc.semantics.axes import split
 from nlc.semantics.body_scopes import BodyScope, ObjectiveScope
 from nlc.semantics.memories import resolve_pairs, state_leaf, variables
 from nlc.semantics.records import Body
@@ -55,13 +56,12 @@ def resolve_objective(
     for pair in range(len(body.pairs) if many else 1):
         scope = ObjectiveScope(block, body, pair, env, closed)
         term = scope.plain(written)
-        if body.batch and term.shape[: len(body.batch)] == body.batch:
-            term = block.graph.make(
-                "sum",
-                term,
-                axes=tuple(range(-len(term.shape), 0))[: len(body.batch)],
-                span=written.span,
-            )
+        front = len(body.lead or ())
+        front = min(front, split(term.shape, body.lead or ()))
+        batch = term.shape[front : front + len(body.batch)]
+        if body.batch and batch == body.batch:
+            places = range(front - len(term.shape), front - len(term.shape) + len(batch))
+            term = block.graph.make("sum", term, axes=tuple(places), span=written.span)
         if scope.body_rank(term):
             seen = show(term.shape[len(body.lead or ()) :])
             block.context.fail(
@@ -76,7 +76,7 @@ def resolve_objective(
             assert isinstance(joined, Expr)
             total = joined
     assert total is not None
-    if not depends_on_memory(total, body.name):
+    if not depends_on_memory(total, body.label):
         block.context.fail(
             "NL0502", f"the objective does not depend on `{body.name}`", written.span,
             "no plain application of the memory here",

@@ -67,6 +67,11 @@ class Body:
     span: Span | None = None
 
     @property
+    def label(self) -> str:
+        """Its name in gradients: a memory inside a rule may be called as one of the block."""
+        return ".".join((*self.rules, self.name))
+
+    @property
     def parts(self) -> tuple[Part, ...]:
         """The parts of the map."""
         return self.map.parts

@@ -7,11 +7,13 @@ that reads it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nlc.ir.expr import Expr
+from nlc.ir.expr import Expr, rewrite
 from nlc.ir.shape import Axis, show
 from nlc.ir.system import Part
+from nlc.semantics.axes import split
 from nlc.semantics.context import Bad
 from nlc.semantics.memories import rule_of
 from nlc.semantics.objectives import DEFAULT_OBJECTIVE, resolve_objective
@@ -38,13 +40,10 @@ def rule_scope(
             "a memory of a rule is moved by equations or by another rule",
             (rule.span, "the rule"),
         )  # fmt: skip
-    if rule.memories:
-        block.context.unsupported.append(
-            ("NL0805", f"rule `{rule.name}` with a memory of its own", update.span)
-        )
     values, shown = arguments_of(block, body, update, outer)
     inner = RuleScope(block, body, values, (*outer.rules, rule.name))
     inner.shown = shown
+    inner.around = outer
     return inner, rule.equations
 
 
@@ -79,6 +78,8 @@ class RuleScope(UpdateScope):
         super().__init__(block, body, arguments)
         self.rules = rules
         self.moved: set[str] = set()
+        # the scope in which the rule's arguments were given
+        self.around: UpdateScope | None = None
 
     def known_names(self) -> list[str]:
         return [*super().known_names(), *self.body.inner]
@@ -99,7 +100,13 @@ class RuleScope(UpdateScope):
                 value = self.all_parts(name, when)
             case _:
                 return super().readable(expr)
-        return Readable(name, self.body.inner[name].map, (), self.parts_of(value))
+        return Readable(name, self.body.inner[name].map, self.lead, self.parts_of(value))
+
+    def ready(self, statement: tree.Stmt) -> None:
+        # a memory moves at each call, where it stands, also if only a block reads it
+        for name in self.body.inner:
+            if mentions(statement, {name}):
+                self.move(name)
 
     def move(self, name: str) -> None:
         """Move a memory of the rule, once, before the first equation that reads it."""
@@ -113,6 +120,9 @@ class RuleScope(UpdateScope):
         if inner.bad:
             self.body.bad = True
             raise Bad(name)
+
+    def called(self, key: str) -> str:
+        return key if self.around is None else self.around.called(key)
 
     def move_inner(self, body: Body) -> None:
         """Resolve how a memory of the rule moves."""
@@ -143,6 +153,10 @@ class InnerScope(UpdateScope):
         # of what the rule moves
         return self.outer._size(name)
 
+    def called(self, key: str) -> str:
+        own = key == "self" or self.is_state(key)
+        return self.outer.called(full_name(self.body, "" if key == "self" else key)) if own else key
+
 
 def full_name(body: Body, var: str) -> str:
     """The name that a state of an inner memory has outside."""
@@ -152,6 +166,12 @@ def full_name(body: Body, var: str) -> str:
 def prepare(outer: RuleScope, body: Body) -> tree.Expr | tuple[tree.Stmt, ...]:
     """Resolve a memory inside a rule up to its update: its pairs and objective."""
     block, written, context = outer.block, body.written, outer.context
+    for other in outer.body.inner:
+        # what it reads of other memories is theirs after they moved
+        if other != body.name and mentions(written, {other}):
+            outer.move(other)
+    # each copy of what the rule moves has a memory of its own
+    body.lead = outer.lead
     for clause, place in written.clauses:
         if clause in ("reset", "through", "slots", "route", "select"):
             context.fail(
@@ -181,7 +201,8 @@ def prepare(outer: RuleScope, body: Body) -> tree.Expr | tuple[tree.Stmt, ...]:
         env = {name: value for name, value in env.items() if name != "self"}
         for side in ("in", "out"):
             env[side] = outer._size(tree.Name(side, span=written.span))
-        body.objective = resolve_objective(block, body, objective, env, closed=True)
+        found = resolve_objective(block, body, objective, env, closed=True)
+        body.objective = _states_of(outer, body, found)
     body.objective_done = True
     if written.update is None:
         context.fail(
@@ -189,6 +210,20 @@ def prepare(outer: RuleScope, body: Body) -> tree.Expr | tuple[tree.Stmt, ...]:
             "write `update { self = self - lr * grad }` or `update sgd(lr = 0.1)`",
         )  # fmt: skip
     return written.update
+
+
+def _states_of(outer: RuleScope, body: Body, objective: Expr) -> Expr:
+    """Put the states of what the rule moves in the place of the memory's own, by name."""
+
+    def leaf(node: Expr, args: tuple[Expr, ...]) -> Expr | None:
+        if node.op != "state" or node.attr("memory") != body.label:
+            return None
+        name = full_name(body, node.attr("var"))
+        variable = next(v for v in body.variables if v.name == node.attr("var"))
+        part = next(p for p in variable.parts if p.name == node.attr("part"))
+        return outer.leaf(name, part, node.attr("when"))
+
+    return rewrite(outer.graph, [objective], leaf)[0]
 
 
 def _move(outer: RuleScope, body: Body) -> None:
@@ -205,6 +240,7 @@ def _move(outer: RuleScope, body: Body) -> None:
         scope.move_all()
     if body.bad:
         raise Bad(body.name)
+    outer.body.statements += [replace(s, target=scope.called(s.target)) for s in body.statements]
     for variable in body.variables:
         outer.env[full_name(body, variable.name)] = scope.env[variable.name or "self"]
 
@@ -232,14 +268,15 @@ def _pairs(outer: RuleScope, body: Body) -> tuple[tuple[Expr, Expr], ...]:
                 f"this is {show(k.shape)}", f"`{body.name}` takes {show(inputs)} last",
                 (written.map.span, "its map"),
             )  # fmt: skip
-        body.batch = k.shape[: len(k.shape) - len(inputs)]
+        copies = split(k.shape, outer.lead)
+        body.batch = k.shape[copies : len(k.shape) - len(inputs)]
         v = outer.value(written.values[i]) if written.values else k
         if isinstance(v, Struct):
             context.fail(
                 "NL0415", "one value is needed here", written.values[i].span,
                 ", ".join(name for name, _ in v.parts), "name a part, `grad.layer1`",
             )  # fmt: skip
-        names = {axis.name for axis in body.batch}
+        names = {axis.name for axis in (*outer.lead, *body.batch)}
         seen = tuple(axis for axis in v.shape if axis.name not in names)
         outputs = body.map.outputs
         if (

@@ -30,6 +30,7 @@ def run(scope: UpdateScope, statements: tuple[tree.Stmt, ...]) -> None:
     """Run equations in order; faults are recorded and the rest goes on."""
     for statement in statements:
         try:
+            scope.ready(statement)
             _statement(scope, statement)
         except Bad:
             scope.body.bad = True
@@ -202,7 +203,6 @@ def _like(scope: UpdateScope, model: Value, value: Value, span: Span) -> Value:
 def _let(
     scope: UpdateScope, key: str, rest: list[str], value: Value, text: str, span: Span
 ) -> Value:
-    kind = "" if key == "self" else key
     named: list[tuple[str, Expr]] = []
     pairs = value.parts if isinstance(value, Struct) else ()
     if not pairs:
@@ -210,7 +210,7 @@ def _let(
         part = _only_part(scope, key, rest)
         pairs = ((part, value),)
     for part, expr in pairs:
-        named.append((part, scope.make("let", expr, name=kind or "self", part=part, span=span)))
+        named.append((part, scope.make("let", expr, name=scope.called(key), part=part, span=span)))
     scope.body.statements.append(Statement(key, tuple(named), text, span))
     if rest:
         whole = scope.env[key]

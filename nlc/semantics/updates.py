@@ -53,6 +53,13 @@ class UpdateScope(BodyScope):
             self.env[variable.name or "self"] = self.all_parts(variable.name, "prev")
         self.start = dict(self.env)
 
+    def called(self, key: str) -> str:
+        """How what an equation sets is called outside: a memory inside a rule by its own name."""
+        return key
+
+    def ready(self, statement: tree.Stmt) -> None:
+        """Do what must be done before a statement, also where a block does not run."""
+
     @property
     def in_window(self) -> bool:
         """Say whether several tokens make one update."""
@@ -132,7 +139,9 @@ class UpdateScope(BodyScope):
     def readable(self, expr: tree.Expr) -> Readable | None:
         if isinstance(expr, tree.Name) and self.own(expr.id):
             parts = self.parts_of(self.env["self"])
-            return Readable(self.body.name, self.body.map, self.lead, parts, self.body.name)
+            # what a rule holds is no memory of the block
+            name = "" if self.body.rules else self.body.name
+            return Readable(self.body.name, self.body.map, self.lead, parts, name)
         if self.in_rule and not (isinstance(expr, tree.Call) and self.own_time(expr)):
             return None
         found = super().readable(expr)
@@ -245,7 +254,7 @@ class UpdateScope(BodyScope):
         found: list[tuple[str, Expr]] = []
         for name in names:
             node = self.make(
-                "grad", objective, *points, memory=self.body.name, part=name, parts=names,
+                "grad", objective, *points, memory=self.body.label, part=name, parts=names,
                 span=span,
             )  # fmt: skip
             if self.body.written.through == "first_order":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -287,6 +288,93 @@ def dgd(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
 
     M, y = over_tokens(q, zeros(x, H, DV, DK), move)
     return out(p, y), {"M": M}
+
+
+def slope_of_gelu(x: Tensor) -> Tensor:
+    below = 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+    return below + x * torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+
+
+@feature(
+    "deep momentum: a network inside a rule",
+    """
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    update deep_momentum(lr = 0.3, alpha = 0.9, rate = 0.5)
+  }
+  out = W_o(M(q))
+""",
+)
+def deep_momentum(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """m learns to answer each row of the gradient, at length 1, with its negative."""
+    q, k, v = project(p, x)
+    names = ("layer1.weight", "layer2.weight")
+    first = tuple(copies(p, f"M.initial_m.{name}", x) for name in names)
+
+    def move(t: int, state: Any) -> Any:
+        M, W1, W2 = state
+        g = outer(read(M, k[:, t]) - v[:, t], k[:, t])
+        u = g / g.norm(dim=-1, keepdim=True)
+        inner = u @ W1.mT
+        hidden = torch.nn.functional.gelu(inner)
+        error = (hidden @ W2.mT + u) / DV
+        back = (error @ W2) * slope_of_gelu(inner)
+        W1, W2 = 0.9 * W1 - 0.5 * back.mT @ u, 0.9 * W2 - 0.5 * error.mT @ hidden
+        M = M + 0.3 * torch.nn.functional.gelu(u @ W1.mT) @ W2.mT
+        return (M, W1, W2), read(M, q[:, t])
+
+    (M, *m), y = over_tokens(q, (zeros(x, H, DV, DK), *first), move)
+    return out(p, y), {"M": M, "M.m": dict(zip(names, m, strict=True))}
+
+
+@feature(
+    "memories within a rule, one of another and read in a block",
+    """
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    update held(lr = 0.2)
+  }
+  out = W_o(M(q))
+""",
+    rules="""
+rule held(lr) {
+  memory u : like self {
+    objective 1/2 * sum((self - grad)^2, over = (in, out))
+    state     S = 0.1
+    update {
+      S    = 0.5 * S - 0.3 * grad
+      self = self + S
+    }
+  }
+  memory w : like self {
+    objective sum(self * u, over = (in, out)) + sum(prev(self) * self^2, over = (in, out)) / out
+    update    sgd(lr = 0.1)
+  }
+  self = self - lr * grad
+  every 3 tokens { self = self - lr * w }
+}
+""",
+)
+def within(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """u follows the gradient with momentum, w follows u; both move with every token."""
+    q, k, v = project(p, x)
+
+    def move(t: int, state: Any) -> Any:
+        M, u, S, w = state
+        g = outer(read(M, k[:, t]) - v[:, t], k[:, t])
+        S = 0.5 * S - 0.3 * (u - g)
+        u = u + S
+        w = w - 0.1 * (u + 2 * w * w / DV)
+        M = M - 0.2 * g
+        if t % 3 == 2:
+            M = M - 0.2 * w
+        return (M, u, S, w), read(M, q[:, t])
+
+    zero = zeros(x, H, DV, DK)
+    (M, u, S, w), y = over_tokens(q, (zero, zero, zero + 0.1, zero), move)
+    return out(p, y), {"M": M, "M.u": u, "M.u.S": S, "M.w": w}
 
 
 @feature(

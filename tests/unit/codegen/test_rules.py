@@ -207,8 +207,8 @@ rule r(lr) {
     }
     init 0.3
   }
-  every 2 steps { self = self - lr * u }
   self = self - lr * k
+  every 2 steps { self = self - lr * u }
 }""",
     "sizes": """
 rule scaled(lr) { self = self - lr * sqrt(max(1, out / in)) / in * newton_schulz(grad) }
