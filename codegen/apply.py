@@ -23,9 +23,12 @@ from nlc.ir.system import Map
 
 
 def flat_input(low: Lowering, form: Map, x: fx.Node) -> fx.Node:
-    """Make the map's input axes one."""
-    if len(form.inputs) < 2:
+    """Make the map's input axes one; a single number gets an axis."""
+    if len(form.inputs) == 1:
         return x
+    if not form.inputs:
+        shape = (*x.meta["shape"], form.chain[0])
+        return low.mark(low.program.method("unsqueeze", x, -1), shape, x)
     inner = unsplit(x, len(form.inputs))
     if inner is not None:
         return inner

@@ -54,6 +54,9 @@ def arguments(memory: Memory, roots: Iterable[Expr], starting: bool = False) -> 
             found.append(node)
         elif not own(memory, node, starting):
             stack.extend(reversed(node.args))
+    if memory.map.kind == "kernel":
+        # what is made of nothing but numbers has no rows or tokens of its own
+        found += [root for root in dict.fromkeys(roots) if not set(postorder([root])) & set(found)]
     found.sort(key=lambda node: node.op != "stream")
     states = {*_state_names(memory), "tokens", *map(flag_name, periods(memory))}
     names = Names(states | METHODS if starting else states)

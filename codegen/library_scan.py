@@ -33,7 +33,7 @@ def scan_rows(writes: list[Write], gates: list[list[Any]], states: list[Tensor])
     front = tuple(torch.broadcast_shapes(*fronts, (h.shape[0], 1, *h.shape[1:-2])))
     zero = h.new_zeros(*front, d)
     x = torch.cat([sum(row, zero) for row in added], -1).unsqueeze(-1)
-    width = max((g.shape[-1] for g in given), default=1)
+    width = max([1, *(g.shape[-1] for g in given)])
 
     def entry(g: Any) -> Tensor:
         g = g.to(h.dtype) if isinstance(g, Tensor) else h.new_full((1,), g or 0.0)

@@ -44,9 +44,10 @@ def write_package(folder: Path, texts: Mapping[str, str]) -> None:
             folder.rename(old / "package")
         try:
             fresh.rename(folder)
-        except OSError:
+        except BaseException:
             if old is not None:
                 (old / "package").rename(folder)
+                old.rmdir()
             raise
         if old is not None:
             shutil.rmtree(old)

@@ -194,7 +194,7 @@ class Runner:
             return None
         if value.op == "stream" and self.scope.stream(str(value.attr("name"))) is None:
             return None
-        node = self.scope.spread(self.scope.low.tensor(value))
+        node = self.scope.full(self.scope.low.tensor(value), value)
         return node if integer else self.scope.low.narrow(node)
 
     def update(self, memory: Memory) -> None:
@@ -231,7 +231,11 @@ class Runner:
             node = self.scope.ahead(expr)
             if node is None:
                 node = self.scope.low.tensor(expr)
-            found.append(self.scope.spread(node) if writer.varies(expr) else node)
+            if expr.op in ("position", "due"):
+                # a method makes its keys and values of it, and gives these all rows
+                found.append(node)
+            else:
+                found.append(self.scope.full(node, expr) if writer.varies(expr) else node)
         return found
 
     def run(self, memory: Memory) -> None:
@@ -336,7 +340,11 @@ class Runner:
     def passes(self, stage: Passes) -> None:
         """Run the passes of a repeat, one after another."""
         scope, program = self.scope, self.scope.program
-        given = [scope.stream(n) for n in stage.inputs]
+        given = [
+            scope.spread(node, True) if node is not None and n in scope.unit.alike else node
+            for n in stage.inputs
+            for node in [scope.stream(n)]
+        ]
         carried = [g if g is None or g.meta.get("integer") else scope.low.narrow(g) for g in given]
         extra = [n for n in stage.outputs if n not in stage.inputs]
         modules = [

@@ -20,7 +20,7 @@ from nlc.codegen.program import Program, note
 from nlc.codegen.selected import routed_name
 from nlc.codegen.torch_memory import bare
 from nlc.codegen.torch_tiles import read_name, read_product
-from nlc.codegen.unit import Unit
+from nlc.codegen.unit import Unit, is_alike
 from torch import fx
 
 from nlc.ir.expr import Expr
@@ -363,19 +363,29 @@ class Scope:
             return x
         slot = str(expr.attr("slot"))
         function = library.shift if self.batch == 2 else library.shift_step
-        node = self.program.call(function, self.spread(x), self.past(slot))
+        node = self.program.call(function, self.full(x, expr.args[0]), self.past(slot))
         return self.remember(node, slot, expr, bool(x.meta["wide"]), "shifted")
 
-    def spread(self, x: fx.Node) -> fx.Node:
-        """Give a constant its batch axes."""
-        while batch_of(x) < self.batch:
-            x = self.low.unsqueeze(x, 0)
-        return x
+    def spread(self, x: fx.Node, alike: bool = False) -> fx.Node:
+        """Give a constant all rows and tokens; `alike` says that a value has one row for all."""
+        known = batch_of(x)
+        if known == self.batch and not alike:
+            return x
+        shape, wide = x.meta["shape"], bool(x.meta["wide"])
+        for place in range(known, self.batch):
+            x = self.program.method("unsqueeze", x, place)
+        front = [self.rows(), self.tokens()][: self.batch]
+        x = self.program.method("expand", x, *front, *[-1] * len(shape))
+        return note(x, shape, self.batch, wide)
+
+    def full(self, x: fx.Node, expr: Expr) -> fx.Node:
+        """Give the value of an expression all rows and tokens."""
+        return self.spread(x, is_alike([expr], self.unit.alike))
 
     def conv(self, expr: Expr) -> fx.Node:
         """A causal convolution by its module."""
         slot, weight = str(expr.attr("slot")), str(expr.args[1].attr("name")).split(".")[0]
-        x = self.low.narrow(self.spread(self.low.tensor(expr.args[0])))
+        x = self.low.narrow(self.full(self.low.tensor(expr.args[0]), expr.args[0]))
         shape = x.meta["shape"]
         if len(shape) > 1:
             inner = unsplit(x, len(shape))

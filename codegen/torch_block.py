@@ -38,14 +38,14 @@ from nlc.codegen.torch_memory import (
     reserved,
     write_dict,
 )
-from nlc.codegen.unit import Passes, Unit, expressions, streams
+from nlc.codegen.unit import Passes, Unit, expressions
 from nlc.codegen.unit import of_memory as updates_of
 from nlc.codegen.writer import Writer, split_call
 from torch import fx
 
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.shape import Shape, show, sizes
-from nlc.ir.system import Call, Equation, Memory, Step
+from nlc.ir.system import Call, Equation, Memory
 
 Comment = Callable[[Any], list[str]]
 
@@ -122,14 +122,9 @@ class UnitWriter:
         found += [i.default for i in self.unit.inputs if i.default is not None]
         return found
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[Any]:
         """All steps, in the order of a token."""
-        if self.unit.block is not None:
-            return list(self.unit.block.steps)
-        found: list[Any] = []
-        for stage in self.unit.stages:
-            found += [stage] if isinstance(stage, Passes) else list(getattr(stage, "steps", ()))
-        return found
+        return list(self.unit.steps)
 
     # ---- the class -----------------------------------------------------------------------------
 
@@ -464,7 +459,9 @@ class UnitWriter:
         out.line("if state is None:")
         with out.indent():
             out.line(f"state = self.initial_state({rows}, {like_text})")
-        if batch == 2 and self.unit.kind == "block" and self.unit.memories:
+        # a convolution, as a memory, takes one token at least
+        takes = self.unit.memories or any(n.op == "conv" for n in postorder(self.all_expressions()))
+        if batch == 2 and self.unit.kind == "block" and takes:
             outputs = []
             for name in self.unit.outputs:
                 shape = sizes(self.output_shape(name))
@@ -506,28 +503,7 @@ class UnitWriter:
         node = scope.stream(name)
         assert node is not None, name
         node = scope.low.narrow(scope.low.as_number(node))
-        if self.unit.kind == "block" and not self.depends(name, set()):
-            shape = self.output_shape(name)
-            front = [scope.rows(), *([scope.tokens()] if scope.batch == 2 else [])]
-            node = scope.program.method("expand", scope.spread(node), *front, *sizes(shape))
-        return node
-
-    def depends(self, name: str, seen: set[str]) -> bool:
-        """Say whether a stream depends on an input or a state, and so has all batch axes."""
-        if name in {i.name for i in self.unit.inputs}:
-            return True
-        if name in seen:
-            return False
-        seen.add(name)
-        for step in self.steps():
-            if isinstance(step, Call) and name in step.results:
-                return True
-            if isinstance(step, Equation) and step.name == name:
-                leaves = list(postorder([step.value]))
-                if any(n.op in ("state", "attend", "shift", "conv") for n in leaves):
-                    return True
-                return any(self.depends(s, seen) for s in streams([step.value]))
-        return False
+        return scope.spread(node, name in self.unit.alike)
 
     def state_entries(self, scope: Scope, nested: dict[str, Any], batch: int) -> dict[str, Any]:
         """The state after what was run."""

@@ -269,8 +269,8 @@ class MemoryWriter:
         return 1
 
     def varies(self, expr: Expr) -> bool:
-        """Say whether a value depends on tokens."""
-        return any(
+        """Say whether a value depends on tokens; the pairs of a softmax memory are stored as if."""
+        return self.is_kernel or any(
             (node.op == "stream" and node.attr("name") not in self.static)
             or node.op in ("state", "attend", "position", "due", "shift", "conv")
             for node in postorder([expr])
@@ -481,7 +481,9 @@ class MemoryWriter:
         self.finish(out, program, [y])
 
     def _flat(self, program: Program, x: fx.Node, count: int) -> fx.Node:
-        return x if count < 2 else program.method("flatten", x, -count)
+        if count == 0:
+            return program.method("unsqueeze", x, -1)
+        return x if count == 1 else program.method("flatten", x, -count)
 
     def _run(self, out: Writer) -> None:
         from nlc.codegen.torch_chunks import write_chunks

@@ -130,7 +130,7 @@ class Emitter:
             out.blank()
         if _mentions(body, "torch."):
             out.line("import torch")
-        if _mentions(body, "F."):
+        if _mentions(body, "F.") or _mentions(body, "F,"):
             out.line("import torch.nn.functional as F")
         out.line("from torch import Tensor, nn")
         out.blank(2)

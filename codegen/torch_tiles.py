@@ -174,7 +174,9 @@ def _path_type(writer: MemoryWriter) -> str:
 
 def _query(program: Program, writer: MemoryWriter) -> fx.Node:
     q, count = program.input("q"), len(writer.memory.map.inputs)
-    return q if count < 2 else program.method("flatten", q, -count)
+    if not count:
+        return program.method("unsqueeze", q, -1)
+    return q if count == 1 else program.method("flatten", q, -count)
 
 
 def _answer(program: Program, writer: MemoryWriter, y: fx.Node) -> fx.Node:

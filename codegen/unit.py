@@ -6,8 +6,9 @@ A repeat's body is a unit of its own, whose inputs and outputs are the streams t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from nlc.codegen.names import class_name, class_names
 
@@ -64,6 +65,41 @@ class Unit:
     def memory(self, name: str) -> Memory:
         """Return a memory by name."""
         return next(m for m in self.memories if m.name == name)
+
+    @property
+    def steps(self) -> list[Step | Passes]:
+        """All steps, in the order of a token."""
+        if self.block is not None:
+            return list(self.block.steps)
+        found: list[Step | Passes] = []
+        for stage in self.stages:
+            found += [stage] if isinstance(stage, Passes) else list(getattr(stage, "steps", ()))
+        return found
+
+    @cached_property
+    def alike(self) -> frozenset[str]:
+        """The streams that are the same in every row: no input and no state goes into them."""
+        equations = [step for step in self.steps if isinstance(step, Equation)]
+        found = {step.name for step in equations}
+        for step in self.steps:
+            found -= set(getattr(step, "results", ())) | set(getattr(step, "outputs", ()))
+        while True:
+            moving = {
+                step.name for step in equations
+                if step.name in found and not is_alike([step.value], found)
+            }  # fmt: skip
+            if not moving:
+                return frozenset(found)
+            found -= moving
+
+
+def is_alike(roots: Iterable[Expr], streams_alike: Container[str]) -> bool:
+    """Say whether values are the same in every row of a batch."""
+    return not any(
+        node.op in ("state", "attend", "shift", "conv")
+        or (node.op == "stream" and node.attr("name") not in streams_alike)
+        for node in postorder(roots)
+    )
 
 
 def units(system: System, plan: Plan) -> list[Unit]:

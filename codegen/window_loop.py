@@ -220,7 +220,7 @@ def _token_argument(scope: Scope, writer: MemoryWriter, expr: Expr) -> fx.Node:
     node = scope.low.as_number(scope.low.tensor(expr))
     if writer.batch_of(expr) < 2:
         return node
-    node = scope.spread(node)
+    node = scope.full(node, expr)
     if scope.batch == 2:
         return node
     shape, wide = node.meta["shape"], bool(node.meta["wide"])

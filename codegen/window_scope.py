@@ -101,10 +101,10 @@ class WindowScope(Scope):
             return self.outside(expr)
         return super().state(expr)
 
-    def spread(self, x: fx.Node) -> fx.Node:
+    def spread(self, x: fx.Node, alike: bool = False) -> fx.Node:
         """Give what is the same at every token all of them."""
         if batch_of(x) != 1:
-            return super().spread(x)
+            return super().spread(x, alike)
         shape, wide = x.meta["shape"], bool(x.meta["wide"])
         x = self.program.method("unsqueeze", x, 1)
         x = self.program.method("expand", x, -1, self.tokens(), *[-1] * len(shape))

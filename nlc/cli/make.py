@@ -23,6 +23,7 @@ from nlc.cli.common import (
     write_file,
 )
 from nlc.cli.faults import faults_shown
+from nlc.cli.forms import form_of_path, printed
 from nlc.cli.lab import Target, TargetOption
 from nlc.cli.starter import starter
 
@@ -38,13 +39,20 @@ def new(
     Examples:
 
         nlc new tiny
+        nlc new tiny -o tiny.yaml
     """
     if not re.fullmatch(r"[^\W\d]\w{0,63}", name):
         raise CallError(f"`{name}` cannot name a system", "a letter, then letters, digits and _")
     path = output or Path(f"{name}.nl")
     if path.exists():
         raise CallError(f"{path} is already there", "another name, or -o FILE")
-    write_file(path, starter(name))
+    form = form_of_path(path)
+    text = starter(name, path.name)
+    if form == "yaml":
+        from nlc.syntax.read import parse
+
+        text = printed(parse(text), form)
+    write_file(path, text)
     say(f"wrote {path}; next:  nlc check {path}")
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 STARTER = """\
 # A spec says what a model remembers, how fast each part of it changes, and by which rule.
-#   nlc check {name}.nl      what is wrong with it, or its levels
-#   nlc train {name}.nl      train it on text that ships with Python
-#   nlc explain {name}.nl    how it runs, and why
+#   nlc check {file}      what is wrong with it, or its levels
+#   nlc train {file}      train it on text that ships with Python
+#   nlc explain {file}    how it runs, and why
 
 system {name} "A fast memory that corrects itself, between slow weights"
 
@@ -68,6 +68,6 @@ model {{
 """
 
 
-def starter(name: str) -> str:
-    """Return a first spec of that name."""
-    return STARTER.format(name=name)
+def starter(name: str, file: str = "") -> str:
+    """Return a first spec of that name, in the text form; its head speaks of `file`."""
+    return STARTER.format(name=name, file=file or f"{name}.nl")

@@ -276,6 +276,67 @@ BODIES: dict[str, str] = {
   init learned }
   out = W_o(M(q))
 """,
+    "an mlp as the only map": """
+  weights S : mlp(d_k -> 3 -> d_v)
+  out = W_o(S(k))
+""",
+    "weights of a number": """
+  weights S : linear(1 -> d_v, bias)
+  weights L[heads] : mlp(1 -> 3 -> d_v)
+  out = W_o(S(sum(k)) + L(<k, q>))
+""",
+    "a memory of a number": """
+  memory M : linear(1 -> d_v) at fast { key sum(k)
+  value v
+  update { self = 0.9 * self - 0.1 * grad } }
+  out = W_o(M(sum(q)) + prev(M)(0.5))
+""",
+    "a number of a number": """
+  memory M : linear(1 -> 1, bias) at fast { key sum(k)
+  value sum(v)
+  update { self = tanh(self - 0.1 * grad) } }
+  out = W_o(M(sum(q)) * v)
+""",
+    "an mlp of a number": """
+  memory M : mlp(1 -> 3 -> d_v) at fast { key sum(k)
+  value v
+  update momentum(lr = 0.1, beta = 0.5) }
+  out = W_o(M(sum(q)))
+""",
+    "a convolution without a memory": """
+  weights C : conv(d, width = 3)
+  out = C(x) + W_o(v)
+""",
+    "what is the same in every row": """
+  weights p : vector(d) init 0.5
+  weights C : conv(d, width = 3)
+  out = W_o(v) + shift(p) * C(index(d)) + shift(position * p, 2) + C(sin(position * p))
+""",
+    "a learned value": """
+  weights p : vector(heads, d_v) init 0.5
+  memory M : linear(d_k -> d_v) at fast { key unit(k)
+  value p
+  update sgd(lr = 0.5) }
+  out = W_o(M(q))
+""",
+    "a learned key": """
+  weights p : vector(heads, d_k) init 0.5
+  memory M : linear(d_k -> d_v) at fast { key p
+  value v
+  update { self = tanh(self - 0.1 * grad) } }
+  out = W_o(M(p) + M(q))
+""",
+    "pairs of places": """
+  weights p : vector(heads, d_k) init 0.5
+  weights r : vector(heads, d_v) init 0.5
+  memory A : kernel(softmax) at now { key p + sin(position)
+  value v }
+  memory B : kernel(softmax, window = 2) at now { key k
+  value outer(1 + index(heads), index(d_v)) }
+  memory C : kernel(softmax) at now { key outer(index(heads), index(d_k))
+  value r }
+  out = W_o(A(p) + B(q) + C(q))
+""",
     "a past that no update asks for": """
   memory M : linear(d_k -> d_v) at fast { key shift(k)
   value v

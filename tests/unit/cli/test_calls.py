@@ -103,6 +103,16 @@ def test_new_writes_once(call: Call) -> None:
     assert call("new", "tiny", "-o", "nowhere/tiny.nl").status == 2
 
 
+def test_new_writes_either_form(call: Call) -> None:
+    assert call("new", "tiny", "-o", "first.yaml").status == 0
+    text = Path("first.yaml").read_text()
+    assert "system: tiny" in text and "#   nlc check first.yaml  " in text
+    assert call("check", "first.yaml", "--strict").out.startswith("tiny  fine\n")
+    assert call("fmt", "--check", "first.yaml").status == 0
+    answer = call("new", "tiny", "-o", "first.txt")
+    assert answer.status == 2 and "no known form" in answer.err
+
+
 def test_version(call: Call) -> None:
     assert call("--version").out.startswith("nlc 0.")
 

@@ -88,7 +88,13 @@ def test_made_on_the_meta_device_and_drawn_later(name: str) -> None:
         assert torch.equal(found[key], value), key
 
 
-@pytest.mark.parametrize("name", ["gated_deltanet", "sliding_window"])
+# a spec of each schedule; the others are compiled in `make test-all`
+TRACED = {"linear_attention", "gated_deltanet", "titans_lmm", "sliding_window", "rwkv7"}
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in TRACED else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+)
 def test_compiles_without_graph_breaks(name: str) -> None:
     module = small(name).model()
     tokens = torch.randint(0, 256, (2, 9))
@@ -108,6 +114,60 @@ def test_an_empty_sequence_changes_nothing(name: str) -> None:
     _, later = module(torch.zeros(2, 3, dtype=torch.long), state)
     _, whole = module(torch.zeros(2, 3, dtype=torch.long))
     assert flat(later).keys() == flat(whole).keys()
+
+
+def test_a_folder_is_replaced_only_by_a_whole_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, compiled = tmp_path / "package", small("deltanet")
+    compiled.write(folder)
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for method, wrong in (("write_text", fail), ("chmod", stop)):
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, method, wrong)
+            with pytest.raises((OSError, KeyboardInterrupt)):
+                compiled.write(folder)
+    real = Path.rename
+
+    def second(self: Path, target: Path) -> Path:
+        if target == folder and self.name != "package":
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", second)
+        with pytest.raises(KeyboardInterrupt):
+            compiled.write(folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [folder]
+    compiled.write(folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_state_grows_only_where_all_pairs_are_kept(name: str) -> None:
+    compiled = small(name)
+    model = compiled.model()
+    endless = {
+        m.name for b in compiled.system.blocks for m in b.memories
+        if m.map.kind == "kernel" and m.map.option("window") is None
+    }  # fmt: skip
+    sizes = []
+    state = None
+    with torch.no_grad():
+        for token in torch.randint(0, 256, (40, 1)):
+            _, state = model.step(token, state)
+            leaves = flat(state)
+            sizes.append({n: v.numel() for n, v in leaves.items() if not isinstance(v, int)})
+    growing = {n for n in sizes[-1] if sizes[-1][n] != sizes[19][n]}
+    assert {n.split("|")[-3] for n in growing} == endless
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -113,3 +113,45 @@ def test_what_a_loop_does_not_make_is_made_before_it() -> None:
     forward = forward[forward.index("def forward") : forward.index("def step")]
     loop = forward[forward.index("        ):\n") :].split("\n        #")[0]
     assert "self.M.step(" in loop and "self.W_" not in loop and "self.conv_k" not in loop
+
+
+@pytest.mark.parametrize("given", ["index(d)", "position * index(d)", "p", "sin(position * p)"])
+def test_a_block_may_be_called_with_what_is_the_same_in_every_row(given: str) -> None:
+    text = f"""system alike
+dims {{ d = 3 }}
+level fast every 1 token
+level slow every 1 step
+block inner(x[d]) -> out[d] {{
+  weights V : linear(d -> d)
+  weights c : conv(d, width = 2)
+  memory M : linear(d -> d) at fast {{
+    key   unit(x)
+    value V(x)
+    update sgd(lr = 0.1)
+  }}
+  out = M(x) + shift(x) + c(x)
+}}
+block outer_one(x[d]) -> out[d] {{
+  weights p : vector(d) init 0.5
+  out = x * inner({given})
+}}
+block nothing(x[d]) -> out[d] {{
+  weights p : vector(d) init 0.5
+  out = {given}
+}}
+model {{
+  vocab 5
+  y[d] = embed(tokens)
+  z = position * index(d)
+  repeat 2 {{ y = y + inner(z) + outer_one(y) }}
+  logits = unembed(y)
+}}
+"""
+    compiled = agree(nlc.parse(text), "outer_one", tokens=4)
+    agree(nlc.parse(text), "nothing", tokens=4)
+    model = randomised(compiled.model().double())
+    tokens = torch.randint(0, 5, (3, 6))
+    logits, state = model(tokens)
+    want, want_state = compiled.reference(None, model)(tokens)
+    close(logits, want, "logits")
+    same_states(state, want_state, "state")

@@ -135,6 +135,46 @@ def test_a_killed_run_goes_on_exactly(tmp_path: Path) -> None:
     assert_same_run(whole, read(tmp_path / "cut"))
 
 
+KILLED_WHILE_SAVING = """
+import os, signal, sys
+sys.path.insert(0, {folder!r})
+import fake
+from nlc.lab import checkpoint
+from pathlib import Path
+save, replace = checkpoint.save_file, os.replace
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+def save_half(tensors, path, **more):
+    save(tensors, path, **more)
+    if "00000010" in str(path):
+        data = Path(path).read_bytes()
+        Path(path).write_bytes(data[: len(data) // 2])
+        die()
+def replace_not(old, new):
+    die() if "00000010" in str(new) else replace(old, new)
+if {when!r} == "writing":
+    checkpoint.save_file = save_half
+else:
+    os.replace = replace_not
+fake.train(fake.begin(Path("cut"), steps=20), fake.Compiled(), fake.Corpus("text", "t", fake.TEXT),
+           fake.Shown(None, None))
+"""
+
+
+@pytest.mark.parametrize("when", ["writing", "renaming"])
+def test_a_run_killed_while_it_saves_goes_on_exactly(tmp_path: Path, when: str) -> None:
+    code = KILLED_WHILE_SAVING.format(folder=str(Path(fake.__file__).parent), when=when)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    cut = read(tmp_path / "cut")
+    assert [p.name for p in cut.checkpoints()][-1] == "step-00000005.safetensors"
+    assert max(m["step"] for m in cut.measurements()) == 10
+    go(cut)
+    whole = fake.begin(tmp_path / "whole", steps=20)
+    go(whole)
+    assert_same_run(whole, cut)
+
+
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     run = fake.begin(tmp_path / "run", steps=10)
     go(run)
