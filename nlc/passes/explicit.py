@@ -10,8 +10,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nlc.ir.expr import Expr, Graph
-from nlc.ir.system import Assignment, Memory, Part, Statement, System, Weight
+from nlc.ir.expr import Expr, Graph, postorder
+from nlc.ir.system import (
+    Assignment,
+    Block,
+    Call,
+    Equation,
+    Memory,
+    Part,
+    Statement,
+    System,
+    Weight,
+)
 from nlc.passes.differentiate import differentiate
 from nlc.passes.gather import gather
 from nlc.passes.lower import lower
@@ -20,15 +30,23 @@ from nlc.passes.simplify import simplify
 
 def explicit(system: System) -> System:
     """Write out the updates of all memories; raises `SpecError` where there is no gradient."""
-    blocks = tuple(
-        replace(
-            block,
-            weights=tuple(_simple_start(system.graph_of, weight) for weight in block.weights),
-            memories=tuple(explicit_memory(system.graph_of, memory) for memory in block.memories),
-        )
-        for block in system.blocks
-    )
+    blocks = tuple(_explicit_block(system.graph_of, block) for block in system.blocks)
     return replace(system, blocks=blocks)
+
+
+def _explicit_block(graph: Graph, block: Block) -> Block:
+    weights = tuple(_simple_start(graph, weight) for weight in block.weights)
+    memories = tuple(explicit_memory(graph, memory) for memory in block.memories)
+    roots = [step.value for step in block.steps if isinstance(step, Equation)]
+    roots += [e for step in block.steps if isinstance(step, Call) for _, e in step.inputs]
+    roots += [entry.default for entry in block.inputs if entry.default is not None]
+    for memory in memories:
+        roots += [assignment.value for assignment in memory.update]
+        roots += [e for pair in memory.pairs for e in pair] if memory.map.kind == "kernel" else []
+    # a term of an objective without a gradient asks for no past
+    slots = {node.attr("slot") for node in postorder(roots) if node.op in ("shift", "conv")}
+    histories = tuple(h for h in block.histories if h.slot in slots)
+    return replace(block, weights=weights, memories=memories, histories=histories)
 
 
 def _simple_start(graph: Graph, weight: Weight) -> Weight:

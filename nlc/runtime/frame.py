@@ -75,7 +75,8 @@ def frame_of(
     run: Run, module: Block | Model, streams: Mapping[str, Tensor], state: State
 ) -> TokenFrame:
     """Return a frame in which a value over the streams of a token can be evaluated."""
-    histories = {h.slot: state[h.slot] for h in module.histories}
+    # emitted code leaves out a past that no gradient turned out to depend on
+    histories = {h.slot: state[h.slot] for h in module.histories if h.slot in state}
     frame = make_frame(run, int(state.get("position", 0)), {}, module, histories)
     frame.streams.update(streams)
     return frame

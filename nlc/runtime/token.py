@@ -151,7 +151,7 @@ def _append(memory: Memory, before: Parts, frame: TokenFrame) -> Parts:
 def _finish(run: Run, module: Block | Model, frame: TokenFrame, state: State) -> None:
     """End the token: histories, chunk starts, resets, position."""
     for history in module.histories:
-        if history.slot not in frame.remembered:
+        if history.slot not in frame.remembered or history.slot not in state:
             continue
         shape = (run.rows, history.length, *sizes(history.shape))
         old = state[history.slot].expand(shape)

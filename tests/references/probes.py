@@ -303,6 +303,13 @@ BODIES: dict[str, str] = {
   update momentum(lr = 0.1, beta = 0.5) }
   out = W_o(M(sum(q)))
 """,
+    "a past without a gradient": """
+  memory M : linear(d_k -> d_v) at fast { key k
+  value v
+  objective 1/2 * ||M(k) - v||^2 + sum(shift(v))
+  update { self = 0.9 * self - 0.1 * grad } }
+  out = W_o(M(q))
+""",
     "a convolution without a memory": """
   weights C : conv(d, width = 3)
   out = C(x) + W_o(v)
