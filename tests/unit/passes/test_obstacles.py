@@ -35,12 +35,18 @@ def memory(update: str, clauses: str = "", map: str = "linear(d_k -> d_v)", more
 
 
 KEYED = "key k; value v; "
+STEP = "self = self - 0.1 * grad"
 COUNT = "memory n[heads] : scalar at fast { update { n = n + 1 } }\n"
 A = """memory A[heads] : linear(d_k -> d_k) at fast {
     update { self = tanh(self + outer(k, k)) }
   }
 """
+ROUTES = "weights W_r : linear(d -> heads*n)\n"
 EXAMPLES: dict[str, tuple[str, str]] = {
+    "slots": (
+        memory(STEP, f"{KEYED}slots n; route W_r(x); select top_k(1)", more=ROUTES),
+        memory(STEP, f"{KEYED}slots n; route W_r(x); select top_k(3)", more=ROUTES),
+    ),
     "operation": (
         memory("self = tanh(self + outer(v, k))"),
         memory("self = self + outer(v, k)", out="tanh(M(q))"),
@@ -54,8 +60,8 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         memory("repeat 2 { self = self - 0.01 * grad(at = self) }", KEYED),
     ),
     "objective": (
-        memory("self = self - 0.1 * grad", KEYED + "objective huber(self(key) - value, 0.3)"),
-        memory("self = self - 0.1 * grad", KEYED + "objective 1/2 * ||self(key) - value||^2"),
+        memory(STEP, KEYED + "objective huber(self(key) - value, 0.3)"),
+        memory(STEP, KEYED + "objective 1/2 * ||self(key) - value||^2"),
     ),
     "product": (
         memory("self = self - 0.1 * outer((self @ k) * (self @ q), k)"),
@@ -97,16 +103,16 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         memory("self = self + outer(v, k) / count", more=COUNT + "count = n\n"),
     ),
     "other part": (
-        memory("self = self - 0.1 * grad", KEYED, "mlp(d_k -> 3 -> d_v)"),
-        memory("self = self - 0.1 * grad", KEYED),
+        memory(STEP, KEYED, "mlp(d_k -> 3 -> d_v)"),
+        memory(STEP, KEYED),
     ),
     "sum": (
         memory("self = self - outer(v, 0.1 * sum(self, over = out)) + outer(v, k)"),
         memory("self = self + outer(v, k)", out="M(q) - sum(M(k), over = d_v) * v"),
     ),
     "stop": (
-        memory("self = self - 0.1 * grad", KEYED + "through stop"),
-        memory("self = self - 0.1 * grad", KEYED + "through full"),
+        memory(STEP, KEYED + "through stop"),
+        memory(STEP, KEYED + "through full"),
     ),
     "shape": (
         memory("self = transpose(split(flat(0.9 * self), d_k, d_v)) + outer(v, k)"),
@@ -120,7 +126,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     ),
     "several parts": (
         memory("self = a * self", map="mlp(d_k -> 3 -> d_v)", more="a = sigmoid(sum(v))\n"),
-        memory("self = self - 0.1 * grad", KEYED, "mlp(d_k -> 3 -> d_v)").replace(
+        memory(STEP, KEYED, "mlp(d_k -> 3 -> d_v)").replace(
             "every 1 token", "every 1 token, chunk 4"
         ),
     ),
