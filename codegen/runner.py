@@ -246,12 +246,12 @@ class Runner:
         variables = [""] if writer.is_kernel else [v.name for v in memory.variables]
         words += [scope.states[memory.name, "prev", var] for var in variables]
         names = [f"{writer.states[0]}_path", *writer.states]
-        if writer.has_start and not writer.is_kernel:
+        if writer.schedule.by_chunks:
             words.append(scope.states[memory.name, "start", ""])
             names.append(writer.start_name)
         if memory.reset is not None and not writer.is_kernel:
             words += [scope.initial(memory, var) for var in variables]
-        if memory.reset is not None or (writer.has_start and not writer.is_kernel):
+        if memory.reset is not None or writer.schedule.by_chunks:
             words.append(scope.position)
         node = scope.program.module(memory_path(memory), *words)
         path, *after = scope.program.unpack(node, names)

@@ -489,13 +489,13 @@ class MemoryWriter:
         from nlc.codegen.torch_chunks import write_chunks
         from nlc.codegen.torch_tiles import write_run
 
-        (write_chunks if self.has_start else write_run)(self, out)
+        (write_chunks if self.schedule.by_chunks else write_run)(self, out)
 
     def _read_path(self, out: Writer) -> None:
         from nlc.codegen.torch_chunks import write_chunk_reads
         from nlc.codegen.torch_tiles import write_reads
 
-        (write_chunk_reads if self.has_start else write_reads)(self, out)
+        (write_chunk_reads if self.schedule.by_chunks else write_reads)(self, out)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ class Schedule:
 
     `forms` are the normal forms by part of the map, `parts` how the gates of each are kept where
     it runs in tiles; `chunk` is the language's. Where it runs token by token, `hint` is a change of
-    the spec that would help, and `span` the place of what keeps it from that.
+    the spec that would help, and `span` the place of what keeps it from that. `by_chunks` says that
+    its state before the chunk is kept and it runs from chunk to chunk.
     """
 
     memory: str
@@ -49,6 +50,7 @@ class Schedule:
     chunk: int = 1
     parts: tuple[tuple[str, Keeping], ...] = ()
     hint: str = ""
+    by_chunks: bool = False
     span: Span | None = field(default=None, compare=False, repr=False)
 
     def keeping(self, part: str) -> Keeping:
@@ -93,7 +95,8 @@ class TokenLoop:
 class ChunkLoop:
     """Steps run chunk by chunk, each for all its tokens at once.
 
-    What hangs together through time does so through the states before the chunk alone.
+    What hangs together through time does so through the states before the chunk alone. Where the
+    memories have several, `chunk` divides them all.
     """
 
     steps: tuple[Step, ...]

@@ -47,14 +47,6 @@ def source_of(memory: Memory) -> str:
     return next((i.source for i in initials if i.kind == "source"), "")
 
 
-def runs_by_chunks(memory: Memory) -> bool:
-    """Say whether the update reads the state of its chunk's start."""
-    return memory.chunk > 1 and any(
-        node.op == "state" and node.attr("memory") == memory.name and node.attr("when") == "start"
-        for node in postorder(a.value for a in memory.update)
-    )
-
-
 def _expressions(block: Block) -> list[Expr]:
     found = [e.default for e in block.inputs if e.default is not None]
     for step in block.steps:

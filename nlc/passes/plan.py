@@ -136,8 +136,11 @@ class _Planning:
         if len(group) > 1:
             together = _in_chunks(self.graph, self.block, memories, nodes, self.schedules)
         if together:
-            self.schedules |= together
-            return ChunkLoop(tuple(group), tuple(together), memories[0].chunk)
+            piece = gcd(*(memory.chunk for memory in memories))
+            for name, found in together.items():
+                # a chunk by itself holds its tiles to its length when it runs
+                self.schedules[name] = _in_pieces(found, piece) if found.chunk > piece else found
+            return ChunkLoop(tuple(group), tuple(together), piece)
         others = [name for _, name in nodes]
         for memory in memories:
             self.schedules[memory.name] = _schedule(
@@ -156,10 +159,7 @@ class _Planning:
         inner = self.stages([node for node in rest if node[1] not in windowed])
         length = min(memory.window for memory in memories)
         for memory in (self.block.memory(s.memory) for s in group if isinstance(s, Update)):
-            inside = self.schedules[memory.name]
-            # a piece has no more tokens
-            parts = [(part, replace(k, tile=min(k.tile, length))) for part, k in inside.parts]
-            self.schedules[memory.name] = replace(inside, parts=tuple(parts))
+            self.schedules[memory.name] = _in_pieces(self.schedules[memory.name], length)
         late: list[Memory] = []
         for memory in self._resetting(group):
             if set(sources_of(memory)) & {*windowed, *(m.name for m in late)}:
@@ -186,10 +186,12 @@ def _in_chunks(
 ) -> dict[str, Schedule]:
     """Schedule a group that hangs together through states before the chunk alone, else give {}.
 
-    Then a chunk's streams are known before its memories move, and all run through it in tiles.
+    Then a chunk's streams are known before its memories move, and all run through it in tiles. Of
+    several chunks it is what divides them all: no chunk of any memory begins inside it.
     """
     names = {memory.name for memory in memories}
-    if len({memory.chunk for memory in memories}) > 1 or not all(map(reads_start, memories)):
+    piece = gcd(*(memory.chunk for memory in memories))
+    if piece == 1:
         return {}
     by_node = {node_of(step): step for step in block.steps}
     roots = [e for node in group for e in exprs_of(block, by_node[node])]
@@ -204,11 +206,18 @@ def _in_chunks(
     for memory in memories:
         # while it is asked, the others run as it hopes that they do
         others = {name: Schedule(name, "tile-scan", "") for name in names}
-        schedule = _schedule(graph, block, memory, [memory.name], {**schedules, **others})
+        asked = {**schedules, **others}
+        schedule = _schedule(graph, block, memory, [memory.name], asked, by_chunks=True)
         if schedule.kind not in ("tile-scan", "tile-solve"):
             return {}
         found[memory.name] = schedule
     return found
+
+
+def _in_pieces(schedule: Schedule, length: int) -> Schedule:
+    """Hold the tiles to pieces of a sequence, which have no more tokens."""
+    parts = [(part, replace(k, tile=min(k.tile, length))) for part, k in schedule.parts]
+    return replace(schedule, parts=tuple(parts))
 
 
 def _only_own(leaf: Expr, memories: list[Memory]) -> bool:
@@ -241,6 +250,7 @@ def _schedule(
     memory: Memory,
     group: list[str],
     schedules: Mapping[str, Schedule],
+    by_chunks: bool = False,
 ) -> Schedule:
     def sequential(
         kind: str, forms: Forms = (), span: Span | None = None, **words: object
@@ -268,12 +278,12 @@ def _schedule(
             where = f"`{part.removesuffix('.weight')}`: " if len(forms) > 1 else ""
             return one_by_one(where + form.reason, form.hint, forms, form.span)
     found = [(part, form) for part, form in forms if isinstance(form, Affine)]
-    chunked = reads_start(memory)
+    by_chunks = by_chunks or reads_start(memory)
     if any(len(memory.variables) > len(form.states) for _, form in found):
         extra = [v for v in memory.variables if v.name not in dict(found[0][1].states)]
         names = ", ".join(f"`{v.name}`" for v in extra)
         return sequential("other shapes", forms, extra[0].span, names=names)
-    if len(found) > 1 and not chunked:
+    if len(found) > 1 and not by_chunks:
         return sequential("several parts", forms)
     if any(_gates_read(form) for _, form in found):
         return sequential("moving gates", forms)
@@ -285,18 +295,18 @@ def _schedule(
     if not any(_varies(form) for _, form in found):
         return sequential("still", forms)
     known = all(form.known for _, form in found)
-    if known and not chunked and memory.reset is None and _one_row(memory, found[0][1]):
+    if known and not by_chunks and memory.reset is None and _one_row(memory, found[0][1]):
         reason = "affine in its state, channel by channel, and nothing in its writes reads it"
         return Schedule(memory.name, "scan", reason, forms, memory.chunk)
     reason = "affine in its state, which its writes read"
     if known:
         reason = "affine in its state, and its writes are known in advance"
-        if chunked:
+        if by_chunks:
             reason = "affine in its state, and its writes are known at the chunk's start"
     log = Bounds(block).log
     parts = tuple((part, keep_gates(form, log)) for part, form in found)
     kind: Kind = "tile-scan" if known else "tile-solve"
-    return Schedule(memory.name, kind, reason, forms, memory.chunk, parts)
+    return Schedule(memory.name, kind, reason, forms, memory.chunk, parts, by_chunks=by_chunks)
 
 
 def reads_start(memory: Memory) -> bool:

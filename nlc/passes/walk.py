@@ -117,12 +117,14 @@ class Walk:
                 move_by_tokens(self, name)
             case TokenLoop():
                 self.loop(stage)
-            case ChunkLoop(steps=steps):
+            case ChunkLoop(steps=steps, chunk=chunk):
+                around, self.piece = self.piece, chunk
                 for step in steps:
                     if isinstance(step, Update):
                         move_by_tiles(self, step.memory)
                     else:
                         self.steps([step])
+                self.piece = around
             case Windows(stages=stages, memories=names, length=length, reads=reads):
                 self.piece = length
                 for inner in stages:

@@ -18,7 +18,7 @@ from nlc.ir.shape import count
 from nlc.ir.slots import routed
 from nlc.ir.system import Memory
 from nlc.passes import work_tiles
-from nlc.passes.carried import pairs_held, runs_by_chunks, source_of
+from nlc.passes.carried import pairs_held, source_of
 from nlc.passes.sized import Sized
 from nlc.passes.tally import Tally
 from nlc.passes.walk_slots import note_updates
@@ -108,7 +108,8 @@ def _move_part(walk: Walk, name: str, part: str, form: Affine) -> None:
         return
     writes = [_write(walk, write) for write in form.writes] or [Write((), False, ((False, (0,)),))]
     runs = []
-    for tiles in tilings(memory, part, kept.tile, form, walk.tokens, walk.piece):
+    by_chunks = schedule.by_chunks
+    for tiles in tilings(memory, part, kept.tile, form, walk.tokens, walk.piece, by_chunks):
         gates = _gates(walk, form, decays, tiles)
         course, moved = work_tiles.solve_tiles(
             tiles, writes, kept.gates, gates, form.transposed, memory.learned
@@ -177,12 +178,19 @@ def whole_states(runs: Iterable[Course | Rows], state: int = 0) -> Tally:
 
 
 def tilings(
-    memory: Memory, part: str, size: int, form: Affine, tokens: int, piece: int = 0
+    memory: Memory,
+    part: str,
+    size: int,
+    form: Affine,
+    tokens: int,
+    piece: int = 0,
+    by_chunks: bool = False,
 ) -> list[Tiling]:
     """Return the tiles of a part over a sequence, run by run.
 
     Whole chunks are one run and the rest is another, with tiles no longer than they are; what ends
-    at a reset is padded to whole tiles, and so is a piece of a window.
+    at a reset is padded to whole tiles, and so is a piece of a window. Where memories go through
+    chunks together, a piece is what their chunks have in common.
     """
     shape = [axis.size for p in memory.map.parts if p.name == part for axis in p.shape]
     sizes = [1] * (2 - len(shape)) + shape
@@ -193,9 +201,10 @@ def tilings(
     def run(length: int, pieces: int, size: int, ends: int) -> Tiling:
         return Tiling(lanes, rows, columns, pieces * -(-length // size), size, n, ends)
 
-    if runs_by_chunks(memory):
-        whole, rest = divmod(tokens, memory.chunk)
-        runs = [(memory.chunk, whole, ends), (rest, 1, 0)]
+    if by_chunks:
+        length = min(memory.chunk, piece or memory.chunk)
+        whole, rest = divmod(tokens, length)
+        runs = [(length, whole, ends), (rest, 1, 0)]
         return [run(c, many, min(size, c), ends) for c, many, ends in runs if c and many]
     if memory.reset is None:
         whole, rest = divmod(tokens, piece or tokens)

@@ -177,3 +177,76 @@ def exact_elsewhere(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
     first = zeros(x, H, DV, DK)
     (S, _), y = over_tokens(q, (first, first), move)
     return out(p, y), {"S": S}
+
+
+@feature(
+    "memories of several chunks that make each other's keys",
+    """
+  memory A[heads] : linear(d_k -> d_k) at fast {
+    key a
+    value k
+    update { self = 0.9 * self - 0.2 * grad }
+  }
+  memory B[heads] : linear(d_k -> d_k) at broad {
+    key b
+    value unit(prev(A)(q))
+    state S = 0
+    update {
+      S = 0.5 * S - 0.2 * grad
+      self = 0.8 * self @ (1 - 0.1 * outer(b, b)) + S
+    }
+    reset every 12 tokens
+  }
+  a, b = unit(k + prev(B)(k)), unit(q + prev(A)(k))
+  out = W_o((1 + sum(B(q))) * v) + 0 * sum(A(q), over = (heads, d_k))
+""",
+    chunk="2",
+    levels="level broad every 1 token, chunk 6\n",
+)
+def several_chunks(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+    eye = torch.eye(DK, dtype=x.dtype)
+
+    def move(t: int, state: Any) -> Any:
+        A, B, S, of_a, of_b = state
+        of_a = A if t % 2 == 0 else of_a
+        of_b = B if t % 6 == 0 else of_b
+        a = unit(k[:, t] + read(of_b, k[:, t]))
+        b = unit(q[:, t] + read(of_a, k[:, t]))
+        A = 0.9 * A - 0.2 * outer(read(of_a, a) - k[:, t], a)
+        S = 0.5 * S - 0.2 * outer(read(of_b, b) - unit(read(of_a, q[:, t])), b)
+        B = 0.8 * B @ (eye - 0.1 * outer(b, b)) + S
+        y = (1 + read(B, q[:, t]).sum(-1, keepdim=True)) * v[:, t]
+        if t % 12 == 11:
+            B, S = zeros(x, H, DK, DK), zeros(x, H, DK, DK)
+        return (A, B, S, of_a, of_b), y
+
+    first = zeros(x, H, DK, DK)
+    (A, B, S, *_), y = over_tokens(q, (first,) * 5, move)
+    return out(p, y), {"A": A, "B": B, "B.S": S}
+
+
+@feature(
+    "a memory that makes its own key and adds up what it sees",
+    """
+  kk = unit(k + prev(S)(k))
+  memory S[heads] : linear(d_k -> d_k) at fast {
+    update { self = 0.9 * self + outer(q, kk) }
+    init learned
+  }
+  out = W_o((1 + sum(S(q))) * v)
+""",
+    chunk="4",
+)
+def own_key(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, state: Any) -> Any:
+        S, start = state
+        start = S if t % 4 == 0 else start
+        S = 0.9 * S + outer(q[:, t], unit(k[:, t] + read(start, k[:, t])))
+        return (S, start), (1 + read(S, q[:, t]).sum(-1, keepdim=True)) * v[:, t]
+
+    first = p["S.weight"].expand(x.shape[0], H, DK, DK)
+    (S, _), y = over_tokens(q, (first, first), move)
+    return out(p, y), {"S": S}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nlc.ir.expr import postorder
-from nlc.ir.schedule import BlockPlan, Parallel, Run, TokenLoop, Windows, steps_of
+from nlc.ir.schedule import BlockPlan, ChunkLoop, Parallel, Run, TokenLoop, Windows, steps_of
 from nlc.ir.system import Call, Equation, Update
 from nlc.passes.explicit import explicit
 from nlc.passes.plan import plan
@@ -196,6 +196,29 @@ def test_loops_that_need_one_another_are_one():
     found = planned(body + "  out = W_o(sum(M(N(q))) * v)\n")
     [loop] = [stage for stage in found.stages if isinstance(stage, TokenLoop)]
     assert set(loop.memories) == {"M", "N"}
+
+
+@pytest.mark.parametrize("name, piece, kinds", [
+    ("two memories that depend on each other, and one that only reads", 3, ["tile-scan"] * 2),
+    ("memories of several chunks that make each other's keys", 2, ["tile-scan", "tile-solve"]),
+    ("a memory that makes its own key and adds up what it sees", 4, ["tile-scan"]),
+])  # fmt: skip
+def test_what_hangs_together_through_chunk_starts_runs_through_chunks(name, piece, kinds):
+    found = plan(resolve(FEATURES[name][0])).block("mixer")
+    [loop] = [stage for stage in found.stages if isinstance(stage, ChunkLoop)]
+    assert loop.chunk == piece
+    schedules = [found.schedule(memory) for memory in loop.memories]
+    assert [s.kind for s in schedules] == kinds
+    assert all(s.by_chunks for s in schedules)
+    assert all(s.tile <= piece for s in schedules if s.chunk > piece)
+
+
+def test_chunks_with_nothing_in_common_run_token_by_token():
+    text = FEATURES["memories of several chunks that make each other's keys"][0]
+    for old, new in (("chunk 6", "chunk 5"), ("every 12", "every 5")):
+        text = text.replace(old, new)
+    found = plan(resolve(text)).block("mixer")
+    assert [found.schedule(n).kind for n in "AB"] == ["sequential"] * 2
 
 
 SYSTEMS = {name: text for name, (text, _) in FEATURES.items()} | dict(PROBES)
