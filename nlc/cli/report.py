@@ -159,13 +159,14 @@ def table(lines: list[list[str]], indent: str = "  ") -> str:
 def levels_text(system: System, findings: Findings) -> str:
     """Write a line per level and memory: period, components, schedule or parameters, stability."""
     found = rows(system)
+    width = max((len(row.name) for row in found if row.kind == "memory"), default=0)
     lines = []
     for level in system.levels:
         here = [row for row in found if row.level == level.name]
         head = [level.name, period(level)]
         for row in [r for r in here if r.kind == "memory"]:
-            cells = [f"{row.name}  {shape_of(row)}", findings.schedule(row), findings.verdict(row)]
-            lines.append([*head, *cells])
+            name = f"{row.name:<{width}}  {shape_of(row)}"
+            lines.append([*head, name, findings.schedule(row), findings.verdict(row)])
             head = ["", ""]
         weights = [r for r in here if r.kind == "weights"]
         if weights:
