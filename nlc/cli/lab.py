@@ -1,10 +1,11 @@
 """Commands that run a model: train, generate, eval.
 
-In: a spec or a run folder. Out: a run folder, text, a number. These load torch.
+In: a spec or a run folder. Out: a run folder, text, numbers. These load torch.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from enum import StrEnum
@@ -22,6 +23,18 @@ from nlc.cli.common import (
     settings,
 )
 from nlc.cli.faults import faults_shown
+from nlc.cli.subjects import (
+    Answer,
+    AnswerOption,
+    DataOption,
+    LengthsOption,
+    TaskOption,
+    TextOption,
+    lengths_of,
+    subject_of,
+    training,
+)
+from nlc.cli.task_report import measured_json, measured_text, stream_text
 
 
 class Target(StrEnum):
@@ -34,11 +47,6 @@ class Target(StrEnum):
 TargetOption = Annotated[Target, typer.Option(help="What to compile to; `auto` decides.")]
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/NAME-001.")
-]
-TextOption = Annotated[Path | None, typer.Option(metavar="FILE", help="A text file of your own.")]
-DataOption = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="A text that ships with Python: pydoc_data.topics, stdlib."),
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")]
 
@@ -54,6 +62,7 @@ def train(
     ] = None,
     text: TextOption = None,
     data: DataOption = None,
+    task: TaskOption = None,
     minutes: Annotated[
         float | None, typer.Option(min=0, help=f"How long. Default {MINUTES:g}, unless --steps.")
     ] = None,
@@ -64,10 +73,17 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Go on with a run, exactly where it was.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Sequences in a step.")] = 8,
-    length: Annotated[int, typer.Option(min=1, help="Bytes in a sequence.")] = 256,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Sequences in a step. Default 8, of a task 32.")
+    ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens in a sequence. Default 256, of a task its own."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="For initial values and batches.")] = 0,
-    eval_every: Annotated[int, typer.Option(min=1, help="Steps between measurements.")] = 100,
+    eval_every: Annotated[
+        int | None, typer.Option(min=1, help="Steps between measurements. Default 100.")
+    ] = None,
     eval_bytes: Annotated[int, typer.Option(min=1, help="Held-out bytes to measure.")] = 32768,
     save_every: Annotated[
         int | None, typer.Option(min=1, help="Steps between checkpoints. Default: 30 seconds.")
@@ -80,7 +96,10 @@ def train(
     device: DeviceOption = "auto",
     change: SetOption = None,
 ) -> None:
-    """Train a byte-level language model, and show how well it predicts text held out.
+    """Train a model on text, byte by byte, or on a task, and show how well it does.
+
+    A task is a generator of sequences with answers, such as parity or recall of pairs; `nlc tasks`
+    lists them. Every spec with `vocab bytes` can try every task.
 
     Stop it with Ctrl-C and go on with `nlc train --resume DIR`: the numbers are those of a run
     that was never stopped. The run folder holds the spec, the emitted package, checkpoints,
@@ -90,6 +109,7 @@ def train(
 
         nlc train deltanet --minutes 2
         nlc train my.nl --text book.txt --steps 2000 --set dims.d=256
+        nlc train deltanet --task mqar:pairs=16 --steps 1000
         nlc train --resume runs/deltanet-001
     """
     if (spec is None) == (resume is None):
@@ -100,18 +120,16 @@ def train(
     else:
         path = find_spec(spec or "")
     from nlc.lab import session
-    from nlc.lab.run import Settings
 
     if path is None:
         budget = {"minutes": minutes, "steps": steps}
         changed = budget if any(v is not None for v in budget.values()) else {}
         with faults_shown(Format.text, str(resume)):
-            run, compiled, corpus = session.reopen(resume or Path(), **changed)
+            run, compiled, subject = session.reopen(resume or Path(), **changed)
     else:
-        corpus = _corpus(text, data)
-        if minutes is None and steps is None:
-            minutes = MINUTES
-        chosen = Settings(
+        subject = subject_of(text, data, task)
+        chosen = training(
+            subject,
             batch=batch,
             length=length,
             seed=seed,
@@ -124,34 +142,43 @@ def train(
             threads=threads or _torch_threads(),
         )
         with faults_shown(Format.text, str(path)):
-            run, compiled = session.begin(path, settings(change), str(target), corpus, chosen, out)
-    _train(run, compiled, corpus, sample)
+            run, compiled = session.begin(path, settings(change), str(target), subject, chosen, out)
+    _train(run, compiled, subject, sample)
 
 
-def _train(run: Any, compiled: Any, corpus: Any, sample: int) -> None:
-    from nlc.lab.generate import Sampling
+def _train(run: Any, compiled: Any, subject: Any, sample: int) -> None:
+    from nlc.lab.lesson import lesson_of, told
     from nlc.lab.progress import Shown, clock
+    from nlc.lab.tasks import Task
     from nlc.lab.train import train as learn
 
-    say(
-        f"{run.origin.name}: training on {corpus.name}, {len(corpus.text):,} bytes, in {run.folder}"
-    )
-    progress = Shown(run.settings.steps, run.settings.minutes)
-    outcome = learn(run, compiled, corpus, progress)
-    held = "" if outcome.held_out is None else f", held out {outcome.held_out:.4f} bits/byte"
+    say(f"{run.origin.name}: training on {told(subject)}, in {run.folder}")
+    unit = lesson_of(subject, run.settings).unit
+    progress = Shown(run.settings.steps, run.settings.minutes, unit=unit)
+    outcome = learn(run, compiled, subject, progress)
+    held = "" if outcome.held_out is None else f", held out {outcome.held_out:.4f} {unit}"
     say(f"{outcome.how} at step {outcome.step:,} after {clock(outcome.seconds)}{held}")
     if outcome.how == "stopped":
         say(f"go on with   nlc train --resume {run.folder}")
         raise typer.Exit(130)
-    if sample:
+    if isinstance(subject, Task):
+        _show_task(run, compiled, subject, None, Answer.text)
+    elif sample:
         say("a sample:\n")
-        start = bytes(corpus.held_out[:64].tolist())
-        _write_text(run, compiled, start, sample, Sampling())
+        start = bytes(subject.held_out[:64].tolist())
+        _write_text(run, compiled, start, sample, _sampling())
         say()
     say(f"checkpoint   {outcome.checkpoint}")
     say(f"measured     {run.metrics}")
     say(f"package      {run.folder / 'package'}")
-    say(f"try          nlc generate {run.folder} --prompt 'The '")
+    again = "nlc eval {}" if isinstance(subject, Task) else "nlc generate {} --prompt 'The '"
+    say(f"try          {again.format(run.folder)}")
+
+
+def _sampling() -> Any:
+    from nlc.lab.generate import Sampling
+
+    return Sampling()
 
 
 def generate(
@@ -174,6 +201,7 @@ def generate(
 
         nlc generate runs/deltanet-001 --prompt 'The class statement' --tokens 1000
     """
+    from nlc.lab.evaluate import BYTES
     from nlc.lab.generate import Sampling
     from nlc.lab.run import read
     from nlc.lab.session import compiled_of
@@ -182,6 +210,11 @@ def generate(
     found = read(run)
     with faults_shown(Format.text, str(found.spec)):
         compiled = compiled_of(found)
+    vocab = compiled.system.model.vocab
+    if vocab < BYTES:
+        raise CallError(
+            f"a text cannot be continued with a vocab of {vocab}", "a run with `vocab bytes`"
+        )
     _write_text(found, compiled, os.fsencode(prompt), tokens, sampling)
 
 
@@ -206,40 +239,74 @@ def evaluate(
     run: RunArgument,
     text: TextOption = None,
     data: DataOption = None,
+    task: TaskOption = None,
     length: Annotated[
         int | None, typer.Option(min=1, help="Bytes read in one go. Default: as in training.")
     ] = None,
+    lengths: LengthsOption = None,
+    form: AnswerOption = Answer.text,
 ) -> None:
-    """Measure how well a trained model predicts text: bits per byte.
+    """Measure a trained model: bits per byte of a text, or right answers to a task.
 
-    Without --text or --data it is all of the text held out from the run's own.
+    Without --text, --data or --task it is what the run trained on: of a text all that was held
+    out, of a task new sequences, also longer ones than in training. `exact` is the share of
+    sequences without a mistake, `guess` what giving always the most frequent answer would reach.
 
     Examples:
 
         nlc eval runs/deltanet-001
         nlc eval runs/deltanet-001 --text book.txt --length 4096
+        nlc eval runs/deltanet-002 --task parity --lengths 40,256,1024
     """
     from nlc.lab.evaluate import bits_per_byte
     from nlc.lab.run import read
-    from nlc.lab.session import compiled_of, corpus_of, trained_model
+    from nlc.lab.session import check_model, compiled_of, trained_model
+    from nlc.lab.session import subject_of as trained_on
+    from nlc.lab.tasks import Task
 
     found = read(run)
-    own = text is None and data is None
-    corpus = corpus_of(found) if own else _corpus(text, data)
-    measured = corpus.held_out if own else corpus.whole
+    own = text is None and data is None and task is None
+    subject = trained_on(found) if own else subject_of(text, data, task)
     with faults_shown(Format.text, str(found.spec)):
-        model = trained_model(found, compiled_of(found), found.settings.device)
-    bits = bits_per_byte(model, measured, found.settings.batch, length or found.settings.length)
+        compiled = compiled_of(found)
+        check_model(compiled.system, subject)
+        if isinstance(subject, Task):
+            if length is not None:
+                raise CallError("--length is for texts", "--lengths 64,128 for a task")
+            _show_task(found, compiled, subject, lengths_of(lengths), form)
+            return
+        model = trained_model(found, compiled, found.settings.device)
+    if lengths is not None:
+        raise CallError("--lengths is for tasks", "--length 256 for a text")
+    measured = subject.held_out if own else subject.whole
+    read_at_once = length or found.settings.length
+    bits = bits_per_byte(model, measured, found.settings.batch, read_at_once)
     what = "held out" if own else "whole text"
-    say(f"{bits:.4f} bits/byte   {corpus.name}, {what}, {len(measured):,} bytes")
+    if form is Answer.json:
+        answer = {"text": subject.name, "what": what, "bytes": len(measured)}
+        say(json.dumps({**answer, "length": read_at_once, "bits_per_byte": bits}))
+    else:
+        say(f"{bits:.4f} bits/byte   {subject.name}, {what}, {len(measured):,} bytes")
 
 
-def _corpus(text: Path | None, data: str | None) -> Any:
-    from nlc.lab.data import DEFAULT, from_file, named
+def _show_task(
+    run: Any, compiled: Any, task: Any, lengths: tuple[int, ...] | None, form: Answer
+) -> None:
+    """Measure a trained model on a task and print the table of it."""
+    from nlc.lab.lesson import forgetting, measured_at
+    from nlc.lab.session import trained_model
 
-    if text is not None and data is not None:
-        raise CallError("--text and --data are two texts", "one of them")
-    return from_file(str(text)) if text is not None else named(data or DEFAULT)
+    model = trained_model(run, compiled, run.settings.device)
+    rows = measured_at(model, task, lengths or (run.settings.length, *task.longer))
+    if task.parts > 1:
+        rows = measured_at(model, task, lengths or (run.settings.length,), by_part=True)
+    history = run.measurements() if run.origin.data["name"] == task.spelled else []
+    if form is Answer.json:
+        say(json.dumps({"task": task.spelled, **measured_json(rows, forgetting(history))}))
+    elif task.parts > 1:
+        say(stream_text(task.spelled, rows, forgetting(history)))
+    else:
+        say(measured_text(task.spelled, rows, run.settings.length))
 
 
 def _refuse_changes(context: typer.Context) -> None:

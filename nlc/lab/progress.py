@@ -36,14 +36,22 @@ class Progress(Protocol):
         """A step of `tokens` bytes was made at `seconds` into the run."""
 
     def held_out(self, step: int, bits: float) -> None:
-        """The held-out text was measured."""
+        """What is held out was measured."""
 
 
 class Shown:
-    """A progress bar, with bits per byte and tokens per second."""
+    """A progress bar, with bits per byte (or the unit that is given) and tokens per second."""
 
-    def __init__(self, steps: int | None, minutes: float | None, done: float = 0.0):
-        self.steps, self.minutes = steps, minutes
+    def __init__(
+        self,
+        steps: int | None,
+        minutes: float | None,
+        done: float = 0.0,
+        unit: str = "bits/byte",
+        title: str = "",
+    ):
+        self.steps, self.minutes, self.unit = steps, minutes, unit
+        self.title = f"{title}  " if title else ""
         self.console = Console(file=sys.stderr, highlight=False)
         self.bar = Bar(
             TextColumn("{task.description}"),
@@ -79,25 +87,29 @@ class Shown:
         mean = sum(self.bits) / len(self.bits)
         passed = self.recent[-1] - self.recent[0]
         speed = f"  {(len(self.recent) - 1) * tokens / passed:,.0f} tokens/s" if passed > 0 else ""
-        state = f"{mean:.3f} bits/byte{self.held}{speed}"
+        state = f"{mean:.3f} {self.unit}{self.held}{speed}"
         parts = [seconds / (60 * self.minutes)] if self.minutes else []
         parts += [step / self.steps] if self.steps else []
         self.bar.update(
             self.task,
             completed=min(max(parts, default=0.0), 1.0),
-            description=f"step {step}  {clock(seconds)}",
+            description=f"{self.title}step {step}  {clock(seconds)}",
             state=state,
         )
         if not self.console.is_terminal and seconds - self.said >= QUIET:
             self.said = seconds
-            self.console.print(f"step {step:>6}  {clock(seconds)}  {state}", soft_wrap=True)
+            self.console.print(
+                f"{self.title}step {step:>6}  {clock(seconds)}  {state}", soft_wrap=True
+            )
 
     def held_out(self, step: int, bits: float) -> None:
-        """Show a measurement of the held-out text."""
+        """Show a measurement of what is held out."""
         self.held = f"  held out {bits:.3f}"
         # the time it took is none of training's
         self.recent.clear()
-        self.console.print(f"step {step:>6}  held out {bits:.4f} bits/byte", soft_wrap=True)
+        self.console.print(
+            f"{self.title}step {step:>6}  held out {bits:.4f} {self.unit}", soft_wrap=True
+        )
 
 
 def clock(seconds: float) -> str:

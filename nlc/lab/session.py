@@ -16,10 +16,11 @@ from torch import nn
 
 import nlc
 import nlc.compiler
+from nlc.ir.system import System
+from nlc.lab import lesson
 from nlc.lab import run as folders
-from nlc.lab.data import Batches, Corpus, again
-from nlc.lab.evaluate import BYTES
 from nlc.lab.faults import LabError
+from nlc.lab.lesson import Subject
 from nlc.lab.run import Origin, Run, Settings
 from nlc.lab.train import load_model
 from nlc.syntax.read import parse_source, read_source
@@ -29,29 +30,35 @@ def begin(
     spec: Path,
     changes: Mapping[str, str],
     target: str,
-    corpus: Corpus,
+    subject: Subject,
     settings: Settings,
     out: Path | None,
 ) -> tuple[Run, Any]:
     """Compile a spec and make its run folder; raises `nlc.SpecError` for a wrong spec."""
     system = nlc.load(spec, set=dict(changes))
-    if system.model is None:
-        raise LabError(
-            f"{system.name} has no model, only blocks", "a spec with a `model`, which reads tokens"
-        )
-    if system.model.vocab < BYTES:
-        raise LabError(
-            f"the model's vocab is {system.model.vocab}, and a text has {BYTES} different bytes",
-            "`vocab bytes` in the model, or --set model.vocab=256",
-        )
+    check_model(system, subject)
     # a text that is too short is a fault before there is a folder
-    Batches(corpus.train, settings.batch, settings.length, settings.seed)
+    lesson.check_fit(subject, settings)
     compiled = nlc.compile(system, target=target)
     folder = out or folders.free_folder(system.name)
     with folders.new_folder(folder):
         copied = _copy_spec(spec, folder / "spec")
         compiled.write(folder / "package")
-        return _written(folder, copied, system.name, changes, target, corpus, settings), compiled
+        return _written(folder, copied, system.name, changes, target, subject, settings), compiled
+
+
+def check_model(system: System, subject: Subject) -> None:
+    """Refuse a system that cannot read a subject's tokens or cannot answer."""
+    if system.model is None:
+        raise LabError(
+            f"{system.name} has no model, only blocks", "a spec with a `model`, which reads tokens"
+        )
+    tokens, words = lesson.vocab_of(subject)
+    if system.model.vocab < tokens:
+        raise LabError(
+            f"the model's vocab is {system.model.vocab}, and {words.format(tokens)}",
+            "`vocab bytes` in the model, or --set model.vocab=256",
+        )
 
 
 def _written(
@@ -60,7 +67,7 @@ def _written(
     name: str,
     changes: Mapping[str, str],
     target: str,
-    corpus: Corpus,
+    subject: Subject,
     settings: Settings,
 ) -> Run:
     """Write what a run is made of, which makes the folder a run."""
@@ -69,32 +76,26 @@ def _written(
         spec=str(copied.relative_to(folder)),
         set=dict(changes),
         target=target,
-        data={"kind": corpus.kind, "name": corpus.name, "sha256": corpus.sha256},
+        data=lesson.named(subject),
         command=folders.command(),
         versions=folders.versions(),
     )
     return folders.write(folder, origin, settings)
 
 
-def reopen(folder: Path, **changed: Any) -> tuple[Run, Any, Corpus]:
+def reopen(folder: Path, **changed: Any) -> tuple[Run, Any, Subject]:
     """Open a run to train on; `changed` are settings that replace its own."""
     run = folders.read(folder)
-    corpus = corpus_of(run)
+    subject = subject_of(run)
     if changed:
         settings = replace(run.settings, **changed)
         run = folders.write(folder, run.origin, settings)
-    return run, compiled_of(run), corpus
+    return run, compiled_of(run), subject
 
 
-def corpus_of(run: Run) -> Corpus:
-    """Return the text that a run trains on; an error if it is not the same any more."""
-    data = run.origin.data
-    corpus = again(data["kind"], data["name"])
-    if corpus.sha256 != data["sha256"]:
-        raise LabError(
-            f"{data['name']} is not the text that this run began with", "that text, unchanged"
-        )
-    return corpus
+def subject_of(run: Run) -> Subject:
+    """Return what a run trains on; an error if it is not the same any more."""
+    return lesson.again(run.origin.data)
 
 
 def compiled_of(run: Run) -> Any:

@@ -1,6 +1,6 @@
-"""Train a byte-level language model, so that a run can stop anywhere and go on exactly.
+"""Train a model on a text or a task, so that a run can stop anywhere and go on exactly.
 
-In: a run folder, a compiled system, a corpus. Out: checkpoints and measurements in the folder.
+In: a run folder, a compiled system, a subject. Out: checkpoints and measurements in the folder.
 The numbers of a step depend only on the last checkpoint and the step; a run that was interrupted
 measures what an uninterrupted one does. Knows no learning rate: the spec's optimizers do.
 """
@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from nlc.lab import checkpoint
-from nlc.lab.data import Batches, Corpus
-from nlc.lab.evaluate import bits_per_byte, cross_entropy, predict
+from nlc.lab.evaluate import cross_entropy, predict
 from nlc.lab.faults import Diverged, LabError
+from nlc.lab.lesson import Lesson, Subject, lesson_of
 from nlc.lab.progress import Progress
 from nlc.lab.run import Run
+from nlc.lab.tasks import Examples
 
 # seconds between two checkpoints, where no number of steps is asked for
 SAVE_SECONDS = 30.0
@@ -42,7 +43,10 @@ class Compiled(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended: `finished`, or `stopped` by the user."""
+    """How training ended: `finished`, or `stopped` by the user.
+
+    `held_out` is the last measurement, in the subject's unit.
+    """
 
     how: str
     step: int
@@ -94,17 +98,19 @@ class Learner:
             torch.cuda.set_rng_state(nest["random"]["cuda"], self.device)
         self.step, self.seconds = nest["step"], nest["seconds"]
 
-    def learn(self, window: Tensor) -> float:
-        """Take one training step on the model's objective; return bits per byte before it."""
+    def learn(self, examples: Examples) -> float:
+        """Take one training step on the model's objective; return bits per answer before it.
+
+        The objective is the mean over what is asked, which of a text is every next byte.
+        """
         self.model.train()
-        window = window.to(self.device)
         objective: Any = getattr(self.model, "loss", cross_entropy)
         found: list[float] = []
 
         def again() -> Tensor:
             """Compute the loss and its gradients; a rule may ask for them at other values."""
             self.optimizer.zero_grad(set_to_none=True)
-            logits, targets = predict(self.model, window)
+            logits, targets = predict(self.model, examples)
             loss: Tensor = objective(logits, targets)
             with torch.no_grad():
                 bits = float(cross_entropy(logits, targets)) / math.log(2)
@@ -146,11 +152,11 @@ def load_model(model: nn.Module, nest: dict[str, Any], run: Run) -> None:
         ) from None
 
 
-def train(run: Run, compiled: Compiled, corpus: Corpus, progress: Progress) -> Outcome:
+def train(run: Run, compiled: Compiled, subject: Subject, progress: Progress) -> Outcome:
     """Train until the settings' steps or minutes are spent, or the user stops it."""
     settings = run.settings
     torch.set_num_threads(settings.threads)
-    batches = Batches(corpus.train, settings.batch, settings.length, settings.seed)
+    lesson = lesson_of(subject, settings)
     learner = Learner(run, compiled)
     if run.checkpoints():
         learner.restore(run.last())
@@ -164,7 +170,7 @@ def train(run: Run, compiled: Compiled, corpus: Corpus, progress: Progress) -> O
     with _stop_signals() as stopped, progress:
         begun = time.monotonic() - learner.seconds
         while not _spent(run, learner) and not stopped():
-            bits = learner.learn(batches.at(learner.step))
+            bits = learner.learn(lesson.at(learner.step))
             learner.seconds = time.monotonic() - begun
             tokens = learner.step * settings.batch * settings.length
             run.note(
@@ -172,14 +178,14 @@ def train(run: Run, compiled: Compiled, corpus: Corpus, progress: Progress) -> O
             )
             progress.step(learner.step, learner.seconds, bits, settings.batch * settings.length)
             if learner.step % settings.eval_every == 0:
-                held_out = _evaluate(run, learner, corpus)
+                held_out = _evaluate(run, learner, lesson)
                 progress.held_out(learner.step, held_out)
             if _save_is_due(run, learner, saved_seconds):
                 learner.save()
                 saved_at, saved_seconds = learner.step, learner.seconds
         interrupted = stopped() and not _spent(run, learner)
         if not interrupted and _measured(run, learner.step) is None:
-            held_out = _evaluate(run, learner, corpus)
+            held_out = _evaluate(run, learner, lesson)
             progress.held_out(learner.step, held_out)
         if saved_at != learner.step:
             learner.save()
@@ -202,15 +208,12 @@ def _save_is_due(run: Run, learner: Learner, saved_seconds: float) -> bool:
     return learner.seconds - saved_seconds >= SAVE_SECONDS
 
 
-def _evaluate(run: Run, learner: Learner, corpus: Corpus) -> float:
-    """Measure the held-out text and note it."""
-    settings = run.settings
+def _evaluate(run: Run, learner: Learner, lesson: Lesson) -> float:
+    """Measure what is held out and note it."""
     with _evaluated_values(learner.optimizer):
-        bits = bits_per_byte(
-            learner.model, corpus.held_out, settings.batch, settings.length, settings.eval_bytes
-        )
-    run.note(step=learner.step, held_out=bits)
-    return bits
+        found = lesson.measure(learner.model, learner.step)
+    run.note(step=learner.step, **found)
+    return float(found["held_out"])
 
 
 def _measured(run: Run, step: int) -> float | None:
