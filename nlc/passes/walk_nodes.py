@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nlc.ir.cost import Work
-from nlc.ir.expr import Expr
+from nlc.ir.expr import Expr, postorder
 from nlc.ir.shape import count, sizes
 from nlc.ir.system import Map
 from nlc.passes import work_tiles
 from nlc.passes.carried import pairs_held
 from nlc.passes.tally import Tally
-from nlc.passes.work import arithmetic, layers
+from nlc.passes.work import Arithmetic, arithmetic, layers
 from nlc.passes.work_scan import Rows, read_rows
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 def operation(walk: Walk, node: Expr) -> Tally:
     """Count an operation of the table."""
     tally, work, (times, needs) = Tally(), arithmetic(node), walk.facts(node)
+    if work.products and _scales(walk, node):
+        work = Arithmetic(elementwise=count(node.shape))
     reads = [walk.entries(arg) for arg in node.args]
     wanted = [walk.facts(arg)[1] for arg in node.args]
     left, right, out = sum(reads[:1]), sum(reads[1:]), walk.entries(node)
@@ -47,6 +49,14 @@ def operation(walk: Walk, node: Expr) -> Tally:
             left = right = out = 0
         tally.elementwise(times * work.elementwise, left + right + inner, out, needs)
     return tally
+
+
+def _scales(walk: Walk, node: Expr) -> bool:
+    """Say whether a matrix of one column, the same through a chunk, scales what tokens give."""
+    if node.op != "matvec" or node.args[0].shape[-1].size > 1 or walk.decode or walk.looped:
+        return False
+    leaves = [n for n in postorder(node.args[:1]) if not n.args]
+    return all(n.op == "state" and n.attr("when") == "start" for n in leaves)
 
 
 def asked_course(walk: Walk, node: Expr) -> Expr | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from tests.references import (
     cores,
     library_affine,
+    library_hope,
     library_memories,
     library_test_time,
     rwkv7,
@@ -128,6 +129,23 @@ def stack(
     return model
 
 
+def continuum(
+    mixer: str, mix: Mixer, cms: Callable[[P, Tensor], Tensor], unembed: str = "unembed"
+) -> Any:
+    """x = x + mix(rmsnorm(x)), then the continuum memory system; four times over."""
+
+    def model(p: P, tokens: Tensor, dims: Dims) -> Mixed:
+        x, states = p["embed.weight"][tokens], {}
+        for turn in range(4):
+            own = within(p, f"repeat.{turn}.{mixer}.")
+            y, state = mix(own, rmsnorm(x), dims)
+            x = cms(within(p, f"repeat.{turn}.cms."), x + y)
+            states[str(turn)] = {mixer: state}
+        return linear(p, unembed, rmsnorm(x)), {"repeat": states}
+
+    return model
+
+
 MODELS: dict[str, Callable[[P, Tensor, Dims], Mixed]] = {
     "linear_attention": stack(("mixer", linear_attention), ("mlp", mlp), begin=with_sinusoids),
     "retnet": stack(("retention", retention), ("ffn", mlp), norm=layernorm),
@@ -145,6 +163,14 @@ MODELS: dict[str, Callable[[P, Tensor, Dims], Mixed]] = {
     "self_modifying_titans": stack(
         ("mixer", library_test_time.self_modifying_titans), ("ffn", glu)
     ),
+    "self_modifying_mlp": stack(("mixer", library_test_time.self_modifying_mlp), ("ffn", glu)),
+    "self_modifying_chunks": stack(
+        ("mixer", library_test_time.self_modifying_chunks), ("ffn", glu)
+    ),
+    "hope": continuum("mixer", library_hope.hope, library_hope.chain, "embed"),
+    "hope_attention": continuum("attention", library_hope.hope_attention, library_hope.chain),
+    "cms": continuum("attention", library_hope.attention, library_hope.chain),
+    "cms_independent": continuum("attention", library_hope.attention, library_hope.independent),
     "mesanet": stack(("mixer", library_memories.mesanet), ("ffn", glu)),
     "omega": stack(("mixer", library_memories.omega), ("ffn", glu)),
     "gla": stack(("mixer", library_affine.gla), ("ffn", glu)),

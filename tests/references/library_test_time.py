@@ -78,3 +78,53 @@ def self_modifying_titans(p: P, x: Tensor, dims: Dims) -> Mixed:
         for n in names:
             M[n] = M[n] @ keep - eta * outer(at(n, k) - at(n, v), k)
     return linear(p, "W_o", rmsnorm(torch.stack(found, 1))), M
+
+
+def self_modifying_mlp(p: P, x: Tensor, dims: Dims, makers: str = "fast") -> Mixed:
+    """The same with M(z) = z + W_1 gelu(W_2 z): W_2 = W_2 (alpha - eta k k^T) - eta g_2, and
+
+    W_1 = alpha W_1 - eta g_1. M_eta and M_alpha have one row and no residual. `makers` is the level
+    of the four memories that make k, v, eta and alpha.
+    """
+    z = conv(p, "conv_x", x)
+    q = unit(linear(p, "W_q", z))
+    levels = dict.fromkeys(("M_k", "M_v", "M_eta", "M_alpha"), makers) | {"M_mem": "fast"}
+    M: dict[str, tuple[Tensor, Tensor]] = {}
+    for n in levels:
+        inside, last = (p[f"{n}.layer{i}.weight"] for i in (1, 2))
+        M[n] = (inside.expand(x.shape[0], -1, -1), last.expand(x.shape[0], -1, -1))
+    start = dict(M)
+    eye = torch.eye(x.shape[-1], dtype=x.dtype)
+    found = []
+
+    def answer(name: str, W: tuple[Tensor, Tensor], of: Tensor) -> Tensor:
+        y = times(W[1], gelu(times(W[0], of)))
+        return y if name in ("M_eta", "M_alpha") else of + y
+
+    for t in range(x.shape[1]):
+        start = {n: M[n] if t % dims[level] == 0 else start[n] for n, level in levels.items()}
+        found.append(answer("M_mem", M["M_mem"], q[:, t]))
+        k, v, eta, alpha = (
+            answer(n, start[n], z[:, t]) for n in ("M_k", "M_v", "M_eta", "M_alpha")
+        )
+        k, eta, alpha = unit(k), torch.sigmoid(eta) / x.shape[-1], torch.sigmoid(alpha + 4)
+        eta, alpha = eta[..., None], alpha[..., None]
+        for n, (inside, last) in M.items():
+            h = times(start[n][0], k)
+            error = answer(n, start[n], k) - answer(n, start[n], v)
+            below = torch.einsum("boh,bo->bh", start[n][1], error) * gelu_slope(h)
+            M[n] = (
+                inside @ (alpha * eye - eta * outer(k, k)) - eta * outer(below, k),
+                alpha * last - eta * outer(error, gelu(h)),
+            )
+    names = ("layer1.weight", "layer2.weight")
+    states = {n: dict(zip(names, W, strict=True)) for n, W in M.items()}
+    return linear(p, "W_o", rmsnorm(torch.stack(found, 1))), states
+
+
+def self_modifying_chunks(p: P, x: Tensor, dims: Dims) -> Mixed:
+    return self_modifying_mlp(p, x, dims, "steady")
+
+
+def times(W: Tensor, x: Tensor) -> Tensor:
+    return torch.einsum("bij,bj->bi", W, x)
