@@ -160,10 +160,23 @@ class Follow:
         if w.op == "div" and is_scale(w.args[1]):
             number = register.make("div", register.one, drop(self.graph, w.args[1], (-2, -1)))
             return register.scale_matrix(self._outers(w.args[0], upright), number)
-        if w.op in ("add", "sub") and terms_of(w) is None:
-            first, second = (self._outers(arg, upright) for arg in w.args)
-            sign = self.graph.constant(1.0 if w.op == "add" else -1.0)
-            return register.add_matrices(first, register.scale_matrix(second, sign))
+        if terms_of(w) is None:
+            match w.op:
+                case "let":
+                    return self._outers(w.args[0], upright)
+                case "transpose":
+                    return self._outers(w.args[0], not upright)
+                case "neg":
+                    inner = self._outers(w.args[0], upright)
+                    return register.scale_matrix(inner, self.graph.constant(-1.0))
+                case "add" | "sub":
+                    first, second = (self._outers(arg, upright) for arg in w.args)
+                    sign = self.graph.constant(1.0 if w.op == "add" else -1.0)
+                    return register.add_matrices(first, register.scale_matrix(second, sign))
+                case "mul":
+                    for channels, whole in (w.args, w.args[::-1]):
+                        if _along_one(channels):
+                            return self._channels(whole, channels, upright)
         stopped = w.op == "stop"
         terms = terms_of(w.args[0] if stopped else w)
         if terms is None or any(term.kind != "outer" for term in terms):
@@ -183,6 +196,17 @@ class Follow:
                 matrix = register.scale_matrix(matrix, drop(self.graph, scale, (-2, -1)))
             total = register.add_matrices(total, matrix)
         return total
+
+    def _channels(self, w: Expr, channels: Expr, upright: bool) -> Matrix:
+        """Split a matrix times a number for each of its rows or columns."""
+        matrix = self._outers(w, upright)
+        place = -1 if size_at(channels.shape, -1) > 1 else -2
+        part = drop(self.graph, channels, (-3 - place,))
+        if (place == -1) == upright:
+            return self.register.scale_columns(matrix, part)
+        scaled = self._rows(matrix, part)
+        assert isinstance(scaled, Matrix)
+        return scaled
 
     # ---- operations ------------------------------------------------------------------------
 
@@ -276,3 +300,8 @@ class Follow:
             return left, node.args[1], True
         assert right is not None
         return right, node.args[0], False
+
+
+def _along_one(w: Expr) -> bool:
+    """Say whether a value varies along one of the last two axes alone."""
+    return (size_at(w.shape, -1) > 1) != (size_at(w.shape, -2) > 1)

@@ -74,6 +74,8 @@ def set_initials(block: BlockResolver, body: Body) -> None:
             "NL0510", "`learned(n)` is for softmax memories", written.span, "n learned pairs",
             "write `init learned`",
         )  # fmt: skip
+    elif (value := _by_part(block, body, written)) is not None:
+        _set_parts(block, body, value, written.span)
     else:
         initial = resolve_initial(block, written)
         if initial.kind == "source":
@@ -82,6 +84,35 @@ def set_initials(block: BlockResolver, body: Body) -> None:
         body.learned = body.learned or initial.kind == "normal"
         _set_initial(block, body, initial)
     _state_initials(block, body)
+
+
+def _by_part(block: BlockResolver, body: Body, written: tree.Expr | tree.From) -> Struct | None:
+    """Resolve an initial value that has parts, being made of weights that have them."""
+    several = {name for name, weight in block.weights.items() if len(weight.map.parts) > 1}
+    if isinstance(written, tree.From) or len(body.map.parts) < 2 or not mentions(written, several):
+        return None
+    value = block.scope.value(written)
+    return value if isinstance(value, Struct) else None
+
+
+def _set_parts(block: BlockResolver, body: Body, value: Struct, span: Span) -> None:
+    """Give each part its initial value: both maps have parts of the same names and sizes."""
+    lead, given = lead_of(block, body), dict(value.parts)
+    parts: list[Part] = []
+    for part in body.map.parts:
+        expr = given.pop(part.name, None)
+        want = [a.size for a in (*lead, *part.shape)]
+        if expr is None or [a.size for a in expr.shape] not in (want, want[len(lead) :]):
+            have = "there is none of it" if expr is None else f"this has {show(expr.shape)}"
+            block.context.fail(
+                "NL0510", "the initial value does not fit the memory", span,
+                f"`{part.name}`: {have}, and the memory {show((*lead, *part.shape))}",
+                "a map with several parts begins as something made of weights with the same map",
+                (body.written.span, "the memory"),
+            )  # fmt: skip
+        only_parameters(block, expr, span)
+        parts.append(replace(part, initial=Initial("expr", expr=expr)))
+    body.variables[0] = replace(body.variables[0], parts=tuple(parts))
 
 
 def _check_source(block: BlockResolver, body: Body, source: str, span: Span) -> None:

@@ -20,7 +20,8 @@ from tests.references.features import (
     project,
     zeros,
 )
-from tests.references.layers import linear, rmsnorm, unit
+from tests.references.layers import heads, linear, rmsnorm, unit
+from tests.references.titans import gelu, mlp_gradient
 
 
 @feature(
@@ -48,6 +49,45 @@ def towards_initial(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
 
     (W, b), y = over_tokens(q, (W0, b0), move)
     return out(p, y), {"M": {"weight": W, "bias": b}}
+
+
+@feature(
+    "starts part by part from weights, gates by channel",
+    """
+  weights F[heads] : mlp(d_k -> n -> d_v)
+  weights W_a : linear(d -> heads*d_k)
+  weights W_e : linear(d -> heads*d_v)
+  a = sigmoid(W_a(x))
+  e = sigmoid(W_e(x))
+  memory M : mlp(d_k -> n -> d_v) at fast {
+    key k
+    value v
+    update {
+      self.layer1 = self.layer1 @ diag(a) - 0.1 * (grad.layer1 @ diag(a))
+      self.layer2 = diag(e) @ self.layer2 - diag(0.1 * e) @ grad.layer2
+    }
+    init softmax(2 * F, over = n)
+  }
+  out = W_o(M(q))
+""",
+    chunk="2",
+)
+def channels(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+    a, e = (heads(torch.sigmoid(linear(p, n, x)), H) for n in ("W_a", "W_e"))
+    first = (2 * copies(p, "F.layer1.weight", x)).softmax(-2)
+    second = (2 * copies(p, "F.layer2.weight", x)).softmax(-1)
+    start = [(first, second)]
+
+    def move(t: int, W: Any) -> Any:
+        start[0] = W if t % 2 == 0 else start[0]
+        g = mlp_gradient(start[0], k[:, t], v[:, t])
+        side, other = a[:, t, :, None, :], e[:, t, :, :, None]
+        W = (W[0] * side - 0.1 * g[0] * side, W[1] * other - 0.1 * g[1] * other)
+        return W, read(W[1], gelu(read(W[0], q[:, t])))
+
+    W, y = over_tokens(q, (first, second), move)
+    return out(p, y), {"M": {"layer1.weight": W[0], "layer2.weight": W[1]}}
 
 
 @feature(

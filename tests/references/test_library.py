@@ -22,7 +22,7 @@ from tests.unit.codegen.agree import agree, randomised
 SPECS = Path(str(files("nlc.specs")))
 # small sizes, all different; the rest is as shipped
 SMALL = {"d": 8, "heads": 2, "d_k": 4, "d_v": 6, "hidden": 10, "window": 3, "waves": 4}
-SMALL |= {"rank": 3, "gate": 5, "inner": 7}
+SMALL |= {"rank": 3, "gate": 5, "inner": 7, "span": 3, "units": 5, "m": 5, "parts": 5}
 CHUNK = 3
 # what has no effect: the first layer of RWKV-7 has its own value where others have the first one's
 IDLE = {"rwkv7": ("repeat.0.time_mix.v0", "repeat.0.time_mix.v1", "repeat.0.time_mix.v2")}

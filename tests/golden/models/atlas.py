@@ -1,0 +1,751 @@
+"""atlas: ATLAS: the Omega rule with momentum, orthogonalised (arXiv:2505.23735, eqs. 32-33)
+
+Made by nlc from spec.nl. It imports torch only; change it as you like.
+Levels, fastest first:
+    fast: every 1 token, chunk 16
+    slow: every 1 step
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def wide(x: Tensor) -> Tensor:
+    """Give x in float32 or better: the precision of states and decays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def unit(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-12) -> Tensor:
+    """x / max(||x||, eps)."""
+    return x / torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(eps)
+
+
+def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Tensor:
+    """x / sqrt(mean(x^2) + eps)."""
+    return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
+
+
+def number(value: float, like: Tensor) -> Tensor:
+    """Give a number as a tensor, in float32 or better."""
+    return wide(like.new_full((), value))
+
+
+def positions(start: int, tokens: int, like: Tensor) -> Tensor:
+    """Count the tokens from the sequence's start: [1, T], in float32 or better."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.arange(start, start + tokens, device=like.device, dtype=dtype)[None]
+
+
+def zeros(like: Tensor, *shape: int) -> Tensor:
+    """Give zeros in float32 or better, where states are kept."""
+    return like.new_zeros(shape, dtype=torch.promote_types(like.dtype, torch.float32))
+
+
+def concat(*parts: Tensor) -> Tensor:
+    """Join along the last axis; the axes in front broadcast."""
+    front = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    return torch.cat([part.expand(*front, part.shape[-1]) for part in parts], -1)
+
+
+def matvec(matrix: Tensor, x: Tensor) -> Tensor:
+    """[..., m, k], [..., k] -> [..., m]."""
+    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+
+
+def outer(a: Tensor, b: Tensor) -> Tensor:
+    """a b^T: [..., m], [..., n] -> [..., m, n]."""
+    return a.unsqueeze(-1) * b.unsqueeze(-2)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """-log softmax(logits)[target], per token: [..., n], [...] -> [...]."""
+    losses = F.cross_entropy(wide(logits).flatten(0, -2), targets.flatten(), reduction="none")
+    return losses.view(targets.shape)
+
+
+def newton_schulz(
+    x: Tensor, steps: int, coefficients: tuple[tuple[float, float, float], ...], eps: float
+) -> Tensor:
+    """Orthogonalise a matrix: X <- a X + (b A + c A^2) X with A = X X^T, from X / ||X||."""
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + eps)
+    for i in range(steps):
+        a, b, c = coefficients[i % len(coefficients)]
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    return x.mT if tall else x
+
+
+def shift(x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+    """x of n tokens ago: x [B, T, ...], past [B, n, ...] -> shifted [B, T, ...], new past."""
+    joined = torch.cat((past.to(x.dtype), x), 1)
+    return joined[:, : x.shape[1]], joined[:, x.shape[1] :].to(past.dtype)
+
+
+def shift_step(x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+    """x of n tokens ago, for one token: x [B, ...], past [B, n, ...]."""
+    return past[:, 0].to(x.dtype), torch.cat((past[:, 1:], x[:, None].to(past.dtype)), 1)
+
+
+def uniform(weight: Tensor, fan_in: int) -> None:
+    """Draw from the uniform distribution in +-1/sqrt(fan in)."""
+    bound = 1 / math.sqrt(max(fan_in, 1))
+    nn.init.uniform_(weight, -bound, bound)
+
+
+class Conv(nn.Module):
+    """Depthwise causal convolution over time; the last tap is the present token."""
+
+    def __init__(self, channels: int, width: int, bias: bool = False, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.weight = nn.Parameter(torch.empty(channels, 1, width, **new))
+        self.bias = nn.Parameter(torch.empty(channels, **new)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        uniform(self.weight, self.weight.shape[-1])
+        if self.bias is not None:
+            uniform(self.bias, self.weight.shape[-1])
+
+    def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, T, channels], past [B, width - 1, channels] -> y, new past."""
+        joined = torch.cat((past.to(x.dtype), x), 1)
+        y = F.conv1d(joined.mT, self.weight, self.bias, groups=self.weight.shape[0]).mT
+        return y, joined[:, x.shape[1] :].to(past.dtype)
+
+    def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, channels] of one token -> y, new past."""
+        joined = torch.cat((past.to(x.dtype), x[:, None]), 1)
+        y = (joined * self.weight[:, 0].mT).sum(1)
+        y = y if self.bias is None else y + self.bias
+        return y, joined[:, 1:].to(past.dtype)
+
+
+class Tensors(nn.Module):
+    """Holds parameters by name, without values; whoever holds it draws them."""
+
+    def __init__(self, device=None, dtype=None, **shapes: tuple[int, ...]):
+        super().__init__()
+        for name, shape in shapes.items():
+            empty = torch.empty(shape, device=device, dtype=dtype)
+            self.register_parameter(name, nn.Parameter(empty))
+
+
+def activation(name: str, x: Tensor) -> Tensor:
+    """The activation of a map by its name in the spec."""
+    match name:
+        case "none":
+            return x
+        case "exp":
+            return torch.exp(x)
+        case "softplus":
+            return torch.logaddexp(x, x.new_zeros(()))
+        case _:
+            return getattr(F, name)(x)
+
+
+class GLU(nn.Module):
+    """down (act(gate x) * (up x))."""
+
+    def __init__(
+        self, d_in: int, hidden: int, d_out: int, act: str = "silu", device=None, dtype=None
+    ):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.act = act
+        self.gate = nn.Parameter(torch.empty(hidden, d_in, **new))
+        self.up = nn.Parameter(torch.empty(hidden, d_in, **new))
+        self.down = nn.Parameter(torch.empty(d_out, hidden, **new))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for weight in (self.gate, self.up, self.down):
+            uniform(weight, weight.shape[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        gated = activation(self.act, F.linear(x, self.gate)) * F.linear(x, self.up)
+        return F.linear(gated, self.down)
+
+
+class MixerM(nn.Module):
+    """Memory M: mlp(features -> 2*d_v -> d_v, act = gelu), one per heads; every 1 token.
+
+    S = theta * S + grad   (spec.nl:56)
+    M = alpha * M - eta * newton_schulz(S)   (spec.nl:57)
+    state  M.layer1.weight [B, heads, 2*d_v, features]
+    state  M.layer2.weight [B, heads, d_v, 2*d_v]
+    state  M.S.layer1.weight [B, heads, 2*d_v, features]
+    state  M.S.layer2.weight [B, heads, d_v, 2*d_v]
+    runs   sequential: `layer1`: `newton_schulz` of the running state is not linear in it
+    """
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.layer1 = Tensors(weight=(4, 64, 72), **new)
+        self.layer2 = Tensors(weight=(4, 32, 64), **new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial state anew."""
+        uniform(self.layer1.weight, 72)
+        uniform(self.layer2.weight, 64)
+
+    def initial(self, batch: int, like: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Give the state at the start."""
+        M = {
+            "layer1.weight": wide(self.layer1.weight).expand(batch, 4, 64, 72),
+            "layer2.weight": wide(self.layer2.weight).expand(batch, 4, 32, 64),
+        }
+        M_S = {
+            "layer1.weight": zeros(like, batch, 4, 64, 72),
+            "layer2.weight": zeros(like, batch, 4, 32, 64),
+        }
+        return M, M_S
+
+    def step(
+        self,
+        alpha: Tensor,
+        eta: Tensor,
+        theta: Tensor,
+        gamma_3_ago: Tensor,
+        phi_k_3_ago: Tensor,
+        v_3_ago: Tensor,
+        gamma_2_ago: Tensor,
+        phi_k_2_ago: Tensor,
+        v_2_ago: Tensor,
+        gamma_1_ago: Tensor,
+        phi_k_1_ago: Tensor,
+        v_1_ago: Tensor,
+        gamma: Tensor,
+        phi_k: Tensor,
+        v: Tensor,
+        place: Tensor,
+        M: dict[str, Tensor],
+        M_S: dict[str, Tensor],
+        M_start: dict[str, Tensor],
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Move by one token."""
+        layer1_weight = M_start["layer1.weight"]
+        layer2_weight = M_start["layer2.weight"]
+        value = alpha.unsqueeze(2).unsqueeze(3)
+        value_1 = eta.unsqueeze(2).unsqueeze(3)
+        value_2 = theta.unsqueeze(2).unsqueeze(3)
+        value_3 = number(1.0, alpha)
+        phi_k_3_ago = wide(phi_k_3_ago)
+        value_4 = matvec(layer1_weight, phi_k_3_ago)
+        value_5 = F.gelu(value_4)
+        product = torch.where(place >= 3.0, value_3, 0.0).unsqueeze(1) * gamma_3_ago
+        product = 2.0 * (product.unsqueeze(2) * (matvec(layer2_weight, value_5) - v_3_ago))
+        phi_k_2_ago = wide(phi_k_2_ago)
+        value_6 = matvec(layer1_weight, phi_k_2_ago)
+        value_7 = F.gelu(value_6)
+        product_1 = torch.where(place >= 2.0, value_3, 0.0).unsqueeze(1) * gamma_2_ago
+        product_2 = 2.0 * (product_1.unsqueeze(2) * (matvec(layer2_weight, value_7) - v_2_ago))
+        phi_k_1_ago = wide(phi_k_1_ago)
+        value_8 = matvec(layer1_weight, phi_k_1_ago)
+        value_9 = F.gelu(value_8)
+        product_3 = torch.where(place >= 1.0, value_3, 0.0).unsqueeze(1) * gamma_1_ago
+        product_4 = 2.0 * (product_3.unsqueeze(2) * (matvec(layer2_weight, value_9) - v_1_ago))
+        phi_k = wide(phi_k)
+        value_10 = matvec(layer1_weight, phi_k)
+        value_11 = F.gelu(value_10)
+        product_5 = 2.0 * (gamma.unsqueeze(2) * (matvec(layer2_weight, value_11) - v))
+        # S = theta * S + grad   (spec.nl:56)
+        product_6 = 0.3989422804014327 * torch.exp(-0.5 * (value_10 * value_10))
+        product_7 = 0.3989422804014327 * torch.exp(-0.5 * (value_4 * value_4))
+        product_8 = 0.3989422804014327 * torch.exp(-0.5 * (value_6 * value_6))
+        product_9 = 0.3989422804014327 * torch.exp(-0.5 * (value_8 * value_8))
+        product_10 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_10))
+        value_12 = outer(
+            matvec(layer2_weight.mT, product_5) * (product_10 + value_10 * product_6), phi_k
+        )
+        product_11 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_4))
+        value_13 = outer(
+            matvec(layer2_weight.mT, product) * (product_11 + value_4 * product_7), phi_k_3_ago
+        )
+        product_12 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_6))
+        value_14 = outer(
+            matvec(layer2_weight.mT, product_2) * (product_12 + value_6 * product_8), phi_k_2_ago
+        )
+        product_13 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_8))
+        value_15 = outer(
+            matvec(layer2_weight.mT, product_4) * (product_13 + value_8 * product_9), phi_k_1_ago
+        )
+        total = value_13 + value_14 + value_15 + value_12
+        M_S_layer1_weight = value_2 * M_S["layer1.weight"] + total
+        # M = alpha * M - eta * newton_schulz(S)   (spec.nl:57)
+        value_16 = newton_schulz(M_S_layer1_weight, 5, ((3.4445, -4.775, 2.0315),), 1e-07)
+        M_layer1_weight = value * M["layer1.weight"] - value_1 * value_16
+        total = outer(product, value_5) + outer(product_2, value_7)
+        total_1 = total + outer(product_4, value_9) + outer(product_5, value_11)
+        M_S_layer2_weight = value_2 * M_S["layer2.weight"] + total_1
+        value_17 = newton_schulz(M_S_layer2_weight, 5, ((3.4445, -4.775, 2.0315),), 1e-07)
+        M_layer2_weight = value * M["layer2.weight"] - value_1 * value_17
+        M = {"layer1.weight": M_layer1_weight, "layer2.weight": M_layer2_weight}
+        M_S = {"layer1.weight": M_S_layer1_weight, "layer2.weight": M_S_layer2_weight}
+        return M, M_S
+
+    def read_step(self, q: Tensor, M: dict[str, Tensor]) -> Tensor:
+        """Read M(q) at one token."""
+        return matvec(M["layer2.weight"], F.gelu(matvec(M["layer1.weight"], wide(q)))).to(q.dtype)
+
+
+class Mixer(nn.Module):
+    """Block mixer: x[d] -> out[d]."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.W_q = nn.Linear(128, 32, bias=False, **new)
+        self.W_k = nn.Linear(128, 32, bias=False, **new)
+        self.W_v = nn.Linear(128, 128, bias=False, **new)
+        self.W_g = nn.Linear(128, 128, bias=False, **new)
+        self.W_o = nn.Linear(128, 128, bias=False, **new)
+        self.W_alpha = nn.Linear(128, 4, bias=True, **new)
+        self.W_eta = nn.Linear(128, 4, bias=True, **new)
+        self.W_gamma = nn.Linear(128, 4, bias=True, **new)
+        self.W_theta = nn.Linear(128, 4, bias=True, **new)
+        self.conv_q = Conv(32, 4, **new)
+        self.conv_k = Conv(32, 4, **new)
+        self.conv_v = Conv(128, 4, **new)
+        self.a_1 = nn.Parameter(torch.empty((), **new))
+        self.a_2 = nn.Parameter(torch.empty((), **new))
+        self.gain = nn.Parameter(torch.empty(32, **new))
+        self.M = MixerM(**new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        self.W_q.reset_parameters()
+        self.W_k.reset_parameters()
+        self.W_v.reset_parameters()
+        self.W_g.reset_parameters()
+        self.W_o.reset_parameters()
+        self.W_alpha.reset_parameters()
+        self.W_eta.reset_parameters()
+        self.W_gamma.reset_parameters()
+        self.W_theta.reset_parameters()
+        self.conv_q.reset_parameters()
+        self.conv_k.reset_parameters()
+        self.conv_v.reset_parameters()
+        nn.init.ones_(self.a_1)
+        nn.init.constant_(self.a_2, 0.5)
+        nn.init.ones_(self.gain)
+        self.M.reset_parameters()
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        M, M_S = self.M.initial(batch, like)
+        return {
+            "M": M,
+            "M.S": M_S,
+            "M.start": M,
+            "conv_q": like.new_zeros(batch, 3, 32),
+            "conv_k": like.new_zeros(batch, 3, 32),
+            "conv_v": like.new_zeros(batch, 3, 128),
+            "shift_1": like.new_zeros(batch, 1, 4),
+            "shift_2": like.new_zeros(batch, 1, 4, 72),
+            "shift_3": like.new_zeros(batch, 1, 4, 32),
+            "shift_4": like.new_zeros(batch, 1, 4),
+            "shift_5": like.new_zeros(batch, 1, 4, 72),
+            "shift_6": like.new_zeros(batch, 1, 4, 32),
+            "shift_7": like.new_zeros(batch, 1, 4),
+            "shift_8": like.new_zeros(batch, 1, 4, 72),
+            "shift_9": like.new_zeros(batch, 1, 4, 32),
+            "position": 0,
+        }
+
+    def forward(
+        self, x: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: x [B, T, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        if x.shape[1] == 0:
+            return x.new_zeros(x.shape[0], 0, 128), state
+        position = state["position"]
+        convolved, conv_q = self.conv_q(
+            self.W_q(x).unflatten(-1, (4, 8)).flatten(-2), state["conv_q"]
+        )
+        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:40)
+        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 8)))))
+        convolved, conv_k = self.conv_k(
+            self.W_k(x).unflatten(-1, (4, 8)).flatten(-2), state["conv_k"]
+        )
+        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:41)
+        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 8)))))
+        convolved, conv_v = self.conv_v(
+            self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
+        )
+        # v     = silu(conv_v(W_v(x)))   (spec.nl:42)
+        v = F.silu(wide(convolved.unflatten(-1, (4, 32))))
+        value = wide(self.a_1.unsqueeze(0).unsqueeze(1))
+        value_1 = wide(self.a_2.unsqueeze(0).unsqueeze(1))
+        # phi_q = concat(a_1 * q, a_2 * split(flat(outer(q, q)), heads, squares))   (spec.nl:43)
+        phi_q = concat(value * q, value_1 * outer(q, q).flatten(-3).unflatten(-1, (4, 64)))
+        # phi_k = unit(concat(a_1 * k, a_2 * split(flat(outer(k, k)), heads, squares)))
+        # (spec.nl:44)
+        phi_k = unit(concat(value * k, value_1 * outer(k, k).flatten(-3).unflatten(-1, (4, 64))))
+        # alpha = sigmoid(W_alpha(x) + 4)   (spec.nl:45)
+        alpha = torch.sigmoid(wide(self.W_alpha(x)) + 4.0)
+        # eta   = sigmoid(W_eta(x) - 2) / 8   (spec.nl:46)
+        eta = torch.sigmoid(wide(self.W_eta(x)) - 2.0) / 8.0
+        # theta = sigmoid(W_theta(x))   (spec.nl:47)
+        theta = torch.sigmoid(wide(self.W_theta(x)))
+        # gamma = sigmoid(W_gamma(x))   (spec.nl:48)
+        gamma = torch.sigmoid(wide(self.W_gamma(x)))
+        shifted, shift_1 = shift(gamma, state["shift_1"])
+        shifted_1, shift_2 = shift(phi_k, state["shift_2"])
+        shifted_2, shift_3 = shift(v, state["shift_3"])
+        shifted_3, shift_4 = shift(shifted, state["shift_4"])
+        shifted_4, shift_5 = shift(shifted_1, state["shift_5"])
+        shifted_5, shift_6 = shift(shifted_2, state["shift_6"])
+        shifted_6, shift_7 = shift(shifted_3, state["shift_7"])
+        shifted_7, shift_8 = shift(shifted_4, state["shift_8"])
+        shifted_8, shift_9 = shift(shifted_5, state["shift_9"])
+        M = state["M"]
+        M_S = state["M.S"]
+        M_start = state["M.start"]
+        M_read_rows = []
+        tokens = zip(
+            alpha.unbind(1),
+            eta.unbind(1),
+            theta.unbind(1),
+            shifted_6.unbind(1),
+            shifted_7.unbind(1),
+            shifted_8.unbind(1),
+            shifted_3.unbind(1),
+            shifted_4.unbind(1),
+            shifted_5.unbind(1),
+            shifted.unbind(1),
+            shifted_1.unbind(1),
+            shifted_2.unbind(1),
+            gamma.unbind(1),
+            phi_k.unbind(1),
+            v.unbind(1),
+            phi_q.unbind(1),
+            strict=True,
+        )
+        for t, (
+            alpha_t,
+            eta_t,
+            theta_t,
+            gamma_3_ago_t,
+            phi_k_3_ago_t,
+            v_3_ago_t,
+            gamma_2_ago_t,
+            phi_k_2_ago_t,
+            v_2_ago_t,
+            gamma_1_ago_t,
+            phi_k_1_ago_t,
+            v_1_ago_t,
+            gamma_t,
+            phi_k_t,
+            v_t,
+            phi_q_t,
+        ) in enumerate(tokens, start=position):
+            M, M_S = self.M.step(
+                alpha_t,
+                eta_t,
+                theta_t,
+                gamma_3_ago_t,
+                phi_k_3_ago_t,
+                v_3_ago_t,
+                gamma_2_ago_t,
+                phi_k_2_ago_t,
+                v_2_ago_t,
+                gamma_1_ago_t,
+                phi_k_1_ago_t,
+                v_1_ago_t,
+                gamma_t,
+                phi_k_t,
+                v_t,
+                positions(t, 1, x).squeeze(1),
+                M,
+                M_S,
+                M_start,
+            )
+            M_read = self.M.read_step(phi_q_t, M)
+            M_start = M if (t + 1) % 16 == 0 else M_start
+            M_read_rows.append(M_read)
+        M_read_1 = torch.stack(M_read_rows, 1)
+        # out = W_o(rmsnorm(M(phi_q), gain = gain) * silu(W_g(x)))   (spec.nl:62)
+        product = rmsnorm(M_read_1) * self.gain.unsqueeze(0)
+        out = self.W_o(
+            (product * F.silu(self.W_g(x).unflatten(-1, (4, 32)))).flatten(-2).to(x.dtype)
+        )
+        state = {
+            "M": M,
+            "M.S": M_S,
+            "M.start": M_start,
+            "conv_q": conv_q,
+            "conv_k": conv_k,
+            "conv_v": conv_v,
+            "shift_1": shift_1,
+            "shift_2": shift_2,
+            "shift_3": shift_3,
+            "shift_4": shift_4,
+            "shift_5": shift_5,
+            "shift_6": shift_6,
+            "shift_7": shift_7,
+            "shift_8": shift_8,
+            "shift_9": shift_9,
+            "position": position + x.shape[1],
+        }
+        return out, state
+
+    def step(self, x: Tensor, state: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: x [B, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        M_start = state["M.start"]
+        position = state["position"]
+        convolved, conv_q = self.conv_q.step(
+            self.W_q(x).unflatten(-1, (4, 8)).flatten(-2), state["conv_q"]
+        )
+        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:40)
+        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 8)))))
+        convolved, conv_k = self.conv_k.step(
+            self.W_k(x).unflatten(-1, (4, 8)).flatten(-2), state["conv_k"]
+        )
+        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:41)
+        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 8)))))
+        convolved, conv_v = self.conv_v.step(
+            self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
+        )
+        # v     = silu(conv_v(W_v(x)))   (spec.nl:42)
+        v = F.silu(wide(convolved.unflatten(-1, (4, 32))))
+        value = wide(self.a_1.unsqueeze(0).unsqueeze(1))
+        value_1 = wide(self.a_2.unsqueeze(0).unsqueeze(1))
+        # phi_q = concat(a_1 * q, a_2 * split(flat(outer(q, q)), heads, squares))   (spec.nl:43)
+        phi_q = concat(value * q, value_1 * outer(q, q).flatten(-3).unflatten(-1, (4, 64)))
+        # phi_k = unit(concat(a_1 * k, a_2 * split(flat(outer(k, k)), heads, squares)))
+        # (spec.nl:44)
+        phi_k = unit(concat(value * k, value_1 * outer(k, k).flatten(-3).unflatten(-1, (4, 64))))
+        # alpha = sigmoid(W_alpha(x) + 4)   (spec.nl:45)
+        alpha = torch.sigmoid(wide(self.W_alpha(x)) + 4.0)
+        # eta   = sigmoid(W_eta(x) - 2) / 8   (spec.nl:46)
+        eta = torch.sigmoid(wide(self.W_eta(x)) - 2.0) / 8.0
+        # theta = sigmoid(W_theta(x))   (spec.nl:47)
+        theta = torch.sigmoid(wide(self.W_theta(x)))
+        # gamma = sigmoid(W_gamma(x))   (spec.nl:48)
+        gamma = torch.sigmoid(wide(self.W_gamma(x)))
+        shifted, shift_1 = shift_step(gamma, state["shift_1"])
+        shifted_1, shift_2 = shift_step(phi_k, state["shift_2"])
+        shifted_2, shift_3 = shift_step(v, state["shift_3"])
+        shifted_3, shift_4 = shift_step(shifted, state["shift_4"])
+        shifted_4, shift_5 = shift_step(shifted_1, state["shift_5"])
+        shifted_5, shift_6 = shift_step(shifted_2, state["shift_6"])
+        shifted_6, shift_7 = shift_step(shifted_3, state["shift_7"])
+        shifted_7, shift_8 = shift_step(shifted_4, state["shift_8"])
+        shifted_8, shift_9 = shift_step(shifted_5, state["shift_9"])
+        M, M_S = self.M.step(
+            alpha,
+            eta,
+            theta,
+            shifted_6,
+            shifted_7,
+            shifted_8,
+            shifted_3,
+            shifted_4,
+            shifted_5,
+            shifted,
+            shifted_1,
+            shifted_2,
+            gamma,
+            phi_k,
+            v,
+            positions(position, 1, x).squeeze(1),
+            state["M"],
+            state["M.S"],
+            M_start,
+        )
+        # out = W_o(rmsnorm(M(phi_q), gain = gain) * silu(W_g(x)))   (spec.nl:62)
+        product = rmsnorm(self.M.read_step(phi_q, M)) * self.gain.unsqueeze(0)
+        out = self.W_o(
+            (product * F.silu(self.W_g(x).unflatten(-1, (4, 32)))).flatten(-2).to(x.dtype)
+        )
+        M_start = M if (position + 1) % 16 == 0 else M_start
+        state = {
+            "M": M,
+            "M.S": M_S,
+            "M.start": M_start,
+            "conv_q": conv_q,
+            "conv_k": conv_k,
+            "conv_v": conv_v,
+            "shift_1": shift_1,
+            "shift_2": shift_2,
+            "shift_3": shift_3,
+            "shift_4": shift_4,
+            "shift_5": shift_5,
+            "shift_6": shift_6,
+            "shift_7": shift_7,
+            "shift_8": shift_8,
+            "shift_9": shift_9,
+            "position": position + 1,
+        }
+        return out, state
+
+
+class Ffn(nn.Module):
+    """Block ffn: x[d] -> out[d]."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.F = GLU(128, 384, 128, act="silu", **new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        self.F.reset_parameters()
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        return {}
+
+    def forward(
+        self, x: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: x [B, T, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        # out = F(x)   (spec.nl:68)
+        out = self.F(x)
+        state = {}
+        return out, state
+
+    def step(self, x: Tensor, state: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: x [B, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        out = self.F(x)
+        state = {}
+        return out, state
+
+
+class ModelRepeat(nn.Module):
+    """One pass of `repeat`."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.mixer = Mixer(**new)
+        self.ffn = Ffn(**new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        self.mixer.reset_parameters()
+        self.ffn.reset_parameters()
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        return {
+            "mixer": self.mixer.initial_state(batch, like),
+            "ffn": self.ffn.initial_state(batch, like),
+        }
+
+    def forward(
+        self, x: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: x [B, T, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        # mixer(rmsnorm(x))   (spec.nl:75)
+        mixer_out, mixer = self.mixer(rmsnorm(x), state["mixer"])
+        # x = x + mixer(rmsnorm(x))   (spec.nl:75)
+        x = x + mixer_out
+        # ffn(rmsnorm(x))   (spec.nl:76)
+        ffn_out, ffn = self.ffn(rmsnorm(x), state["ffn"])
+        # x = x + ffn(rmsnorm(x))   (spec.nl:76)
+        x = x + ffn_out
+        state = {"mixer": mixer, "ffn": ffn}
+        return x, state
+
+    def step(self, x: Tensor, state: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: x [B, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        # mixer(rmsnorm(x))   (spec.nl:75)
+        mixer_out, mixer = self.mixer.step(rmsnorm(x), state["mixer"])
+        # x = x + mixer(rmsnorm(x))   (spec.nl:75)
+        x = x + mixer_out
+        # ffn(rmsnorm(x))   (spec.nl:76)
+        ffn_out, ffn = self.ffn.step(rmsnorm(x), state["ffn"])
+        # x = x + ffn(rmsnorm(x))   (spec.nl:76)
+        x = x + ffn_out
+        state = {"mixer": mixer, "ffn": ffn}
+        return x, state
+
+
+class Model(nn.Module):
+    """The model atlas: tokens [B, T] -> logits [B, T, 256]."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.embed = nn.Embedding(256, 128, **new)
+        self.unembed = nn.Linear(128, 256, bias=False, **new)
+        self.repeat = nn.ModuleList(ModelRepeat(**new) for _ in range(4))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        nn.init.normal_(self.embed.weight, std=0.02)
+        self.unembed.reset_parameters()
+        for layer in self.repeat:
+            layer.reset_parameters()
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        return {
+            "repeat": {
+                str(i): layer.initial_state(batch, like) for i, layer in enumerate(self.repeat)
+            },
+        }
+
+    def forward(
+        self, tokens: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: tokens [B, T]."""
+        if state is None:
+            state = self.initial_state(tokens.shape[0], self.embed.weight)
+        # x[d] = embed(tokens)   (spec.nl:73)
+        x = self.embed(tokens)
+        repeat_states = {}
+        for i, layer in enumerate(self.repeat):
+            x, repeat_states[str(i)] = layer(x, state["repeat"][str(i)])
+        # logits = unembed(rmsnorm(x))   (spec.nl:78)
+        logits = self.unembed(rmsnorm(x))
+        state = {"repeat": repeat_states}
+        return logits, state
+
+    def step(
+        self, tokens: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: tokens [B]."""
+        if state is None:
+            state = self.initial_state(tokens.shape[0], self.embed.weight)
+        # x[d] = embed(tokens)   (spec.nl:73)
+        x = self.embed(tokens)
+        repeat_states = {}
+        for i, layer in enumerate(self.repeat):
+            x, repeat_states[str(i)] = layer.step(x, state["repeat"][str(i)])
+        # logits = unembed(rmsnorm(x))   (spec.nl:78)
+        logits = self.unembed(rmsnorm(x))
+        state = {"repeat": repeat_states}
+        return logits, state
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The objective of the spec: its mean over batch and tokens."""
+        return cross_entropy(logits, targets).mean()

@@ -1,0 +1,464 @@
+"""lattice: Lattice: unit slots that take in only what is orthogonal to them (arXiv:2504.05646)
+
+Made by nlc from spec.nl. It imports torch only; change it as you like.
+Levels, fastest first:
+    fast: every 1 token, chunk 16
+    slow: every 1 step
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def wide(x: Tensor) -> Tensor:
+    """Give x in float32 or better: the precision of states and decays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def unit(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-12) -> Tensor:
+    """x / max(||x||, eps)."""
+    return x / torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(eps)
+
+
+def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Tensor:
+    """x / sqrt(mean(x^2) + eps)."""
+    return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
+
+
+def read_linear(x: Tensor, weight: Tensor, lead: int) -> Tensor:
+    """W x: x [B, *lead, *more, d_in], weight [B, *lead, d_out, d_in]."""
+    if x.ndim == 2 + lead:
+        return matvec(weight, x)
+    y = x.flatten(1 + lead, -2) @ weight.mT
+    return y.unflatten(1 + lead, x.shape[1 + lead : -1])
+
+
+def matvec(matrix: Tensor, x: Tensor) -> Tensor:
+    """[..., m, k], [..., k] -> [..., m]."""
+    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+
+
+def outer(a: Tensor, b: Tensor) -> Tensor:
+    """a b^T: [..., m], [..., n] -> [..., m, n]."""
+    return a.unsqueeze(-1) * b.unsqueeze(-2)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """-log softmax(logits)[target], per token: [..., n], [...] -> [...]."""
+    losses = F.cross_entropy(wide(logits).flatten(0, -2), targets.flatten(), reduction="none")
+    return losses.view(targets.shape)
+
+
+def uniform(weight: Tensor, fan_in: int) -> None:
+    """Draw from the uniform distribution in +-1/sqrt(fan in)."""
+    bound = 1 / math.sqrt(max(fan_in, 1))
+    nn.init.uniform_(weight, -bound, bound)
+
+
+class Conv(nn.Module):
+    """Depthwise causal convolution over time; the last tap is the present token."""
+
+    def __init__(self, channels: int, width: int, bias: bool = False, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.weight = nn.Parameter(torch.empty(channels, 1, width, **new))
+        self.bias = nn.Parameter(torch.empty(channels, **new)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        uniform(self.weight, self.weight.shape[-1])
+        if self.bias is not None:
+            uniform(self.bias, self.weight.shape[-1])
+
+    def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, T, channels], past [B, width - 1, channels] -> y, new past."""
+        joined = torch.cat((past.to(x.dtype), x), 1)
+        y = F.conv1d(joined.mT, self.weight, self.bias, groups=self.weight.shape[0]).mT
+        return y, joined[:, x.shape[1] :].to(past.dtype)
+
+    def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, channels] of one token -> y, new past."""
+        joined = torch.cat((past.to(x.dtype), x[:, None]), 1)
+        y = (joined * self.weight[:, 0].mT).sum(1)
+        y = y if self.bias is None else y + self.bias
+        return y, joined[:, 1:].to(past.dtype)
+
+
+class Tensors(nn.Module):
+    """Holds parameters by name, without values; whoever holds it draws them."""
+
+    def __init__(self, device=None, dtype=None, **shapes: tuple[int, ...]):
+        super().__init__()
+        for name, shape in shapes.items():
+            empty = torch.empty(shape, device=device, dtype=dtype)
+            self.register_parameter(name, nn.Parameter(empty))
+
+
+def activation(name: str, x: Tensor) -> Tensor:
+    """The activation of a map by its name in the spec."""
+    match name:
+        case "none":
+            return x
+        case "exp":
+            return torch.exp(x)
+        case "softplus":
+            return torch.logaddexp(x, x.new_zeros(()))
+        case _:
+            return getattr(F, name)(x)
+
+
+class GLU(nn.Module):
+    """down (act(gate x) * (up x))."""
+
+    def __init__(
+        self, d_in: int, hidden: int, d_out: int, act: str = "silu", device=None, dtype=None
+    ):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.act = act
+        self.gate = nn.Parameter(torch.empty(hidden, d_in, **new))
+        self.up = nn.Parameter(torch.empty(hidden, d_in, **new))
+        self.down = nn.Parameter(torch.empty(d_out, hidden, **new))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for weight in (self.gate, self.up, self.down):
+            uniform(weight, weight.shape[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        gated = activation(self.act, F.linear(x, self.gate)) * F.linear(x, self.up)
+        return F.linear(gated, self.down)
+
+
+class MixerS(nn.Module):
+    """Memory S: linear(m -> d_v), one per heads; every 1 token.
+
+    S = S - beta * grad   (spec.nl:39)
+    S = unit(S, over = out)   (spec.nl:40)
+    state  S [B, heads, d_v, m]
+    runs   sequential: a whole matrix is added each token, not an outer product
+    """
+
+    def initial(self, batch: int, like: Tensor, S_0_weight: Tensor) -> Tensor:
+        """Give the state at the start."""
+        return wide(unit(S_0_weight, dim=-2)).expand(batch, 4, 32, 16)
+
+    def step(
+        self, beta: Tensor, k: Tensor, v: Tensor, S: Tensor, S_start: Tensor, ends_16: bool
+    ) -> Tensor:
+        """Move by one token."""
+        value = unit(S_start, dim=-2)
+        k = wide(k)
+        value_1 = outer(matvec(value, k) - v, k)
+        value_2 = torch.linalg.vector_norm(S_start, dim=-2, keepdim=True)
+        # S = S - beta * grad   (spec.nl:39)
+        value_3 = torch.where(value_2 > 1e-12, value * (value_1 * value).sum(-2, keepdim=True), 0.0)
+        S = S - beta.unsqueeze(2).unsqueeze(3) * ((value_1 - value_3) / value_2.clamp_min(1e-12))
+        if ends_16:
+            # S = unit(S, over = out)   (spec.nl:40)
+            S = unit(S, dim=-2)
+        return S
+
+    def read_step(self, q: Tensor, S: Tensor) -> Tensor:
+        """Read S(q) at one token."""
+        return read_linear(wide(q), S, 1).to(q.dtype)
+
+
+class Mixer(nn.Module):
+    """Block mixer: x[d] -> out[d]."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.W_q = nn.Linear(128, 64, bias=False, **new)
+        self.W_k = nn.Linear(128, 64, bias=False, **new)
+        self.W_v = nn.Linear(128, 128, bias=False, **new)
+        self.W_g = nn.Linear(128, 128, bias=False, **new)
+        self.W_o = nn.Linear(128, 128, bias=False, **new)
+        self.W_beta = nn.Linear(128, 4, bias=True, **new)
+        self.conv_q = Conv(64, 4, **new)
+        self.conv_k = Conv(64, 4, **new)
+        self.conv_v = Conv(128, 4, **new)
+        self.S_0 = Tensors(weight=(4, 32, 16), **new)
+        self.gain = nn.Parameter(torch.empty(32, **new))
+        self.S = MixerS()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        self.W_q.reset_parameters()
+        self.W_k.reset_parameters()
+        self.W_v.reset_parameters()
+        self.W_g.reset_parameters()
+        self.W_o.reset_parameters()
+        self.W_beta.reset_parameters()
+        self.conv_q.reset_parameters()
+        self.conv_k.reset_parameters()
+        self.conv_v.reset_parameters()
+        uniform(self.S_0.weight, 16)
+        nn.init.ones_(self.gain)
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        S = self.S.initial(batch, like, self.S_0.weight)
+        return {
+            "S": S,
+            "S.start": S,
+            "conv_q": like.new_zeros(batch, 3, 64),
+            "conv_k": like.new_zeros(batch, 3, 64),
+            "conv_v": like.new_zeros(batch, 3, 128),
+            "position": 0,
+        }
+
+    def forward(
+        self, x: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: x [B, T, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        if x.shape[1] == 0:
+            return x.new_zeros(x.shape[0], 0, 128), state
+        position = state["position"]
+        convolved, conv_q = self.conv_q(
+            self.W_q(x).unflatten(-1, (4, 16)).flatten(-2), state["conv_q"]
+        )
+        # q    = unit(silu(conv_q(W_q(x))))   (spec.nl:29)
+        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 16)))))
+        convolved, conv_k = self.conv_k(
+            self.W_k(x).unflatten(-1, (4, 16)).flatten(-2), state["conv_k"]
+        )
+        # k    = unit(silu(conv_k(W_k(x))))   (spec.nl:30)
+        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 16)))))
+        convolved, conv_v = self.conv_v(
+            self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
+        )
+        # v    = silu(conv_v(W_v(x)))   (spec.nl:31)
+        v = F.silu(wide(convolved.unflatten(-1, (4, 32))))
+        # beta = sigmoid(W_beta(x))   (spec.nl:32)
+        beta = torch.sigmoid(wide(self.W_beta(x)))
+        S = state["S"]
+        S_start = state["S.start"]
+        S_read_rows = []
+        for t, (beta_t, k_t, v_t, q_t) in enumerate(
+            zip(beta.unbind(1), k.unbind(1), v.unbind(1), q.unbind(1), strict=True), start=position
+        ):
+            S = self.S.step(beta_t, k_t, v_t, S, S_start, (t + 1) % 16 == 0)
+            S_read = self.S.read_step(q_t, S)
+            S_start = S if (t + 1) % 16 == 0 else S_start
+            S_read_rows.append(S_read)
+        S_read_1 = torch.stack(S_read_rows, 1)
+        # out = W_o(rmsnorm(S(q), gain = gain) * silu(W_g(x)))   (spec.nl:45)
+        product = rmsnorm(S_read_1) * self.gain.unsqueeze(0)
+        out = self.W_o(
+            (product * F.silu(self.W_g(x).unflatten(-1, (4, 32)))).flatten(-2).to(x.dtype)
+        )
+        state = {
+            "S": S,
+            "S.start": S_start,
+            "conv_q": conv_q,
+            "conv_k": conv_k,
+            "conv_v": conv_v,
+            "position": position + x.shape[1],
+        }
+        return out, state
+
+    def step(self, x: Tensor, state: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: x [B, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        S_start = state["S.start"]
+        position = state["position"]
+        convolved, conv_q = self.conv_q.step(
+            self.W_q(x).unflatten(-1, (4, 16)).flatten(-2), state["conv_q"]
+        )
+        # q    = unit(silu(conv_q(W_q(x))))   (spec.nl:29)
+        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 16)))))
+        convolved, conv_k = self.conv_k.step(
+            self.W_k(x).unflatten(-1, (4, 16)).flatten(-2), state["conv_k"]
+        )
+        # k    = unit(silu(conv_k(W_k(x))))   (spec.nl:30)
+        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 16)))))
+        convolved, conv_v = self.conv_v.step(
+            self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
+        )
+        # v    = silu(conv_v(W_v(x)))   (spec.nl:31)
+        v = F.silu(wide(convolved.unflatten(-1, (4, 32))))
+        # beta = sigmoid(W_beta(x))   (spec.nl:32)
+        beta = torch.sigmoid(wide(self.W_beta(x)))
+        S = self.S.step(beta, k, v, state["S"], S_start, (position + 1) % 16 == 0)
+        # out = W_o(rmsnorm(S(q), gain = gain) * silu(W_g(x)))   (spec.nl:45)
+        product = rmsnorm(self.S.read_step(q, S)) * self.gain.unsqueeze(0)
+        out = self.W_o(
+            (product * F.silu(self.W_g(x).unflatten(-1, (4, 32)))).flatten(-2).to(x.dtype)
+        )
+        S_start = S if (position + 1) % 16 == 0 else S_start
+        state = {
+            "S": S,
+            "S.start": S_start,
+            "conv_q": conv_q,
+            "conv_k": conv_k,
+            "conv_v": conv_v,
+            "position": position + 1,
+        }
+        return out, state
+
+
+class Ffn(nn.Module):
+    """Block ffn: x[d] -> out[d]."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.F = GLU(128, 384, 128, act="silu", **new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        self.F.reset_parameters()
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        return {}
+
+    def forward(
+        self, x: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: x [B, T, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        # out = F(x)   (spec.nl:51)
+        out = self.F(x)
+        state = {}
+        return out, state
+
+    def step(self, x: Tensor, state: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: x [B, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        out = self.F(x)
+        state = {}
+        return out, state
+
+
+class ModelRepeat(nn.Module):
+    """One pass of `repeat`."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.mixer = Mixer(**new)
+        self.ffn = Ffn(**new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        self.mixer.reset_parameters()
+        self.ffn.reset_parameters()
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        return {
+            "mixer": self.mixer.initial_state(batch, like),
+            "ffn": self.ffn.initial_state(batch, like),
+        }
+
+    def forward(
+        self, x: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: x [B, T, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        # mixer(rmsnorm(x))   (spec.nl:58)
+        mixer_out, mixer = self.mixer(rmsnorm(x), state["mixer"])
+        # x = x + mixer(rmsnorm(x))   (spec.nl:58)
+        x = x + mixer_out
+        # ffn(rmsnorm(x))   (spec.nl:59)
+        ffn_out, ffn = self.ffn(rmsnorm(x), state["ffn"])
+        # x = x + ffn(rmsnorm(x))   (spec.nl:59)
+        x = x + ffn_out
+        state = {"mixer": mixer, "ffn": ffn}
+        return x, state
+
+    def step(self, x: Tensor, state: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: x [B, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        # mixer(rmsnorm(x))   (spec.nl:58)
+        mixer_out, mixer = self.mixer.step(rmsnorm(x), state["mixer"])
+        # x = x + mixer(rmsnorm(x))   (spec.nl:58)
+        x = x + mixer_out
+        # ffn(rmsnorm(x))   (spec.nl:59)
+        ffn_out, ffn = self.ffn.step(rmsnorm(x), state["ffn"])
+        # x = x + ffn(rmsnorm(x))   (spec.nl:59)
+        x = x + ffn_out
+        state = {"mixer": mixer, "ffn": ffn}
+        return x, state
+
+
+class Model(nn.Module):
+    """The model lattice: tokens [B, T] -> logits [B, T, 256]."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.embed = nn.Embedding(256, 128, **new)
+        self.unembed = nn.Linear(128, 256, bias=False, **new)
+        self.repeat = nn.ModuleList(ModelRepeat(**new) for _ in range(4))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        nn.init.normal_(self.embed.weight, std=0.02)
+        self.unembed.reset_parameters()
+        for layer in self.repeat:
+            layer.reset_parameters()
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        return {
+            "repeat": {
+                str(i): layer.initial_state(batch, like) for i, layer in enumerate(self.repeat)
+            },
+        }
+
+    def forward(
+        self, tokens: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: tokens [B, T]."""
+        if state is None:
+            state = self.initial_state(tokens.shape[0], self.embed.weight)
+        # x[d] = embed(tokens)   (spec.nl:56)
+        x = self.embed(tokens)
+        repeat_states = {}
+        for i, layer in enumerate(self.repeat):
+            x, repeat_states[str(i)] = layer(x, state["repeat"][str(i)])
+        # logits = unembed(rmsnorm(x))   (spec.nl:61)
+        logits = self.unembed(rmsnorm(x))
+        state = {"repeat": repeat_states}
+        return logits, state
+
+    def step(
+        self, tokens: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: tokens [B]."""
+        if state is None:
+            state = self.initial_state(tokens.shape[0], self.embed.weight)
+        # x[d] = embed(tokens)   (spec.nl:56)
+        x = self.embed(tokens)
+        repeat_states = {}
+        for i, layer in enumerate(self.repeat):
+            x, repeat_states[str(i)] = layer.step(x, state["repeat"][str(i)])
+        # logits = unembed(rmsnorm(x))   (spec.nl:61)
+        logits = self.unembed(rmsnorm(x))
+        state = {"repeat": repeat_states}
+        return logits, state
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The objective of the spec: its mean over batch and tokens."""
+        return cross_entropy(logits, targets).mean()

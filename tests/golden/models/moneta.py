@@ -1,0 +1,639 @@
+"""moneta: Moneta: a deep memory with an error of power 3 and retention of power 4 (MIRAS, eqs.
+24-25)
+
+Made by nlc from spec.nl. It imports torch only; change it as you like.
+Levels, fastest first:
+    fast: every 1 token, chunk 16
+    slow: every 1 step
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def wide(x: Tensor) -> Tensor:
+    """Give x in float32 or better: the precision of states and decays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def unit(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-12) -> Tensor:
+    """x / max(||x||, eps)."""
+    return x / torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(eps)
+
+
+def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Tensor:
+    """x / sqrt(mean(x^2) + eps)."""
+    return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
+
+
+def layernorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-5) -> Tensor:
+    """(x - mean) / sqrt(variance + eps)."""
+    centred = wide(x) - wide(x).mean(dim, keepdim=True)
+    return (centred * torch.rsqrt(centred.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
+
+
+def zeros(like: Tensor, *shape: int) -> Tensor:
+    """Give zeros in float32 or better, where states are kept."""
+    return like.new_zeros(shape, dtype=torch.promote_types(like.dtype, torch.float32))
+
+
+def full(value: float, like: Tensor, *shape: int) -> Tensor:
+    """Give a number in every entry, in float32 or better."""
+    return zeros(like, *shape) + value
+
+
+def matvec(matrix: Tensor, x: Tensor) -> Tensor:
+    """[..., m, k], [..., k] -> [..., m]."""
+    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+
+
+def outer(a: Tensor, b: Tensor) -> Tensor:
+    """a b^T: [..., m], [..., n] -> [..., m, n]."""
+    return a.unsqueeze(-1) * b.unsqueeze(-2)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """-log softmax(logits)[target], per token: [..., n], [...] -> [...]."""
+    losses = F.cross_entropy(wide(logits).flatten(0, -2), targets.flatten(), reduction="none")
+    return losses.view(targets.shape)
+
+
+def uniform(weight: Tensor, fan_in: int) -> None:
+    """Draw from the uniform distribution in +-1/sqrt(fan in)."""
+    bound = 1 / math.sqrt(max(fan_in, 1))
+    nn.init.uniform_(weight, -bound, bound)
+
+
+class Conv(nn.Module):
+    """Depthwise causal convolution over time; the last tap is the present token."""
+
+    def __init__(self, channels: int, width: int, bias: bool = False, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.weight = nn.Parameter(torch.empty(channels, 1, width, **new))
+        self.bias = nn.Parameter(torch.empty(channels, **new)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        uniform(self.weight, self.weight.shape[-1])
+        if self.bias is not None:
+            uniform(self.bias, self.weight.shape[-1])
+
+    def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, T, channels], past [B, width - 1, channels] -> y, new past."""
+        joined = torch.cat((past.to(x.dtype), x), 1)
+        y = F.conv1d(joined.mT, self.weight, self.bias, groups=self.weight.shape[0]).mT
+        return y, joined[:, x.shape[1] :].to(past.dtype)
+
+    def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, channels] of one token -> y, new past."""
+        joined = torch.cat((past.to(x.dtype), x[:, None]), 1)
+        y = (joined * self.weight[:, 0].mT).sum(1)
+        y = y if self.bias is None else y + self.bias
+        return y, joined[:, 1:].to(past.dtype)
+
+
+class Tensors(nn.Module):
+    """Holds parameters by name, without values; whoever holds it draws them."""
+
+    def __init__(self, device=None, dtype=None, **shapes: tuple[int, ...]):
+        super().__init__()
+        for name, shape in shapes.items():
+            empty = torch.empty(shape, device=device, dtype=dtype)
+            self.register_parameter(name, nn.Parameter(empty))
+
+
+def activation(name: str, x: Tensor) -> Tensor:
+    """The activation of a map by its name in the spec."""
+    match name:
+        case "none":
+            return x
+        case "exp":
+            return torch.exp(x)
+        case "softplus":
+            return torch.logaddexp(x, x.new_zeros(()))
+        case _:
+            return getattr(F, name)(x)
+
+
+class GLU(nn.Module):
+    """down (act(gate x) * (up x))."""
+
+    def __init__(
+        self, d_in: int, hidden: int, d_out: int, act: str = "silu", device=None, dtype=None
+    ):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.act = act
+        self.gate = nn.Parameter(torch.empty(hidden, d_in, **new))
+        self.up = nn.Parameter(torch.empty(hidden, d_in, **new))
+        self.down = nn.Parameter(torch.empty(d_out, hidden, **new))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for weight in (self.gate, self.up, self.down):
+            uniform(weight, weight.shape[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        gated = activation(self.act, F.linear(x, self.gate)) * F.linear(x, self.up)
+        return F.linear(gated, self.down)
+
+
+class LoRA(nn.Module):
+    """up act(down x), with an offset if `bias`; up begins at zero."""
+
+    def __init__(
+        self,
+        d_in: int,
+        rank: int,
+        d_out: int,
+        act: str = "none",
+        bias: bool = False,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.act, self.biased = act, bias
+        self.up: nn.Module | nn.Parameter
+        self.down = nn.Parameter(torch.empty(rank, d_in, **new))
+        if bias:
+            self.up = nn.Linear(rank, d_out, **new)
+        else:
+            self.up = nn.Parameter(torch.empty(d_out, rank, **new))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        uniform(self.down, self.down.shape[-1])
+        if self.biased:
+            nn.init.zeros_(self.up.weight)
+            uniform(self.up.bias, self.up.in_features)
+        else:
+            nn.init.zeros_(self.up)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = activation(self.act, F.linear(x, self.down))
+        return self.up(y) if self.biased else F.linear(y, self.up)
+
+
+class MixerM(nn.Module):
+    """Memory M: mlp(d_k -> 4*d_k -> d_k, residual, norm, act = gelu), one per heads; every 1
+    token.
+
+    A.layer1 = A.layer1 @ diag(alpha) - grad.layer1 @ diag(eta)   (spec.nl:44)
+    A.layer2 = diag(alpha) @ A.layer2 - diag(eta) @ grad.layer2   (spec.nl:45)
+    n_1 = sqrt(sum(A.layer1^4, over = (in, out)))   (spec.nl:47)
+    n_2 = sqrt(sum(A.layer2^4, over = (in, out)))   (spec.nl:48)
+    M.layer1 = A.layer1 / n_1   (spec.nl:50)
+    M.layer2 = A.layer2 / n_2   (spec.nl:51)
+    state  M.layer1.weight [B, heads, 4*d_k, d_k]
+    state  M.layer2.weight [B, heads, d_k, 4*d_k]
+    state  M.norm.weight [B, heads, d_k]
+    state  M.norm.bias [B, heads, d_k]
+    state  M.A.layer1.weight [B, heads, 4*d_k, d_k]
+    state  M.A.layer2.weight [B, heads, d_k, 4*d_k]
+    state  M.A.norm.weight [B, heads, d_k]
+    state  M.A.norm.bias [B, heads, d_k]
+    state  M.n_1 [B, heads]
+    state  M.n_2 [B, heads]
+    runs   sequential: `layer1`: `pow` of the running state is not linear in it
+    """
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.layer1 = Tensors(weight=(4, 128, 32), **new)
+        self.layer2 = Tensors(weight=(4, 32, 128), **new)
+        self.norm = Tensors(weight=(4, 32), bias=(4, 32), **new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial state anew."""
+        uniform(self.layer1.weight, 32)
+        uniform(self.layer2.weight, 128)
+        nn.init.ones_(self.norm.weight)
+        nn.init.zeros_(self.norm.bias)
+
+    def initial(
+        self, batch: int, like: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
+        """Give the state at the start."""
+        value = wide(self.layer1.weight).expand(batch, 4, 128, 32)
+        value_1 = wide(self.layer2.weight).expand(batch, 4, 32, 128)
+        value_2 = wide(self.norm.weight).expand(batch, 4, 32)
+        value_3 = wide(self.norm.bias).expand(batch, 4, 32)
+        M = {
+            "layer1.weight": value,
+            "layer2.weight": value_1,
+            "norm.weight": value_2,
+            "norm.bias": value_3,
+        }
+        M_A = {
+            "layer1.weight": value.expand(batch, 4, 128, 32),
+            "layer2.weight": value_1.expand(batch, 4, 32, 128),
+            "norm.weight": value_2.expand(batch, 4, 32),
+            "norm.bias": value_3.expand(batch, 4, 32),
+        }
+        return M, M_A, full(1.0, like, batch, 4), full(1.0, like, batch, 4)
+
+    def step(
+        self,
+        alpha: Tensor,
+        k: Tensor,
+        v: Tensor,
+        eta: Tensor,
+        M: dict[str, Tensor],
+        M_A: dict[str, Tensor],
+        M_n_1: Tensor,
+        M_n_2: Tensor,
+        M_start: dict[str, Tensor],
+        ends_16: bool,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
+        """Move by one token."""
+        M_norm_weight = M["norm.weight"]
+        M_norm_bias = M["norm.bias"]
+        M_A_norm_weight = M_A["norm.weight"]
+        M_A_norm_bias = M_A["norm.bias"]
+        layer2_weight = M_start["layer2.weight"]
+        norm_weight = M_start["norm.weight"]
+        value = alpha.unsqueeze(2)
+        k_1 = wide(k)
+        value_1 = matvec(M_start["layer1.weight"], k_1)
+        value_2 = F.gelu(value_1)
+        value_3 = matvec(layer2_weight, value_2)
+        value_4 = layernorm(value_3)
+        difference = k + (value_4 * norm_weight + M_start["norm.bias"]) - v
+        product = 3.0 * torch.tanh(10.0 * difference) * (difference.square() + 1e-06)
+        product = product * norm_weight
+        difference = value_3 - value_3.mean(-1, keepdim=True)
+        value_5 = torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
+        product_1 = value_4 * (product * value_4).mean(-1, keepdim=True)
+        quotient = (product - product.mean(-1, keepdim=True) - product_1) / value_5
+        value_6 = eta.unsqueeze(2)
+        # A.layer1 = A.layer1 @ diag(alpha) - grad.layer1 @ diag(eta)   (spec.nl:44)
+        product = 0.3989422804014327 * torch.exp(-0.5 * (value_1 * value_1))
+        product_2 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_1))
+        value_7 = outer(matvec(layer2_weight.mT, quotient) * (product_2 + value_1 * product), k_1)
+        M_A_layer1_weight = M_A["layer1.weight"] * value - value_7 * value_6
+        # A.layer2 = diag(alpha) @ A.layer2 - diag(eta) @ grad.layer2   (spec.nl:45)
+        product = outer(value_2, quotient) * value_6
+        M_A_layer2_weight = (M_A["layer2.weight"].mT * value).mT - product.mT
+        if ends_16:
+            # n_1 = sqrt(sum(A.layer1^4, over = (in, out)))   (spec.nl:47)
+            M_n_1 = torch.sqrt(torch.pow(M_A_layer1_weight, 4.0).sum((-2, -1)))
+            # n_2 = sqrt(sum(A.layer2^4, over = (in, out)))   (spec.nl:48)
+            M_n_2 = torch.sqrt(torch.pow(M_A_layer2_weight, 4.0).sum((-2, -1)))
+        # M.layer1 = A.layer1 / n_1   (spec.nl:50)
+        M_layer1_weight = M_A_layer1_weight / M_n_1.unsqueeze(2).unsqueeze(3)
+        # M.layer2 = A.layer2 / n_2   (spec.nl:51)
+        M_layer2_weight = M_A_layer2_weight / M_n_2.unsqueeze(2).unsqueeze(3)
+        M = {
+            "layer1.weight": M_layer1_weight,
+            "layer2.weight": M_layer2_weight,
+            "norm.weight": M_norm_weight,
+            "norm.bias": M_norm_bias,
+        }
+        M_A = {
+            "layer1.weight": M_A_layer1_weight,
+            "layer2.weight": M_A_layer2_weight,
+            "norm.weight": M_A_norm_weight,
+            "norm.bias": M_A_norm_bias,
+        }
+        return M, M_A, M_n_1, M_n_2
+
+    def read_step(self, q: Tensor, M: dict[str, Tensor]) -> Tensor:
+        """Read M(q) at one token."""
+        value = layernorm(matvec(M["layer2.weight"], F.gelu(matvec(M["layer1.weight"], wide(q)))))
+        result = (q + (value * M["norm.weight"] + M["norm.bias"])).to(q.dtype)
+        return result
+
+
+class Mixer(nn.Module):
+    """Block mixer: x[d] -> out[d]."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.W_q = nn.Linear(128, 128, bias=False, **new)
+        self.W_k = nn.Linear(128, 128, bias=False, **new)
+        self.W_v = nn.Linear(128, 128, bias=False, **new)
+        self.W_g = nn.Linear(128, 128, bias=False, **new)
+        self.W_o = nn.Linear(128, 128, bias=False, **new)
+        self.conv_q = Conv(128, 4, **new)
+        self.conv_k = Conv(128, 4, **new)
+        self.conv_v = Conv(128, 4, **new)
+        self.W_eta = LoRA(128, 32, 128, act="none", bias=True, **new)
+        self.W_alpha = LoRA(128, 32, 128, act="none", bias=True, **new)
+        self.gain = nn.Parameter(torch.empty(32, **new))
+        self.M = MixerM(**new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        self.W_q.reset_parameters()
+        self.W_k.reset_parameters()
+        self.W_v.reset_parameters()
+        self.W_g.reset_parameters()
+        self.W_o.reset_parameters()
+        self.conv_q.reset_parameters()
+        self.conv_k.reset_parameters()
+        self.conv_v.reset_parameters()
+        self.W_eta.reset_parameters()
+        self.W_alpha.reset_parameters()
+        nn.init.ones_(self.gain)
+        self.M.reset_parameters()
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        M, M_A, M_n_1, M_n_2 = self.M.initial(batch, like)
+        return {
+            "M": M,
+            "M.A": M_A,
+            "M.n_1": M_n_1,
+            "M.n_2": M_n_2,
+            "M.start": M,
+            "conv_q": like.new_zeros(batch, 3, 128),
+            "conv_k": like.new_zeros(batch, 3, 128),
+            "conv_v": like.new_zeros(batch, 3, 128),
+            "position": 0,
+        }
+
+    def forward(
+        self, x: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: x [B, T, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        if x.shape[1] == 0:
+            return x.new_zeros(x.shape[0], 0, 128), state
+        position = state["position"]
+        convolved, conv_q = self.conv_q(
+            self.W_q(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_q"]
+        )
+        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:30)
+        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
+        convolved, conv_k = self.conv_k(
+            self.W_k(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_k"]
+        )
+        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:31)
+        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
+        convolved, conv_v = self.conv_v(
+            self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
+        )
+        # v     = silu(conv_v(W_v(x)))   (spec.nl:32)
+        v = F.silu(wide(convolved.unflatten(-1, (4, 32))))
+        # eta   = 0.1 * sigmoid(W_eta(x)) / d_k   (spec.nl:33)
+        eta = 0.1 * torch.sigmoid(wide(self.W_eta(x).unflatten(-1, (4, 32)))) / 32.0
+        # alpha = 1 - sigmoid(W_alpha(x) - 8) / 2   (spec.nl:34)
+        alpha = 1.0 - torch.sigmoid(wide(self.W_alpha(x).unflatten(-1, (4, 32))) - 8.0) / 2.0
+        M = state["M"]
+        M_A = state["M.A"]
+        M_n_1 = state["M.n_1"]
+        M_n_2 = state["M.n_2"]
+        M_start = state["M.start"]
+        M_read_rows = []
+        for t, (alpha_t, k_t, v_t, eta_t, q_t) in enumerate(
+            zip(alpha.unbind(1), k.unbind(1), v.unbind(1), eta.unbind(1), q.unbind(1), strict=True),
+            start=position,
+        ):
+            M, M_A, M_n_1, M_n_2 = self.M.step(
+                alpha_t, k_t, v_t, eta_t, M, M_A, M_n_1, M_n_2, M_start, (t + 1) % 16 == 0
+            )
+            M_read = self.M.read_step(q_t, M)
+            M_start = M if (t + 1) % 16 == 0 else M_start
+            M_read_rows.append(M_read)
+        M_read_1 = torch.stack(M_read_rows, 1)
+        # out = W_o(rmsnorm(M(q), gain = gain) * silu(W_g(x)))   (spec.nl:56)
+        product = rmsnorm(M_read_1) * self.gain.unsqueeze(0)
+        out = self.W_o(
+            (product * F.silu(self.W_g(x).unflatten(-1, (4, 32)))).flatten(-2).to(x.dtype)
+        )
+        state = {
+            "M": M,
+            "M.A": M_A,
+            "M.n_1": M_n_1,
+            "M.n_2": M_n_2,
+            "M.start": M_start,
+            "conv_q": conv_q,
+            "conv_k": conv_k,
+            "conv_v": conv_v,
+            "position": position + x.shape[1],
+        }
+        return out, state
+
+    def step(self, x: Tensor, state: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: x [B, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        M_start = state["M.start"]
+        position = state["position"]
+        convolved, conv_q = self.conv_q.step(
+            self.W_q(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_q"]
+        )
+        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:30)
+        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
+        convolved, conv_k = self.conv_k.step(
+            self.W_k(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_k"]
+        )
+        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:31)
+        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
+        convolved, conv_v = self.conv_v.step(
+            self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
+        )
+        # v     = silu(conv_v(W_v(x)))   (spec.nl:32)
+        v = F.silu(wide(convolved.unflatten(-1, (4, 32))))
+        # eta   = 0.1 * sigmoid(W_eta(x)) / d_k   (spec.nl:33)
+        eta = 0.1 * torch.sigmoid(wide(self.W_eta(x).unflatten(-1, (4, 32)))) / 32.0
+        # alpha = 1 - sigmoid(W_alpha(x) - 8) / 2   (spec.nl:34)
+        alpha = 1.0 - torch.sigmoid(wide(self.W_alpha(x).unflatten(-1, (4, 32))) - 8.0) / 2.0
+        M, M_A, M_n_1, M_n_2 = self.M.step(
+            alpha,
+            k,
+            v,
+            eta,
+            state["M"],
+            state["M.A"],
+            state["M.n_1"],
+            state["M.n_2"],
+            M_start,
+            (position + 1) % 16 == 0,
+        )
+        # out = W_o(rmsnorm(M(q), gain = gain) * silu(W_g(x)))   (spec.nl:56)
+        product = rmsnorm(self.M.read_step(q, M)) * self.gain.unsqueeze(0)
+        out = self.W_o(
+            (product * F.silu(self.W_g(x).unflatten(-1, (4, 32)))).flatten(-2).to(x.dtype)
+        )
+        M_start = M if (position + 1) % 16 == 0 else M_start
+        state = {
+            "M": M,
+            "M.A": M_A,
+            "M.n_1": M_n_1,
+            "M.n_2": M_n_2,
+            "M.start": M_start,
+            "conv_q": conv_q,
+            "conv_k": conv_k,
+            "conv_v": conv_v,
+            "position": position + 1,
+        }
+        return out, state
+
+
+class Ffn(nn.Module):
+    """Block ffn: x[d] -> out[d]."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.F = GLU(128, 384, 128, act="silu", **new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        self.F.reset_parameters()
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        return {}
+
+    def forward(
+        self, x: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: x [B, T, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        # out = F(x)   (spec.nl:62)
+        out = self.F(x)
+        state = {}
+        return out, state
+
+    def step(self, x: Tensor, state: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: x [B, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        out = self.F(x)
+        state = {}
+        return out, state
+
+
+class ModelRepeat(nn.Module):
+    """One pass of `repeat`."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.mixer = Mixer(**new)
+        self.ffn = Ffn(**new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        self.mixer.reset_parameters()
+        self.ffn.reset_parameters()
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        return {
+            "mixer": self.mixer.initial_state(batch, like),
+            "ffn": self.ffn.initial_state(batch, like),
+        }
+
+    def forward(
+        self, x: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: x [B, T, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        # mixer(rmsnorm(x))   (spec.nl:69)
+        mixer_out, mixer = self.mixer(rmsnorm(x), state["mixer"])
+        # x = x + mixer(rmsnorm(x))   (spec.nl:69)
+        x = x + mixer_out
+        # ffn(rmsnorm(x))   (spec.nl:70)
+        ffn_out, ffn = self.ffn(rmsnorm(x), state["ffn"])
+        # x = x + ffn(rmsnorm(x))   (spec.nl:70)
+        x = x + ffn_out
+        state = {"mixer": mixer, "ffn": ffn}
+        return x, state
+
+    def step(self, x: Tensor, state: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: x [B, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        # mixer(rmsnorm(x))   (spec.nl:69)
+        mixer_out, mixer = self.mixer.step(rmsnorm(x), state["mixer"])
+        # x = x + mixer(rmsnorm(x))   (spec.nl:69)
+        x = x + mixer_out
+        # ffn(rmsnorm(x))   (spec.nl:70)
+        ffn_out, ffn = self.ffn.step(rmsnorm(x), state["ffn"])
+        # x = x + ffn(rmsnorm(x))   (spec.nl:70)
+        x = x + ffn_out
+        state = {"mixer": mixer, "ffn": ffn}
+        return x, state
+
+
+class Model(nn.Module):
+    """The model moneta: tokens [B, T] -> logits [B, T, 256]."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.embed = nn.Embedding(256, 128, **new)
+        self.unembed = nn.Linear(128, 256, bias=False, **new)
+        self.repeat = nn.ModuleList(ModelRepeat(**new) for _ in range(4))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        nn.init.normal_(self.embed.weight, std=0.02)
+        self.unembed.reset_parameters()
+        for layer in self.repeat:
+            layer.reset_parameters()
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        return {
+            "repeat": {
+                str(i): layer.initial_state(batch, like) for i, layer in enumerate(self.repeat)
+            },
+        }
+
+    def forward(
+        self, tokens: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: tokens [B, T]."""
+        if state is None:
+            state = self.initial_state(tokens.shape[0], self.embed.weight)
+        # x[d] = embed(tokens)   (spec.nl:67)
+        x = self.embed(tokens)
+        repeat_states = {}
+        for i, layer in enumerate(self.repeat):
+            x, repeat_states[str(i)] = layer(x, state["repeat"][str(i)])
+        # logits = unembed(rmsnorm(x))   (spec.nl:72)
+        logits = self.unembed(rmsnorm(x))
+        state = {"repeat": repeat_states}
+        return logits, state
+
+    def step(
+        self, tokens: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: tokens [B]."""
+        if state is None:
+            state = self.initial_state(tokens.shape[0], self.embed.weight)
+        # x[d] = embed(tokens)   (spec.nl:67)
+        x = self.embed(tokens)
+        repeat_states = {}
+        for i, layer in enumerate(self.repeat):
+            x, repeat_states[str(i)] = layer.step(x, state["repeat"][str(i)])
+        # logits = unembed(rmsnorm(x))   (spec.nl:72)
+        logits = self.unembed(rmsnorm(x))
+        state = {"repeat": repeat_states}
+        return logits, state
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The objective of the spec: its mean over batch and tokens."""
+        return cross_entropy(logits, targets).mean()

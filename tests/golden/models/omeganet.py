@@ -1,0 +1,1212 @@
+"""omeganet: OmegaNet: a deep memory that learns from the last tokens together (ATLAS, eqs. 9-10)
+
+Made by nlc from spec.nl. It imports torch only; change it as you like.
+Levels, fastest first:
+    fast: every 1 token, chunk 16
+    slow: every 1 step
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def wide(x: Tensor) -> Tensor:
+    """Give x in float32 or better: the precision of states and decays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def unit(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-12) -> Tensor:
+    """x / max(||x||, eps)."""
+    return x / torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(eps)
+
+
+def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Tensor:
+    """x / sqrt(mean(x^2) + eps)."""
+    return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
+
+
+def number(value: float, like: Tensor) -> Tensor:
+    """Give a number as a tensor, in float32 or better."""
+    return wide(like.new_full((), value))
+
+
+def positions(start: int, tokens: int, like: Tensor) -> Tensor:
+    """Count the tokens from the sequence's start: [1, T], in float32 or better."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.arange(start, start + tokens, device=like.device, dtype=dtype)[None]
+
+
+def concat(*parts: Tensor) -> Tensor:
+    """Join along the last axis; the axes in front broadcast."""
+    front = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    return torch.cat([part.expand(*front, part.shape[-1]) for part in parts], -1)
+
+
+def matvec(matrix: Tensor, x: Tensor) -> Tensor:
+    """[..., m, k], [..., k] -> [..., m]."""
+    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+
+
+def outer(a: Tensor, b: Tensor) -> Tensor:
+    """a b^T: [..., m], [..., n] -> [..., m, n]."""
+    return a.unsqueeze(-1) * b.unsqueeze(-2)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """-log softmax(logits)[target], per token: [..., n], [...] -> [...]."""
+    losses = F.cross_entropy(wide(logits).flatten(0, -2), targets.flatten(), reduction="none")
+    return losses.view(targets.shape)
+
+
+def shift(x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+    """x of n tokens ago: x [B, T, ...], past [B, n, ...] -> shifted [B, T, ...], new past."""
+    joined = torch.cat((past.to(x.dtype), x), 1)
+    return joined[:, : x.shape[1]], joined[:, x.shape[1] :].to(past.dtype)
+
+
+def shift_step(x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+    """x of n tokens ago, for one token: x [B, ...], past [B, n, ...]."""
+    return past[:, 0].to(x.dtype), torch.cat((past[:, 1:], x[:, None].to(past.dtype)), 1)
+
+
+def uniform(weight: Tensor, fan_in: int) -> None:
+    """Draw from the uniform distribution in +-1/sqrt(fan in)."""
+    bound = 1 / math.sqrt(max(fan_in, 1))
+    nn.init.uniform_(weight, -bound, bound)
+
+
+class Conv(nn.Module):
+    """Depthwise causal convolution over time; the last tap is the present token."""
+
+    def __init__(self, channels: int, width: int, bias: bool = False, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.weight = nn.Parameter(torch.empty(channels, 1, width, **new))
+        self.bias = nn.Parameter(torch.empty(channels, **new)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        uniform(self.weight, self.weight.shape[-1])
+        if self.bias is not None:
+            uniform(self.bias, self.weight.shape[-1])
+
+    def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, T, channels], past [B, width - 1, channels] -> y, new past."""
+        joined = torch.cat((past.to(x.dtype), x), 1)
+        y = F.conv1d(joined.mT, self.weight, self.bias, groups=self.weight.shape[0]).mT
+        return y, joined[:, x.shape[1] :].to(past.dtype)
+
+    def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, channels] of one token -> y, new past."""
+        joined = torch.cat((past.to(x.dtype), x[:, None]), 1)
+        y = (joined * self.weight[:, 0].mT).sum(1)
+        y = y if self.bias is None else y + self.bias
+        return y, joined[:, 1:].to(past.dtype)
+
+
+class Tensors(nn.Module):
+    """Holds parameters by name, without values; whoever holds it draws them."""
+
+    def __init__(self, device=None, dtype=None, **shapes: tuple[int, ...]):
+        super().__init__()
+        for name, shape in shapes.items():
+            empty = torch.empty(shape, device=device, dtype=dtype)
+            self.register_parameter(name, nn.Parameter(empty))
+
+
+def activation(name: str, x: Tensor) -> Tensor:
+    """The activation of a map by its name in the spec."""
+    match name:
+        case "none":
+            return x
+        case "exp":
+            return torch.exp(x)
+        case "softplus":
+            return torch.logaddexp(x, x.new_zeros(()))
+        case _:
+            return getattr(F, name)(x)
+
+
+class GLU(nn.Module):
+    """down (act(gate x) * (up x))."""
+
+    def __init__(
+        self, d_in: int, hidden: int, d_out: int, act: str = "silu", device=None, dtype=None
+    ):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.act = act
+        self.gate = nn.Parameter(torch.empty(hidden, d_in, **new))
+        self.up = nn.Parameter(torch.empty(hidden, d_in, **new))
+        self.down = nn.Parameter(torch.empty(d_out, hidden, **new))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for weight in (self.gate, self.up, self.down):
+            uniform(weight, weight.shape[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        gated = activation(self.act, F.linear(x, self.gate)) * F.linear(x, self.up)
+        return F.linear(gated, self.down)
+
+
+class Write(NamedTuple):
+    """One outer product for each token: e b^T with e = sum M_j p + u + sum c e_s."""
+
+    p: list[tuple[Tensor, int]]  # what state j is read with
+    u: Tensor | None
+    b: list[tuple[Tensor, tuple[int, ...]]]  # along which it goes, and into which states
+    c: tuple[tuple[Tensor, int], ...] = ()  # how much of the same token's write s it sees
+
+
+class Tiles(NamedTuple):
+    """A memory's course over a sequence: N tiles of C tokens, G rows and copies, n states."""
+
+    gates: Any  # products of gates from token to token
+    writes: list[Tensor]  # e of each write [N, G, C, d_v]
+    keys: list[list[tuple[Tensor, tuple[int, ...]]]]  # b of each write, as `gates` takes it
+    starts: Tensor  # the states before each tile, each M_j^T below the other [N, G, n * d_k, d_v]
+    front: tuple[int, ...]  # B, T, *lead
+
+
+def unit_lower_inverse(A: Tensor) -> Tensor:
+    """(I - A)^-1 for A below the diagonal; nothing above it is looked at."""
+    one = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    return torch.linalg.solve_triangular(
+        one - A, one.expand(A.shape), upper=False, unitriangular=True
+    )
+
+
+def tiled(x: Tensor, front: tuple[int, ...], d: int, tile: int, fill: float = 0.0) -> Tensor:
+    """Cut the sequence into tiles: [B, T, *lead, d] -> [N, G, C, d], G rows and copies."""
+    rows, tokens = front[:2]
+    x = x.expand(*front, d).reshape(rows, tokens, -1, d)
+    if tokens % tile:
+        x = F.pad(x, (0, 0, 0, 0, 0, -tokens % tile), value=fill)
+    x = x.unflatten(1, (-1, tile)).permute(1, 0, 3, 2, 4)
+    return x.contiguous().flatten(1, 2)
+
+
+def untiled(x: Tensor, front: tuple[int, ...]) -> Tensor:
+    """Join tiles again: [N, G, C, ...] -> [B, T, *lead, ...]."""
+    x = x.unflatten(1, (front[0], -1))
+    x = x.permute(1, 0, 3, 2, *range(4, x.ndim)).flatten(1, 2)[:, : front[1]]
+    return x.reshape(*front, *x.shape[3:])
+
+
+def stacked(states: list[Tensor]) -> Tensor:
+    """Each M_j^T below the other: [B, *lead, d_v, d_k] -> [G, n * d_k, d_v]."""
+    return torch.cat([Z.reshape(-1, *Z.shape[-2:]).mT for Z in states], -2)
+
+
+def solve(
+    writes: list[Write], D: Any, front: tuple[int, ...], M: Tensor, d_k: int
+) -> tuple[Any, ...]:
+    """Solve the writes: e and b of each, the states before each tile, and after the last."""
+    d_v = M.shape[-1]
+
+    def cut(x: Tensor, d: int) -> Tensor:
+        return tiled(x.to(M.dtype), front, d, D.tile)
+
+    keys = [[(D.keys(cut(b, d_k)), into) for b, into in w.b] for w in writes]
+    E = [cut(M.new_zeros(1) if w.u is None else w.u, d_v) for w in writes]
+    open_ = [r for r, w in enumerate(writes) if w.p or w.c]
+    known = [r for r in range(len(writes)) if r not in open_]
+    # what the known writes leave in the states at each tile's end
+    add = sum(D.left(keys[s]).mT @ E[s] for s in known) if known else None
+    if not open_:
+        starts, M = scan_known(add, D.whole(), M)
+        return E, keys, starts, M
+    reads = {r: [(D.rows(cut(p, d_k), late=False), j) for p, j in writes[r].p] for r in open_}
+    sees = {r: {s: cut(c.unsqueeze(-1), 1) for c, s in writes[r].c} for r in open_}
+
+    def A(r: int, s: int) -> Tensor:
+        found = reached(D, reads[r], keys[s], sees[r].get(s))
+        return M.new_zeros(*E[s].shape[:-1], D.tile) if found is None else found
+
+    def asked(r: int) -> Tensor:
+        found = D.asked(reads[r], late=False) if reads[r] else M.new_zeros(1)
+        return found.expand(*E[r].shape[:-1], M.shape[-2])
+
+    # E = A E + U + P M^T: what hangs on each other, is known, and hangs on the first states
+    U = woven([sum((A(r, s) @ E[s] for s in known), E[r]) for r in open_])
+    P, b = woven([asked(r) for r in open_]), woven([D.left(keys[r]) for r in open_])
+    square = woven_square([[A(r, s) for s in open_] for r in open_])
+    solved, starts, M = TileScan.apply(square, U, P, b, D.whole(), add, M)
+    for place, r in enumerate(open_):
+        E[r] = solved if len(open_) == 1 else solved[..., place :: len(open_), :]
+    return E, keys, starts, M
+
+
+def reached(
+    D: Any, reads: list[tuple[Tensor, int]], keys: list[tuple[Tensor, tuple[int, ...]]], c: Any
+) -> Tensor | None:
+    """A[t, i]: how much the reads of token t take of a write of token i < t, or i = t by c."""
+    found = [D.reach(into, j, p, b, late=False) for p, j in reads for b, into in keys]
+    found += [] if c is None else [torch.diag_embed(c.squeeze(-1))]
+    found = [x for x in found if x is not None]
+    return sum(found[1:], found[0]) if found else None
+
+
+def woven(rows: list[Tensor]) -> Tensor:
+    """Put the writes of a token one after another: R of [.., C, d] -> [.., C * R, d]."""
+    return rows[0] if len(rows) == 1 else torch.stack(rows, -2).flatten(-3, -2)
+
+
+def woven_square(blocks: list[list[Tensor]]) -> Tensor:
+    """As `woven`, for both axes: R x R of [.., C, C] -> [.., C * R, C * R]."""
+    if len(blocks) == 1:
+        return blocks[0][0]
+    shape = torch.broadcast_shapes(*(b.shape for row in blocks for b in row))
+    rows = [torch.stack([b.expand(shape) for b in row], -1).flatten(-2) for row in blocks]
+    return torch.stack(rows, -2).flatten(-3, -2)
+
+
+def carried(M: Tensor, w: Tensor) -> Tensor:
+    """M_j <- sum_a M_a w_aj, transposed: M [.., n * d_k, d_v], w [.., n, n, 1 or d_k]."""
+    n = w.shape[-2]
+    if n == 1:
+        return w.squeeze(-3).mT * M
+    M = M.unflatten(-2, (n, -1))
+    if w.shape[-1] == 1 < M.shape[-1]:
+        moved = w.squeeze(-1).mT @ M.flatten(-2)
+        return moved.unflatten(-1, M.shape[-2:]).flatten(-3, -2)
+    return (w.unsqueeze(-1) * M.unsqueeze(-3)).sum(-4).flatten(-3, -2)
+
+
+class TileScan(torch.autograd.Function):
+    """From tile to tile: E = A E + U + P M, then M <- carried(M, w) + b^T E + add; M is transposed.
+
+    A [N, G, C, C] below the diagonal, U [N, G, C, d_v], P, b [N, G, C, n * d_k],
+    w [N, G, n, n, 1 or d_k], M [G, n * d_k, d_v]. Gives the writes E, the states before each tile
+    and the last ones. Its gradient runs from the last tile to the first, and takes all that no
+    other tile waits for at once.
+    """
+
+    @staticmethod
+    def forward(ctx, A, U, P, b, w, add, M):
+        writes, starts, solve = [], [], unit_lower_inverse(A)
+        more = [None] * U.shape[0] if add is None else add
+        for inverse, u, p, key, decay, known in zip(solve, U, P, b, w, more, strict=True):
+            starts.append(M)
+            writes.append(inverse @ torch.baddbmm(u, p, M))
+            M = carried(M, decay) if known is None else carried(M, decay) + known
+            M = torch.baddbmm(M, key.mT, writes[-1])
+        E, S = torch.stack(writes), torch.stack(starts)
+        ctx.save_for_backward(solve, P, b, w, E, S)
+        ctx.adds = add is not None
+        return E, S, M
+
+    @staticmethod
+    def backward(ctx, dE, dS, dM):
+        solve, P, b, w, E, S = ctx.saved_tensors
+        back, known, after = w.transpose(-3, -2), [], []
+        for i in reversed(range(E.shape[0])):
+            after.append(dM)
+            known.append(solve[i].mT @ torch.baddbmm(dE[i], b[i], dM))
+            dM = torch.baddbmm(carried(dM, back[i]) + dS[i], P[i].mT, known[-1])
+        dU, dS = torch.stack(known[::-1]), torch.stack(after[::-1])
+        dw, dadd = of_decays(S, dS, w), dS if ctx.adds else None
+        return dU @ E.mT, dU, dU @ S.mT, E @ dS.mT, dw, dadd, dM
+
+
+def of_decays(before: Tensor, after: Tensor, w: Tensor) -> Tensor:
+    """The gradient of w in `carried`, from the states before and the gradient of those after."""
+    n = w.shape[-2]
+    before, after = before.unflatten(-2, (n, -1)), after.unflatten(-2, (n, -1))
+    if w.shape[-1] == 1:
+        return (before.flatten(-2) @ after.flatten(-2).mT).unsqueeze(-1)
+    return (before.unsqueeze(-3) * after.unsqueeze(-4)).sum(-1)
+
+
+def scan_known(add: Tensor, w: Tensor, M: Tensor) -> tuple[Tensor, Tensor]:
+    """As `TileScan`, with writes that do not hang on the state."""
+    starts = []
+    for known, decay in zip(add, w, strict=True):
+        starts.append(M)
+        M = carried(M, decay) + known
+    return torch.stack(starts), M
+
+
+def queries(q: Tensor, path: Tiles) -> Tensor:
+    """Cut queries into tiles: [B, T, *lead, *more, d] -> [N, G, C * more, d]."""
+    more = q.shape[len(path.front) : -1]
+    rows = q.to(path.starts.dtype).expand(*path.front, *more, q.shape[-1])
+    rows = rows.reshape(*path.front, -1)
+    rows = tiled(rows, path.front, rows.shape[-1], path.gates.tile)
+    return rows.unflatten(-1, (-1, q.shape[-1])).flatten(-3, -2) if more else rows
+
+
+def answers(y: Tensor, q: Tensor, path: Tiles) -> Tensor:
+    """Undo `queries` for what was read."""
+    more = q.shape[len(path.front) : -1]
+    y = y.unflatten(-2, (path.gates.tile, -1)) if more else y
+    y = untiled(y, path.front)
+    return (y.unflatten(-2, more) if more else y).to(q.dtype)
+
+
+def read_tiles(q: Tensor, path: Tiles, late: bool = True, state: int = 0) -> Tensor:
+    """M_t q_t (late), or M_{t-1} q_t: q [B, T, *lead, *more, d_k] -> [B, T, *lead, *more, d_v]."""
+    D = path.gates
+    rows = D.rows(queries(q, path), late)
+    y = D.asked([(rows, state)], late) @ path.starts
+    for e, keys in zip(path.writes, path.keys, strict=True):
+        for b, into in keys:
+            scores = D.reach(into, state, rows, b, late)
+            y = y if scores is None else y + scores @ e
+    return answers(y, q, path)
+
+
+def per_row(table: Tensor, rows: Tensor, dim: int = -2) -> Tensor:
+    """Repeat a table's row of each token for all its queries."""
+    times = rows.shape[-2] // table.shape[dim]
+    return table if times == 1 else table.repeat_interleave(times, dim)
+
+
+def gate_tiles(
+    g: Tensor | float | None,
+    front: tuple[int, ...],
+    tile: int,
+    like: Tensor,
+    axes: int,
+    fill: float,
+) -> Tensor:
+    """Cut gates into tiles [N, G, C, 1 or d_k]; tokens beyond the last change nothing."""
+    if not isinstance(g, Tensor):
+        g = like.new_full((1,), g or 0.0)
+    elif axes == 0:
+        g = g.unsqueeze(-1)
+    return tiled(g.to(like.dtype), front, g.shape[-1], tile, fill)
+
+
+def by_chunk(x: Tensor | None, rows: int, n: int) -> list[Tensor | None]:
+    """What n chunks have, which stand as rows of a batch: n of [N, G, ...]; None is 0 for all."""
+    if x is None:
+        return [None] * n
+    return [part.flatten(1, 2) for part in x.unflatten(1, (rows, n, -1)).unbind(2)]
+
+
+class Products(torch.autograd.Function):
+    """g_{i+1} ... g_t for 0 <= i <= t <= C, else 0: [.., C] -> [.., 1 + C, 1 + C].
+
+    They are the inverse X of I - A, where A has g below its diagonal; nothing is divided. Its
+    gradient is that of any inverse, X^T G X^T, of which only what stands in the place of g counts.
+    """
+
+    @staticmethod
+    def forward(ctx, g):
+        found = unit_lower_inverse(torch.diag_embed(g, -1))
+        ctx.save_for_backward(found)
+        return found
+
+    @staticmethod
+    def backward(ctx, grad):
+        (found,) = ctx.saved_tensors
+        return (found[..., 1:].mT @ grad * found[..., :-1, :]).sum(-1)
+
+
+class ScalarGate:
+    """One number a token, multiplied forward; nothing is divided, so a gate of 0 is exact."""
+
+    axes = 0
+
+    def __init__(self, tile, table):
+        self.tile, self.table = tile, table
+
+    @classmethod
+    def of(cls, gates, front, tile, like):
+        g = gates[0][0]
+        if isinstance(g, float) and g == 1.0:
+            table = like.new_ones(1 + tile, 1 + tile).tril()
+            return cls(tile, table.expand(-(-front[1] // tile), like.shape[0], -1, -1))
+        g = gate_tiles(g, front, tile, like, 0, 1.0)
+        return cls(tile, Products.apply(g.squeeze(-1)))
+
+    def of_chunks(self, rows, n):
+        return [ScalarGate(self.tile, table) for table in by_chunk(self.table, rows, n)]
+
+    def seen(self, late):
+        return self.table[..., 1:, :] if late else self.table[..., :-1, :]
+
+    def rows(self, q, late=True):
+        return q
+
+    def keys(self, b):
+        return b
+
+    def reach(self, into, j, q, b, late=True):
+        return per_row(self.seen(late)[..., 1:], q) * (q @ b.mT)
+
+    def spread(self, into, j, s, b, late=True):
+        return (per_row(self.seen(late)[..., 1:], s) * s) @ b
+
+    def asked(self, reads, late=True):
+        return self.kept(0, reads[0][0], late)
+
+    def kept(self, j, M, late=True):
+        return per_row(self.seen(late)[..., :1], M) * M
+
+    def left(self, keys):
+        return self.table[..., -1, 1:, None] * keys[0][0]
+
+    def whole(self):
+        return self.table[..., -1:, :1, None]
+
+
+class Moves(NamedTuple):
+    """How a part moves: its gates D_aj [B, T, *lead], their class, and the tokens of a tile."""
+
+    gates: list[list[Any]]
+    kind: Any
+    tile: int
+    rank: int = 2  # of the part: a matrix, a vector (one row), a number
+    turned: bool = False  # whether all is said of the transposed part
+
+
+class Chunks(NamedTuple):
+    """A course over n chunks of one length, which stand as rows of a batch [B * n, C, ...]."""
+
+    tiles: dict[str, Tiles]  # the course of each part
+    origin: dict[str, Tensor]  # each part before its chunk [B * n, *lead, ...]
+    n: int
+
+
+def run_chunks(
+    writes: Any,
+    streams: list[Tensor],
+    moves: dict[str, Moves],
+    states: list[dict[str, Tensor]],
+    start: dict[str, Tensor],
+    position: int,
+    chunk: int,
+    reset: tuple[int, list[dict[str, Tensor]]] | None = None,
+) -> tuple[Any, ...]:
+    """Run a sequence: its course, the states after it and the one before the open chunk.
+
+    `writes(*streams, start)` gives the writes of each part; `reset` has a period and the states to
+    go back to.
+    """
+    course: list[Chunks] = []
+    at = 0
+    for length, n in chunk_runs(position, streams[0].shape[1], chunk):
+        spans = [x[:, at : at + length * n].split(length, 1) for x in streams]
+        gates = {part: gates_of_run(m, states[0][part], at, length, n) for part, m in moves.items()}
+        rows = streams[0].shape[0]
+        by_chunk = {part: D.of_chunks(rows, n) for part, D in gates.items()}
+        M = {part: below([s[part] for s in states], m) for part, m in moves.items()}
+        starts, found = [], []
+        for i, now in enumerate(zip(*spans, strict=True)):
+            made = writes(*now, start)
+            starts.append(start)
+            solved = {}
+            for part, m in moves.items():
+                lead, d_k = size_of(states[0][part], m)
+                front = (rows, length, *lead)
+                *solved[part], M[part] = solve(made[part], by_chunk[part][i], front, M[part], d_k)
+            found.append(solved)
+            position += length
+            if reset is not None and position % reset[0] == 0:
+                M = {part: below([s[part] for s in reset[1]], m) for part, m in moves.items()}
+            if position % chunk == 0:
+                start = {part: above(M[part], m, states[0][part])[0] for part, m in moves.items()}
+        parts = {part: above(M[part], m, states[0][part]) for part, m in moves.items()}
+        states = [{part: parts[part][j] for part in moves} for j in range(len(states))]
+        at += length * n
+        tiles = {
+            part: tiles_of_run([x[part] for x in found], gates[part], length, starts[0][part], m)
+            for part, m in moves.items()
+        }
+        origin = {part: in_one_batch([s[part] for s in starts]) for part in moves}
+        course.append(Chunks(tiles, origin, n))
+    return course, *states, start
+
+
+def chunk_runs(position: int, tokens: int, chunk: int) -> list[tuple[int, int]]:
+    """Cut a sequence that begins at a position at the ends of its chunks: (length, how many)."""
+    first = min(-position % chunk, tokens)
+    whole, rest = divmod(tokens - first, chunk)
+    return [(length, n) for length, n in ((first, 1), (chunk, whole), (rest, 1)) if length and n]
+
+
+def as_matrix(x: Tensor, m: Moves) -> Tensor:
+    """A part as a matrix: a vector is one row, a number a matrix of one entry."""
+    for _ in range(2 - m.rank):
+        x = x.unsqueeze(-2 if m.rank == 1 else -1)
+    return x.mT if m.turned else x
+
+
+def from_matrix(x: Tensor, m: Moves) -> Tensor:
+    """Undo `as_matrix`."""
+    x = x.mT if m.turned else x
+    for _ in range(2 - m.rank):
+        x = x.squeeze(-2 if m.rank == 1 else -1)
+    return x
+
+
+def below(states: list[Tensor], m: Moves) -> Tensor:
+    """The states of a part as tiles take them: [B, *lead, *part] -> [G, n * d_k, d_v]."""
+    return stacked([as_matrix(x, m) for x in states])
+
+
+def above(M: Tensor, m: Moves, like: Tensor) -> list[Tensor]:
+    """Undo `below`."""
+    shape = as_matrix(like, m).shape
+    return [from_matrix(Z.mT.reshape(shape), m) for Z in M.split(shape[-1], -2)]
+
+
+def size_of(state: Tensor, m: Moves) -> tuple[tuple[int, ...], int]:
+    """The leading axes of a part, and the size of its keys."""
+    shape = as_matrix(state, m).shape
+    return tuple(shape[1:-2]), shape[-1]
+
+
+def gates_of_run(m: Moves, state: Tensor, at: int, length: int, n: int) -> Any:
+    """The products of gates of n chunks, rows of one batch."""
+    rows, (lead, _) = state.shape[0], size_of(state, m)
+    like = below([state], m).repeat_interleave(n, 0)
+
+    def spread(g: Any) -> Any:
+        if not isinstance(g, Tensor):
+            return g
+        g = g if g.shape[1] == 1 else g[:, at : at + length * n]
+        return g.expand(rows, length * n, *g.shape[2:]).unflatten(1, (n, length)).flatten(0, 1)
+
+    gates = [[spread(g) for g in row] for row in m.gates]
+    return m.kind.of(gates, (rows * n, length, *lead), min(m.tile, length), like)
+
+
+def in_one_batch(parts: list[Tensor]) -> Tensor:
+    """n of [B, ...] as one [B * n, ...], so that row b * n + i is that of chunk i."""
+    return parts[0] if len(parts) == 1 else torch.stack(parts, 1).flatten(0, 1)
+
+
+def in_one_row(parts: list[Any], rows: int) -> Any:
+    """As `in_one_batch`, for what tiles hold: n of [N, B * H, ...] as one [N, B * n * H, ...]."""
+    if isinstance(parts[0], tuple):
+        return tuple(in_one_row(list(x), rows) for x in zip(*parts, strict=True))
+    if len(parts) == 1:
+        return parts[0]
+    return torch.stack([x.unflatten(1, (rows, -1)) for x in parts], 2).flatten(1, 3)
+
+
+def tiles_of_run(found: list[Any], D: Any, length: int, state: Tensor, m: Moves) -> Tiles:
+    """The course of one part over n chunks, from what was solved for each."""
+    rows, (lead, _) = state.shape[0], size_of(state, m)
+    E = [in_one_row(list(e), rows) for e in zip(*(chunk[0] for chunk in found), strict=True)]
+    keys = []
+    for same in zip(*(chunk[1] for chunk in found), strict=True):
+        joined = [in_one_row([b for b, _ in pairs], rows) for pairs in zip(*same, strict=True)]
+        keys.append([(b, into) for b, (_, into) in zip(joined, same[0], strict=True)])
+    starts = in_one_row([chunk[2] for chunk in found], rows)
+    return Tiles(D, E, keys, starts, (rows * len(found), length, *lead))
+
+
+def over_chunks(read: Any, course: list[Chunks], *q: Tensor) -> Tensor:
+    """Read a course: `read(*q, chunks)` for each run of chunks, q [B, T, ...] cut alike."""
+    found, at = [], 0
+    for chunks in course:
+        length = next(iter(chunks.tiles.values())).front[1]
+        here = [x[:, at : at + length * chunks.n] for x in q]
+        here = [x.unflatten(1, (chunks.n, length)).flatten(0, 1) for x in here]
+        y = read(*here, chunks)
+        found.append(y.unflatten(0, (-1, chunks.n)).flatten(1, 2))
+        at += length * chunks.n
+    return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+
+class MixerM(nn.Module):
+    """Memory M: mlp(features -> 2*d_v -> d_v, act = gelu), one per heads; every 1 token.
+
+    M = alpha * M - grad   (spec.nl:52)
+    state  M.layer1.weight [B, heads, 2*d_v, features]
+    state  M.layer2.weight [B, heads, d_v, 2*d_v]
+    runs   tile-scan: affine in its state, and its writes are known at the chunk's start
+    """
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.layer1 = Tensors(weight=(4, 64, 72), **new)
+        self.layer2 = Tensors(weight=(4, 32, 64), **new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial state anew."""
+        uniform(self.layer1.weight, 72)
+        uniform(self.layer2.weight, 64)
+
+    def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]:
+        """Give the state at the start."""
+        return {
+            "layer1.weight": wide(self.layer1.weight).expand(batch, 4, 64, 72),
+            "layer2.weight": wide(self.layer2.weight).expand(batch, 4, 32, 64),
+        }
+
+    def forward(
+        self,
+        alpha: Tensor,
+        gamma_3_ago: Tensor,
+        phi_k_3_ago: Tensor,
+        v_3_ago: Tensor,
+        gamma_2_ago: Tensor,
+        phi_k_2_ago: Tensor,
+        v_2_ago: Tensor,
+        gamma_1_ago: Tensor,
+        phi_k_1_ago: Tensor,
+        v_1_ago: Tensor,
+        gamma: Tensor,
+        phi_k: Tensor,
+        v: Tensor,
+        place: Tensor,
+        M: dict[str, Tensor],
+        M_start: dict[str, Tensor],
+        position: int,
+    ) -> tuple[list[Chunks], dict[str, Tensor], dict[str, Tensor]]:
+        """Move over a sequence, a chunk of 16 tokens at a time."""
+
+        def writes(gamma_3_ago, phi_k_3_ago, v_3_ago, gamma_2_ago, phi_k_2_ago, v_2_ago, gamma_1_ago, phi_k_1_ago, v_1_ago, gamma, phi_k, v, place, start):
+            """What the tokens of a chunk write, from the state before it."""
+            layer1_weight = start["layer1.weight"]
+            layer2_weight = start["layer2.weight"]
+            value = number(1.0, gamma_3_ago)
+            product = torch.where(place >= 3.0, value, 0.0).unsqueeze(2) * gamma_3_ago
+            value_1 = torch.einsum("bhoi,bthi->btho", layer1_weight, wide(phi_k_3_ago))
+            b = F.gelu(value_1)
+            difference = torch.einsum("bhoi,bthi->btho", layer2_weight, b) - v_3_ago
+            value_2 = torch.einsum(
+                "bhoi,bthi->btho", layer2_weight.mT, 2.0 * (product.unsqueeze(3) * difference)
+            )
+            product_1 = value_1 * (0.3989422804014327 * torch.exp(-0.5 * (value_1 * value_1)))
+            u = -(value_2 * (0.5 * (1.0 + torch.erf(0.7071067811865476 * value_1)) + product_1))
+            e1 = Write([], u, [(phi_k_3_ago, (0,))])
+            product_2 = torch.where(place >= 2.0, value, 0.0).unsqueeze(2) * gamma_2_ago
+            value_3 = torch.einsum("bhoi,bthi->btho", layer1_weight, wide(phi_k_2_ago))
+            b_1 = F.gelu(value_3)
+            difference_1 = torch.einsum("bhoi,bthi->btho", layer2_weight, b_1) - v_2_ago
+            value_4 = torch.einsum(
+                "bhoi,bthi->btho", layer2_weight.mT, 2.0 * (product_2.unsqueeze(3) * difference_1)
+            )
+            product_3 = value_3 * (0.3989422804014327 * torch.exp(-0.5 * (value_3 * value_3)))
+            u = -(value_4 * (0.5 * (1.0 + torch.erf(0.7071067811865476 * value_3)) + product_3))
+            e2 = Write([], u, [(phi_k_2_ago, (0,))])
+            product_4 = torch.where(place >= 1.0, value, 0.0).unsqueeze(2) * gamma_1_ago
+            value = torch.einsum("bhoi,bthi->btho", layer1_weight, wide(phi_k_1_ago))
+            b_2 = F.gelu(value)
+            difference_2 = torch.einsum("bhoi,bthi->btho", layer2_weight, b_2) - v_1_ago
+            value_5 = torch.einsum(
+                "bhoi,bthi->btho", layer2_weight.mT, 2.0 * (product_4.unsqueeze(3) * difference_2)
+            )
+            product_5 = value * (0.3989422804014327 * torch.exp(-0.5 * (value * value)))
+            u = -(value_5 * (0.5 * (1.0 + torch.erf(0.7071067811865476 * value)) + product_5))
+            e3 = Write([], u, [(phi_k_1_ago, (0,))])
+            value = torch.einsum("bhoi,bthi->btho", layer1_weight, wide(phi_k))
+            b_3 = F.gelu(value)
+            difference_3 = torch.einsum("bhoi,bthi->btho", layer2_weight, b_3) - v
+            value_6 = torch.einsum(
+                "bhoi,bthi->btho", layer2_weight.mT, 2.0 * (gamma.unsqueeze(3) * difference_3)
+            )
+            product_6 = value * (0.3989422804014327 * torch.exp(-0.5 * (value * value)))
+            u = -(value_6 * (0.5 * (1.0 + torch.erf(0.7071067811865476 * value)) + product_6))
+            e4 = Write([], u, [(phi_k, (0,))])
+            u = (-2.0 * product).unsqueeze(3) * difference
+            e1_1 = Write([], u, [(b, (0,))])
+            u = (-2.0 * product_2).unsqueeze(3) * difference_1
+            e2_1 = Write([], u, [(b_1, (0,))])
+            u = (-2.0 * product_4).unsqueeze(3) * difference_2
+            e3_1 = Write([], u, [(b_2, (0,))])
+            u = (-2.0 * gamma).unsqueeze(3) * difference_3
+            e4_1 = Write([], u, [(b_3, (0,))])
+            return {"layer1.weight": [e1, e2, e3, e4], "layer2.weight": [e1_1, e2_1, e3_1, e4_1]}
+
+        # e1 = u
+        # e2 = u
+        # e3 = u
+        # e4 = u
+        # M.layer1.weight_t = M.layer1.weight_{t-1} g + e1 b^T + e2 b^T + e3 b^T + e4 b^T
+        moves = {
+            "layer1.weight": Moves([[alpha]], ScalarGate, 64),
+            "layer2.weight": Moves([[alpha]], ScalarGate, 64),
+        }
+        path, M, M_start = run_chunks(
+            writes,
+            [gamma_3_ago, phi_k_3_ago, v_3_ago, gamma_2_ago, phi_k_2_ago, v_2_ago, gamma_1_ago, phi_k_1_ago, v_1_ago, gamma, phi_k, v, place],
+            moves,
+            [M],
+            M_start,
+            position,
+            16,
+        )
+        return path, M, M_start
+
+    def read(self, q: Tensor, path: list[Chunks]) -> Tensor:
+        """Read M(q) at every token, after its update."""
+
+        def read(q, chunks):
+            value = read_tiles(
+                F.gelu(read_tiles(wide(q), chunks.tiles["layer1.weight"])),
+                chunks.tiles["layer2.weight"],
+            )
+            result = value.to(q.dtype)
+            return result
+
+        return over_chunks(read, path, q)
+
+    def step(
+        self,
+        alpha: Tensor,
+        gamma_3_ago: Tensor,
+        phi_k_3_ago: Tensor,
+        v_3_ago: Tensor,
+        gamma_2_ago: Tensor,
+        phi_k_2_ago: Tensor,
+        v_2_ago: Tensor,
+        gamma_1_ago: Tensor,
+        phi_k_1_ago: Tensor,
+        v_1_ago: Tensor,
+        gamma: Tensor,
+        phi_k: Tensor,
+        v: Tensor,
+        place: Tensor,
+        M: dict[str, Tensor],
+        M_start: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Move by one token."""
+        layer1_weight = M_start["layer1.weight"]
+        layer2_weight = M_start["layer2.weight"]
+        value = alpha.unsqueeze(2).unsqueeze(3)
+        value_1 = number(1.0, alpha)
+        phi_k_3_ago = wide(phi_k_3_ago)
+        value_2 = matvec(layer1_weight, phi_k_3_ago)
+        value_3 = F.gelu(value_2)
+        product = torch.where(place >= 3.0, value_1, 0.0).unsqueeze(1) * gamma_3_ago
+        product = 2.0 * (product.unsqueeze(2) * (matvec(layer2_weight, value_3) - v_3_ago))
+        phi_k_2_ago = wide(phi_k_2_ago)
+        value_4 = matvec(layer1_weight, phi_k_2_ago)
+        value_5 = F.gelu(value_4)
+        product_1 = torch.where(place >= 2.0, value_1, 0.0).unsqueeze(1) * gamma_2_ago
+        product_2 = 2.0 * (product_1.unsqueeze(2) * (matvec(layer2_weight, value_5) - v_2_ago))
+        phi_k_1_ago = wide(phi_k_1_ago)
+        value_6 = matvec(layer1_weight, phi_k_1_ago)
+        value_7 = F.gelu(value_6)
+        product_3 = torch.where(place >= 1.0, value_1, 0.0).unsqueeze(1) * gamma_1_ago
+        product_4 = 2.0 * (product_3.unsqueeze(2) * (matvec(layer2_weight, value_7) - v_1_ago))
+        phi_k = wide(phi_k)
+        value_8 = matvec(layer1_weight, phi_k)
+        value_9 = F.gelu(value_8)
+        product_5 = 2.0 * (gamma.unsqueeze(2) * (matvec(layer2_weight, value_9) - v))
+        # M = alpha * M - grad   (spec.nl:52)
+        product_6 = value_2 * (0.3989422804014327 * torch.exp(-0.5 * (value_2 * value_2)))
+        product_7 = value_4 * (0.3989422804014327 * torch.exp(-0.5 * (value_4 * value_4)))
+        product_8 = value_6 * (0.3989422804014327 * torch.exp(-0.5 * (value_6 * value_6)))
+        product_9 = value_8 * (0.3989422804014327 * torch.exp(-0.5 * (value_8 * value_8)))
+        total = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_2)) + product_6
+        total_1 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_4)) + product_7
+        value_10 = outer(matvec(layer2_weight.mT, product_2) * total_1, phi_k_2_ago)
+        total_2 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_6)) + product_8
+        value_11 = outer(matvec(layer2_weight.mT, product_4) * total_2, phi_k_1_ago)
+        total_3 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_8)) + product_9
+        value_12 = outer(matvec(layer2_weight.mT, product) * total, phi_k_3_ago)
+        value_13 = outer(matvec(layer2_weight.mT, product_5) * total_3, phi_k)
+        total = value_12 + value_10 + value_11 + value_13
+        M_layer1_weight = value * M["layer1.weight"] - total
+        total = outer(product, value_3) + outer(product_2, value_5)
+        total_4 = total + outer(product_4, value_7) + outer(product_5, value_9)
+        M_layer2_weight = value * M["layer2.weight"] - total_4
+        return {"layer1.weight": M_layer1_weight, "layer2.weight": M_layer2_weight}
+
+    def read_step(self, q: Tensor, M: dict[str, Tensor]) -> Tensor:
+        """Read M(q) at one token."""
+        return matvec(M["layer2.weight"], F.gelu(matvec(M["layer1.weight"], wide(q)))).to(q.dtype)
+
+
+class Mixer(nn.Module):
+    """Block mixer: x[d] -> out[d]."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.W_q = nn.Linear(128, 32, bias=False, **new)
+        self.W_k = nn.Linear(128, 32, bias=False, **new)
+        self.W_v = nn.Linear(128, 128, bias=False, **new)
+        self.W_g = nn.Linear(128, 128, bias=False, **new)
+        self.W_o = nn.Linear(128, 128, bias=False, **new)
+        self.W_alpha = nn.Linear(128, 4, bias=True, **new)
+        self.W_gamma = nn.Linear(128, 4, bias=True, **new)
+        self.conv_q = Conv(32, 4, **new)
+        self.conv_k = Conv(32, 4, **new)
+        self.conv_v = Conv(128, 4, **new)
+        self.a_1 = nn.Parameter(torch.empty((), **new))
+        self.a_2 = nn.Parameter(torch.empty((), **new))
+        self.gain = nn.Parameter(torch.empty(32, **new))
+        self.M = MixerM(**new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        self.W_q.reset_parameters()
+        self.W_k.reset_parameters()
+        self.W_v.reset_parameters()
+        self.W_g.reset_parameters()
+        self.W_o.reset_parameters()
+        self.W_alpha.reset_parameters()
+        self.W_gamma.reset_parameters()
+        self.conv_q.reset_parameters()
+        self.conv_k.reset_parameters()
+        self.conv_v.reset_parameters()
+        nn.init.ones_(self.a_1)
+        nn.init.constant_(self.a_2, 0.5)
+        nn.init.ones_(self.gain)
+        self.M.reset_parameters()
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        M = self.M.initial(batch, like)
+        return {
+            "M": M,
+            "M.start": M,
+            "conv_q": like.new_zeros(batch, 3, 32),
+            "conv_k": like.new_zeros(batch, 3, 32),
+            "conv_v": like.new_zeros(batch, 3, 128),
+            "shift_1": like.new_zeros(batch, 1, 4),
+            "shift_2": like.new_zeros(batch, 1, 4, 72),
+            "shift_3": like.new_zeros(batch, 1, 4, 32),
+            "shift_4": like.new_zeros(batch, 1, 4),
+            "shift_5": like.new_zeros(batch, 1, 4, 72),
+            "shift_6": like.new_zeros(batch, 1, 4, 32),
+            "shift_7": like.new_zeros(batch, 1, 4),
+            "shift_8": like.new_zeros(batch, 1, 4, 72),
+            "shift_9": like.new_zeros(batch, 1, 4, 32),
+            "position": 0,
+        }
+
+    def forward(
+        self, x: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: x [B, T, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        if x.shape[1] == 0:
+            return x.new_zeros(x.shape[0], 0, 128), state
+        position = state["position"]
+        convolved, conv_q = self.conv_q(
+            self.W_q(x).unflatten(-1, (4, 8)).flatten(-2), state["conv_q"]
+        )
+        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:40)
+        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 8)))))
+        convolved, conv_k = self.conv_k(
+            self.W_k(x).unflatten(-1, (4, 8)).flatten(-2), state["conv_k"]
+        )
+        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:41)
+        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 8)))))
+        convolved, conv_v = self.conv_v(
+            self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
+        )
+        # v     = silu(conv_v(W_v(x)))   (spec.nl:42)
+        v = F.silu(wide(convolved.unflatten(-1, (4, 32))))
+        value = wide(self.a_1.unsqueeze(0).unsqueeze(1))
+        value_1 = wide(self.a_2.unsqueeze(0).unsqueeze(1))
+        # phi_q = concat(a_1 * q, a_2 * split(flat(outer(q, q)), heads, squares))   (spec.nl:43)
+        phi_q = concat(value * q, value_1 * outer(q, q).flatten(-3).unflatten(-1, (4, 64)))
+        # phi_k = unit(concat(a_1 * k, a_2 * split(flat(outer(k, k)), heads, squares)))
+        # (spec.nl:44)
+        phi_k = unit(concat(value * k, value_1 * outer(k, k).flatten(-3).unflatten(-1, (4, 64))))
+        # alpha = sigmoid(W_alpha(x) + 4)   (spec.nl:45)
+        alpha = torch.sigmoid(wide(self.W_alpha(x)) + 4.0)
+        # gamma = sigmoid(W_gamma(x)) / (window * d_v)   (spec.nl:46)
+        gamma = torch.sigmoid(wide(self.W_gamma(x))) / number(128.0, x).unsqueeze(0)
+        shifted, shift_1 = shift(gamma, state["shift_1"])
+        shifted_1, shift_2 = shift(phi_k, state["shift_2"])
+        shifted_2, shift_3 = shift(v, state["shift_3"])
+        shifted_3, shift_4 = shift(shifted, state["shift_4"])
+        shifted_4, shift_5 = shift(shifted_1, state["shift_5"])
+        shifted_5, shift_6 = shift(shifted_2, state["shift_6"])
+        shifted_6, shift_7 = shift(shifted_3, state["shift_7"])
+        shifted_7, shift_8 = shift(shifted_4, state["shift_8"])
+        shifted_8, shift_9 = shift(shifted_5, state["shift_9"])
+        M_path, M, M_start = self.M(
+            alpha,
+            shifted_6,
+            shifted_7,
+            shifted_8,
+            shifted_3,
+            shifted_4,
+            shifted_5,
+            shifted,
+            shifted_1,
+            shifted_2,
+            gamma,
+            phi_k,
+            v,
+            positions(position, x.shape[1], x),
+            state["M"],
+            state["M.start"],
+            position,
+        )
+        # out = W_o(rmsnorm(M(phi_q), gain = gain) * silu(W_g(x)))   (spec.nl:56)
+        product = rmsnorm(self.M.read(phi_q, M_path)) * self.gain.unsqueeze(0)
+        out = self.W_o(
+            (product * F.silu(self.W_g(x).unflatten(-1, (4, 32)))).flatten(-2).to(x.dtype)
+        )
+        state = {
+            "M": M,
+            "M.start": M_start,
+            "conv_q": conv_q,
+            "conv_k": conv_k,
+            "conv_v": conv_v,
+            "shift_1": shift_1,
+            "shift_2": shift_2,
+            "shift_3": shift_3,
+            "shift_4": shift_4,
+            "shift_5": shift_5,
+            "shift_6": shift_6,
+            "shift_7": shift_7,
+            "shift_8": shift_8,
+            "shift_9": shift_9,
+            "position": position + x.shape[1],
+        }
+        return out, state
+
+    def step(self, x: Tensor, state: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: x [B, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        M_start = state["M.start"]
+        position = state["position"]
+        convolved, conv_q = self.conv_q.step(
+            self.W_q(x).unflatten(-1, (4, 8)).flatten(-2), state["conv_q"]
+        )
+        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:40)
+        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 8)))))
+        convolved, conv_k = self.conv_k.step(
+            self.W_k(x).unflatten(-1, (4, 8)).flatten(-2), state["conv_k"]
+        )
+        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:41)
+        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 8)))))
+        convolved, conv_v = self.conv_v.step(
+            self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
+        )
+        # v     = silu(conv_v(W_v(x)))   (spec.nl:42)
+        v = F.silu(wide(convolved.unflatten(-1, (4, 32))))
+        value = wide(self.a_1.unsqueeze(0).unsqueeze(1))
+        value_1 = wide(self.a_2.unsqueeze(0).unsqueeze(1))
+        # phi_q = concat(a_1 * q, a_2 * split(flat(outer(q, q)), heads, squares))   (spec.nl:43)
+        phi_q = concat(value * q, value_1 * outer(q, q).flatten(-3).unflatten(-1, (4, 64)))
+        # phi_k = unit(concat(a_1 * k, a_2 * split(flat(outer(k, k)), heads, squares)))
+        # (spec.nl:44)
+        phi_k = unit(concat(value * k, value_1 * outer(k, k).flatten(-3).unflatten(-1, (4, 64))))
+        # alpha = sigmoid(W_alpha(x) + 4)   (spec.nl:45)
+        alpha = torch.sigmoid(wide(self.W_alpha(x)) + 4.0)
+        # gamma = sigmoid(W_gamma(x)) / (window * d_v)   (spec.nl:46)
+        gamma = torch.sigmoid(wide(self.W_gamma(x))) / number(128.0, x).unsqueeze(0)
+        shifted, shift_1 = shift_step(gamma, state["shift_1"])
+        shifted_1, shift_2 = shift_step(phi_k, state["shift_2"])
+        shifted_2, shift_3 = shift_step(v, state["shift_3"])
+        shifted_3, shift_4 = shift_step(shifted, state["shift_4"])
+        shifted_4, shift_5 = shift_step(shifted_1, state["shift_5"])
+        shifted_5, shift_6 = shift_step(shifted_2, state["shift_6"])
+        shifted_6, shift_7 = shift_step(shifted_3, state["shift_7"])
+        shifted_7, shift_8 = shift_step(shifted_4, state["shift_8"])
+        shifted_8, shift_9 = shift_step(shifted_5, state["shift_9"])
+        M = self.M.step(
+            alpha,
+            shifted_6,
+            shifted_7,
+            shifted_8,
+            shifted_3,
+            shifted_4,
+            shifted_5,
+            shifted,
+            shifted_1,
+            shifted_2,
+            gamma,
+            phi_k,
+            v,
+            positions(position, 1, x).squeeze(1),
+            state["M"],
+            M_start,
+        )
+        # out = W_o(rmsnorm(M(phi_q), gain = gain) * silu(W_g(x)))   (spec.nl:56)
+        product = rmsnorm(self.M.read_step(phi_q, M)) * self.gain.unsqueeze(0)
+        out = self.W_o(
+            (product * F.silu(self.W_g(x).unflatten(-1, (4, 32)))).flatten(-2).to(x.dtype)
+        )
+        M_start = M if (position + 1) % 16 == 0 else M_start
+        state = {
+            "M": M,
+            "M.start": M_start,
+            "conv_q": conv_q,
+            "conv_k": conv_k,
+            "conv_v": conv_v,
+            "shift_1": shift_1,
+            "shift_2": shift_2,
+            "shift_3": shift_3,
+            "shift_4": shift_4,
+            "shift_5": shift_5,
+            "shift_6": shift_6,
+            "shift_7": shift_7,
+            "shift_8": shift_8,
+            "shift_9": shift_9,
+            "position": position + 1,
+        }
+        return out, state
+
+
+class Ffn(nn.Module):
+    """Block ffn: x[d] -> out[d]."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.F = GLU(128, 384, 128, act="silu", **new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        self.F.reset_parameters()
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        return {}
+
+    def forward(
+        self, x: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: x [B, T, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        # out = F(x)   (spec.nl:62)
+        out = self.F(x)
+        state = {}
+        return out, state
+
+    def step(self, x: Tensor, state: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: x [B, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        out = self.F(x)
+        state = {}
+        return out, state
+
+
+class ModelRepeat(nn.Module):
+    """One pass of `repeat`."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.mixer = Mixer(**new)
+        self.ffn = Ffn(**new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        self.mixer.reset_parameters()
+        self.ffn.reset_parameters()
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        return {
+            "mixer": self.mixer.initial_state(batch, like),
+            "ffn": self.ffn.initial_state(batch, like),
+        }
+
+    def forward(
+        self, x: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: x [B, T, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        # mixer(rmsnorm(x))   (spec.nl:69)
+        mixer_out, mixer = self.mixer(rmsnorm(x), state["mixer"])
+        # x = x + mixer(rmsnorm(x))   (spec.nl:69)
+        x = x + mixer_out
+        # ffn(rmsnorm(x))   (spec.nl:70)
+        ffn_out, ffn = self.ffn(rmsnorm(x), state["ffn"])
+        # x = x + ffn(rmsnorm(x))   (spec.nl:70)
+        x = x + ffn_out
+        state = {"mixer": mixer, "ffn": ffn}
+        return x, state
+
+    def step(self, x: Tensor, state: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: x [B, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        # mixer(rmsnorm(x))   (spec.nl:69)
+        mixer_out, mixer = self.mixer.step(rmsnorm(x), state["mixer"])
+        # x = x + mixer(rmsnorm(x))   (spec.nl:69)
+        x = x + mixer_out
+        # ffn(rmsnorm(x))   (spec.nl:70)
+        ffn_out, ffn = self.ffn.step(rmsnorm(x), state["ffn"])
+        # x = x + ffn(rmsnorm(x))   (spec.nl:70)
+        x = x + ffn_out
+        state = {"mixer": mixer, "ffn": ffn}
+        return x, state
+
+
+class Model(nn.Module):
+    """The model omeganet: tokens [B, T] -> logits [B, T, 256]."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.embed = nn.Embedding(256, 128, **new)
+        self.unembed = nn.Linear(128, 256, bias=False, **new)
+        self.repeat = nn.ModuleList(ModelRepeat(**new) for _ in range(4))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        nn.init.normal_(self.embed.weight, std=0.02)
+        self.unembed.reset_parameters()
+        for layer in self.repeat:
+            layer.reset_parameters()
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        return {
+            "repeat": {
+                str(i): layer.initial_state(batch, like) for i, layer in enumerate(self.repeat)
+            },
+        }
+
+    def forward(
+        self, tokens: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: tokens [B, T]."""
+        if state is None:
+            state = self.initial_state(tokens.shape[0], self.embed.weight)
+        # x[d] = embed(tokens)   (spec.nl:67)
+        x = self.embed(tokens)
+        repeat_states = {}
+        for i, layer in enumerate(self.repeat):
+            x, repeat_states[str(i)] = layer(x, state["repeat"][str(i)])
+        # logits = unembed(rmsnorm(x))   (spec.nl:72)
+        logits = self.unembed(rmsnorm(x))
+        state = {"repeat": repeat_states}
+        return logits, state
+
+    def step(
+        self, tokens: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: tokens [B]."""
+        if state is None:
+            state = self.initial_state(tokens.shape[0], self.embed.weight)
+        # x[d] = embed(tokens)   (spec.nl:67)
+        x = self.embed(tokens)
+        repeat_states = {}
+        for i, layer in enumerate(self.repeat):
+            x, repeat_states[str(i)] = layer.step(x, state["repeat"][str(i)])
+        # logits = unembed(rmsnorm(x))   (spec.nl:72)
+        logits = self.unembed(rmsnorm(x))
+        state = {"repeat": repeat_states}
+        return logits, state
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The objective of the spec: its mean over batch and tokens."""
+        return cross_entropy(logits, targets).mean()
