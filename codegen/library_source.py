@@ -20,6 +20,7 @@ FILES = (
     "library_chunks",
     "library_attention",
     "library_slots",
+    "library_online",
 )
 
 

@@ -22,6 +22,28 @@ if TYPE_CHECKING:
 
 def write_loss(emitter: Emitter, owner: UnitWriter, out: Writer) -> None:
     """Write `loss(logits, targets)`; where the objective reads more, its streams are given too."""
+    _write(
+        emitter,
+        owner,
+        out,
+        "loss",
+        "mean",
+        "The objective of the spec: its mean over batch and tokens.",
+    )
+    if owner.unit.online:
+        _write(
+            emitter,
+            owner,
+            out,
+            "window_loss",
+            "sum",
+            "The objective of the spec, summed over a window's tokens.",
+        )
+
+
+def _write(
+    emitter: Emitter, owner: UnitWriter, out: Writer, name: str, how: str, about: str
+) -> None:
     model = emitter.system.model
     assert model is not None
     names = sorted(streams([model.objective]) - {"logits", "targets"})
@@ -29,9 +51,9 @@ def write_loss(emitter: Emitter, owner: UnitWriter, out: Writer) -> None:
     out.blank()
     with out.indent():
         words = ", ".join(f"{name}: Tensor" for name in inputs)
-        out.line(f"def loss(self, {words}) -> Tensor:")
+        out.line(f"def {name}(self, {words}) -> Tensor:")
         with out.indent():
-            out.docstring(["The objective of the spec: its mean over batch and tokens."])
+            out.docstring([about])
             program = Program()
             shapes = owner.shapes
             nodes = {n: note(program.input(n), shapes.get(n, ()), 2) for n in inputs}
@@ -43,10 +65,12 @@ def write_loss(emitter: Emitter, owner: UnitWriter, out: Writer) -> None:
             scope = Scope(owner.unit, program, 2, nodes["logits"], dict(nodes))
             scope.first = nodes["targets"]
             value = scope.low.tensor(model.objective)
-            result = program.method("mean", value)
+            if how == "sum":
+                value = scope.full(value, model.objective)
+            result = program.method(how, value)
             program.finish(result)
             printer = Printer(program, out, Names(reserved() | set(inputs)), owner.used)
-            for name, node in nodes.items():
-                printer.bind(node, name)
+            for label, node in nodes.items():
+                printer.bind(node, label)
             printer.run()
             out.line(f"return {printer.operand(result)}")

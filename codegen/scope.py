@@ -308,7 +308,7 @@ class Scope:
             )
             return note(node, expr.shape, 2, bool(q.meta["wide"]))
         simple = memory.map.kind == "linear" and len(memory.map.parts) == 1
-        if self.batch == 2 and memory.window > 1 and not more:
+        if self.batch == 2 and memory.stays and not more:
             q = self.query(expr.args[0])
             node = self.program.module(f"{path}.read", q, self.whole(memory, "", when))
             return note(node, expr.shape, 2, bool(q.meta["wide"]))

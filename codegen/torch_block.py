@@ -38,6 +38,7 @@ from nlc.codegen.torch_memory import (
     reserved,
     write_dict,
 )
+from nlc.codegen.torch_online import write_learning, write_tables
 from nlc.codegen.unit import Passes, Unit, expressions
 from nlc.codegen.unit import of_memory as updates_of
 from nlc.codegen.writer import Writer, split_call
@@ -45,7 +46,7 @@ from torch import fx
 
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.shape import Shape, show, sizes
-from nlc.ir.system import Call, Equation, Memory
+from nlc.ir.system import Call, Equation, Memory, System
 
 Comment = Callable[[Any], list[str]]
 
@@ -86,6 +87,7 @@ class UnitWriter:
     shapes: dict[str, Shape] = field(default_factory=dict)
     integers: set[str] = field(default_factory=set)
     shared_blocks: dict[str, str] = field(default_factory=dict)
+    system: System | None = None
 
     def __post_init__(self) -> None:
         unit = self.unit
@@ -130,17 +132,29 @@ class UnitWriter:
 
     def write(self, out: Writer) -> None:
         """Write the whole class."""
-        out.line(f"class {self.unit.name}(nn.Module):")
+        base = "OnlineModel" if self.unit.online else "nn.Module"
+        self.used |= {"OnlineModel", "Learner"} if self.unit.online else set()
+        out.line(f"class {self.unit.name}({base}):")
         with out.indent():
             out.docstring(self.about)
             out.blank()
+            self.tables(out)
             self.constructor(out)
             self.reset(out)
             self.initial_state(out)
             self.method(out, 2)
             self.method(out, 1)
+            if self.unit.kind == "block":
+                write_learning(self, out)
             while out.lines and not out.lines[-1]:
                 out.lines.pop()
+
+    def tables(self, out: Writer) -> None:
+        """Write what a model knows of what learns from the task."""
+        if self.unit.online:
+            assert self.system is not None
+            write_tables(self.system, out)
+            out.blank()
 
     def modules(self) -> list[tuple[str, str]]:
         """The instances of other units, by attribute."""
@@ -252,9 +266,13 @@ class UnitWriter:
     def initial_state(self, out: Writer) -> None:
         """Write `initial_state`."""
         unit = self.unit
-        out.line("def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:")
+        name = "first_state" if unit.online else "initial_state"
+        about = "Give the state before the first token, placed and typed as `like`."
+        if unit.online:
+            about = "Give the state of all modules before the first token."
+        out.line(f"def {name}(self, batch: int, like: Tensor) -> dict[str, Any]:")
         with out.indent():
-            out.docstring(["Give the state before the first token, placed and typed as `like`."])
+            out.docstring([about])
             program = Program()
             batch = program.input("batch")
             like = note(program.input("like"), (), 0)
@@ -361,6 +379,8 @@ class UnitWriter:
         """Write `forward` (batch 2) or `step` (batch 1)."""
         unit = self.unit
         name = "forward" if batch == 2 else "step"
+        if unit.online:
+            name = "read_piece" if batch == 2 else "read_step"
         words, optional = [], False
         for entry in unit.inputs:
             optional = optional or entry.default is not None
@@ -371,7 +391,8 @@ class UnitWriter:
                 kind = "Tensor | None = None"
             words.append(f"{identifier(entry.name)}: {kind}")
         words += [f"{identifier(n)}: nn.Module" for n in self.passed()]
-        words.append("state: dict[str, Any] | None = None")
+        kind = "dict[str, Any]" if unit.online else "dict[str, Any] | None = None"
+        words.append(f"state: {kind}")
         results = len(unit.outputs)
         kind = "Tensor" if results == 1 else f"tuple[{', '.join(['Tensor'] * results)}]"
         head = f"def {name}("
@@ -391,11 +412,14 @@ class UnitWriter:
     def about_method(self, batch: int) -> str:
         """One line about shapes."""
         front = "B, T" if batch == 2 else "B"
-        many = "a whole sequence" if batch == 2 else "one token"
+        several = "tokens" if self.unit.online else "a whole sequence"
+        many = several if batch == 2 else "one token"
         shapes = []
         for entry in self.unit.inputs:
             inside = show(self.shapes.get(entry.name, ()))[1:-1]
             shapes.append(f"{entry.name} [{front}{', ' + inside if inside else ''}]")
+        if self.unit.online:
+            return f"Read {many}, with what learns as it is: {', '.join(shapes)}."
         return f"Run {many}: {', '.join(shapes)}."
 
     def body(self, out: Writer, batch: int) -> None:
@@ -436,7 +460,8 @@ class UnitWriter:
         program.finish(
             (tuple(outputs), tuple(v for v in entries.values() if isinstance(v, fx.Node)))
         )
-        self.prologue(out, first, like, batch, program, scope)
+        if not unit.online:
+            self.prologue(out, first, like, batch, program, scope)
         printer = Printer(program, out, names, self.used)
         printer.bind(state, "state")
         for name, node in inputs.items():

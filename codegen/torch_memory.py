@@ -173,7 +173,7 @@ class MemoryWriter:
             if self.parallel:
                 self._run(out)
                 self._read_path(out)
-            if memory.window > 1:
+            if memory.stays:
                 from nlc.codegen.torch_windows import write_window
 
                 write_window(self, out)
@@ -253,6 +253,9 @@ class MemoryWriter:
     def batch_of(self, expr: Expr) -> int:
         """How a value changes: with every token (2), with windows (1) or never (0)."""
         mine = self.memory.window
+        if self.memory.is_task:
+            # the model moves it between tokens
+            return 1 if self.varies(expr) else 0
         if not self.varies(expr) or mine == 1:
             return 2 if self.varies(expr) else 0
         for node in postorder([expr]):

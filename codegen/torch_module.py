@@ -83,7 +83,7 @@ class Emitter:
             out = Writer()
             owner = UnitWriter(
                 unit, writers, self.used, self.comment, blocks, self.about(unit),
-                shared_blocks=shared,
+                shared_blocks=shared, system=self.system,
             )  # fmt: skip
             owner.write(out)
             if unit.kind == "model":

@@ -37,15 +37,21 @@ def write_move(writer: MemoryWriter, out: Writer) -> None:
     """Write `step`, or `update` for a memory that moves with windows."""
     memory = writer.memory
     kept, ends = keeps(memory), periods(memory)
-    words = [f"{name}: Tensor" for name in writer.step_arguments.values()] + writer.state_words()
+    words = [f"{name}: Tensor" for name in writer.step_arguments.values()]
+    words += [f"grad: {writer.state_type()}"] if memory.is_task else []
+    words += writer.state_words()
     if writer.has_start:
         words.append(f"{writer.start_name}: {writer.state_type()}")
     words += [f"{keep.name}: {keep.type}" for keep in kept] + flag_words(ends)
-    name, about = ("step", "Move by one token.") if memory.window == 1 else (
-        "update", f"Move at the end of a window of {memory.window} tokens."
+    tokens = f"{memory.window} tokens" if memory.window > 1 else "1 token"
+    name, about = ("step", "Move by one token.") if not memory.stays else (
+        "update", f"Move at the end of a window of {tokens}."
     )  # fmt: skip
+    if memory.is_task:
+        about = f"Move by the gradient of a window of {tokens}."
     writer.method(out, name, words, writer.result_type(kept), about)
     program, inputs = writer.begin(writer.step_arguments, 1)
+    slopes = writer.state_input(program, "", "grad") if memory.is_task else {}
     states = {
         v.name: writer.state_input(program, v.name, name)
         for v, name in zip(memory.variables, writer.states, strict=True)
@@ -56,6 +62,8 @@ def write_move(writer: MemoryWriter, out: Writer) -> None:
     def leaf(expr: Expr) -> fx.Node:
         if expr in inputs:
             return inputs[expr]
+        if expr.op == "variable":
+            return slopes[expr.attr("part")]
         if expr.attr("when") == "start":
             return start[expr.attr("part")]
         return states[expr.attr("var")][expr.attr("part")]

@@ -13,6 +13,7 @@ from functools import cached_property
 from nlc.codegen.names import class_name, class_names
 
 from nlc.ir.expr import Expr, postorder
+from nlc.ir.online import online_levels
 from nlc.ir.schedule import BlockPlan, Parallel, Plan, Stage, TokenLoop, Windows
 from nlc.ir.system import (
     Block,
@@ -61,6 +62,8 @@ class Unit:
     block: Block | None = None
     values: dict[str, Expr] = field(default_factory=dict)
     counts: bool = False
+    # a model whose parts learn from the task while it reads
+    online: bool = False
 
     def memory(self, name: str) -> Memory:
         """Return a memory by name."""
@@ -169,7 +172,9 @@ def _block(block: Block, plan: BlockPlan, name: str) -> Unit:
         n.op == "state" and n.attr("when") == "start" and block.memory(n.attr("memory")).chunk > 1
         for n in postorder(everything)
     )
-    due = any(n.op == "due" for n in postorder(everything))
+    # what the model moves, it tells whether periods end
+    moving = [e for m in block.memories if not m.is_task for e in of_memory(m)]
+    due = any(n.op == "due" for n in postorder([*expressions(block.steps), *moving]))
     resets = any(m.reset is not None for m in block.memories)
     return Unit(
         kind="block",
@@ -308,6 +313,7 @@ def _model(system: System) -> list[Unit]:
                 dict.fromkeys(call.instance for call in calls(model.steps) if call.shared)
             ),
             counts=model.uses_position,
+            online=bool(online_levels(system, model)),
         )
     )
     return found

@@ -224,6 +224,10 @@ class Memory:
 
     `window` is how many tokens it keeps its state for. Of an unfinished window it holds `sums`
     (which go on for `period` tokens) and, of each token so far, the values in `recent`.
+
+    What learns from the task while a sequence is read (`is_task`) has no `Update` step: the model
+    moves it (see `online`), by an update over the leaves `variable` of its `task_gradient`. What
+    goes back to its start together with such updates has a `restart` in the place of `reset`.
     """
 
     name: str
@@ -245,8 +249,14 @@ class Memory:
     window: int = 1
     sums: tuple[Kept, ...] = ()
     recent: tuple[Kept, ...] = ()
+    restart: Period | None = None
     written_objective: Span | None = field(default=None, compare=False, repr=False)
     span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+    @property
+    def stays(self) -> bool:
+        """Say whether its state is the same for several tokens, for a window or a whole read."""
+        return self.window > 1 or self.is_task
 
     def learned_states(self) -> list[tuple[str, Variable]]:
         """List the states that begin as parameters, with the name of these: "" for its own.

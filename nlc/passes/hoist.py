@@ -219,9 +219,11 @@ Moves = Callable[[Expr], bool]
 def moves(block: Block) -> Moves:
     """Return what says whether a value is a state that moves.
 
-    An initial state does where a reset makes it a copy of another memory's.
+    An initial state does where a reset makes it a copy of another memory's. What learns from the
+    task stays as it is while a block reads.
     """
-    names = {memory.name for memory in block.memories}
+    names = {memory.name for memory in block.memories if not memory.is_task}
+    still = {memory.name for memory in block.memories if memory.is_task}
     again = {
         memory.name
         for memory in block.memories
@@ -230,6 +232,8 @@ def moves(block: Block) -> Moves:
 
     def moving(node: Expr) -> bool:
         if node.op not in ("state", "attend"):
+            return False
+        if node.attr("memory") in still:
             return False
         return node.attr("when") != "initial" or node.attr("memory") in again
 

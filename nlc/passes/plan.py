@@ -91,7 +91,9 @@ def _block(graph: Graph, block: Block) -> BlockPlan:
     for one, other in ties(block):
         needs.add_edges_from([(one, other), (other, one)])
     while True:
-        planning = _Planning(graph, block, needs, {})
+        planning = _Planning(
+            graph, block, needs, {m.name: online(m) for m in block.memories if m.is_task}
+        )
         try:
             stages = hoist(graph, block, planning.stages(list(needs)))
             break
@@ -242,6 +244,16 @@ def _merge(stages: list[Stage]) -> list[Stage]:
 
 
 # ---- schedules ---------------------------------------------------------------------------------
+
+
+def online(memory: Memory) -> Schedule:
+    """Say how a memory runs that learns from the task while the sequence is read."""
+    tokens = f"{memory.window} tokens" if memory.window > 1 else "1 token"
+    reason = (
+        f"a window of {tokens} is read, then its loss is differentiated and the memory moves, "
+        "when the target of the last token is there"
+    )
+    return Schedule(memory.name, "online", reason)
 
 
 def _schedule(

@@ -118,7 +118,7 @@ class TokenFrame:
             with torch.enable_grad():
                 points = [_variable(value, self.rows) for value in at]
                 named = {(memory, part): point for part, point in zip(parts, points, strict=True)}
-                inner = replace(self, variables=named, gradients={})
+                inner = replace(self, variables={**self.variables, **named}, gradients={})
                 total = evaluate(node.args[0], inner).sum()
                 found = _differentiate(total, points, self.tracks)
             self.gradients[key] = dict(zip(parts, found, strict=True))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nlc.ir.expr import Expr, postorder
+from nlc.ir.online import source_of
 from nlc.ir.shape import Axis, Shape
 from nlc.ir.system import (
     Block,
@@ -144,14 +145,6 @@ def facts(module: Block | Model) -> Facts:
     resets = any(memory.reset is not None for memory in module.memories)
     counts = module.uses_position or bool(starts) or resets
     return Facts(frozenset(starts), frozenset(initials), frozenset(copied), counts)
-
-
-def source_of(memory: Memory) -> str:
-    """Return the name that a memory's initial state is copied from, or ""."""
-    if memory.map.kind == "kernel":
-        return ""
-    initials = [part.initial for part in memory.variable("").parts]
-    return next((i.source for i in initials if i.kind == "source"), "")
 
 
 def _expressions(block: Block) -> Iterator[Expr]:

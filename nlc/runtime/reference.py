@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from nlc.ir.expr import Expr
+from nlc.ir.online import online_levels
 from nlc.ir.shape import Shape, sizes
 from nlc.ir.system import Block, Input, Model, System
+from nlc.runtime import online
 from nlc.runtime.frame import Run
 from nlc.runtime.layout import State, double, parameters
 from nlc.runtime.states import first_state
@@ -72,7 +74,18 @@ class Reference:
 
     def first_state(self, rows: int) -> State:
         """Return the state before the first token, for a batch of `rows`."""
-        return first_state(self._run(rows, ()), self.module)
+        return self._first(self._run(rows, ()))
+
+    @property
+    def adapts(self) -> bool:
+        """Say whether the model learns from the task while it reads; a block alone has no task."""
+        return isinstance(self.module, Model) and bool(online_levels(self.system, self.module))
+
+    def _first(self, run: Run) -> State:
+        if self.adapts:
+            assert isinstance(self.module, Model)
+            return online.begin(run, self.module)
+        return first_state(run, self.module)
 
     def _run(self, rows: int, others: tuple[Any, ...]) -> Run:
         values = {p.name: p for p in parameters(self.system, self.module)}
@@ -97,7 +110,10 @@ class Reference:
         """Run all tokens; `wanted` are names of streams or of the values in `also`."""
         rows, length = next(iter(given.values())).shape[:2]
         run = self._run(rows, (given, state))
-        state = first_state(run, self.module) if state is None else state
+        state = self._first(run) if state is None else state
+        if self.adapts:
+            assert isinstance(self.module, Model)
+            return online.read(run, self.module, given, state, wanted, also)
         results: dict[str, list[Tensor]] = {name: [] for name in wanted}
         for t in range(length):
             inputs = {name: value[:, t] for name, value in given.items()}

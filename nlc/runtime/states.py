@@ -11,11 +11,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from nlc.ir.online import source_of
 from nlc.ir.shape import Shape, sizes
 from nlc.ir.system import Block, Initial, Memory, Model
 from nlc.runtime.evaluate import Parts, States, TokenFrame, evaluate
 from nlc.runtime.frame import Run, make_frame
-from nlc.runtime.layout import State, facts, instances, pack, source_of, write_states, write_window
+from nlc.runtime.layout import State, facts, instances, pack, write_states, write_window
 from nlc.runtime.maps import front
 from nlc.runtime.windows import empty
 

@@ -56,7 +56,7 @@ def token(
             start = unpack(memory, "", state.get(label, state[memory.name]))
             states[memory.name, "start"] = {"": start}
     if isinstance(module, Block):
-        states |= _since_reset(run, module, state, states)
+        states |= since_reset(run, module, state, states)
     frame = frame_of(run, module, inputs, state)
     frame.states.update(states)
     after: State = dict(state)
@@ -67,7 +67,7 @@ def token(
     return frame.streams, after
 
 
-def _since_reset(
+def since_reset(
     run: Run, block: Block, state: State, states: Mapping[tuple[str, str], States]
 ) -> dict[tuple[str, str], States]:
     """Return what `initial(M)` reads: kept where it was copied from a memory, else made again."""

@@ -24,10 +24,11 @@ from nlc.semantics.functions import RESERVED
 from nlc.semantics.histories import Histories, shifted
 from nlc.semantics.maps import resolve_map
 from nlc.semantics.names import taken
+from nlc.semantics.online import check_names
 from nlc.semantics.records import Body, Stream, Unordered
 from nlc.semantics.scopes import BlockScope
 from nlc.semantics.values import Struct
-from nlc.semantics.weights import declare_task_memory, declare_weights
+from nlc.semantics.weights import declare_task_memory, declare_weights, with_optimizer
 from nlc.source import Span
 from nlc.syntax import tree
 from nlc.syntax.print_expression import print_map
@@ -73,6 +74,7 @@ class BlockResolver:
                 resolve_body(self, body)
             except Bad:
                 body.bad = True
+        check_names(self)
         outputs = self._outputs()
         return Unordered(
             self.written.name, tuple(self.inputs), outputs, tuple(self.weights.values()),
@@ -207,7 +209,8 @@ class BlockResolver:
             if task and self.context.levels[level].period.unit == "steps":
                 declare_task_memory(self, written, name, level, map, span)
                 continue
-            self.bodies[name] = Body(name, written, level, map, is_task=task, span=span)
+            whole = with_optimizer(self, written, level) if task else written
+            self.bodies[name] = Body(name, whole, level, map, is_task=task, span=span)
 
     def stream(self, name: str, span: Span) -> Expr:
         """Give a stream's leaf, resolving its equation first."""

@@ -17,6 +17,7 @@ from nlc.semantics.context import Context
 from nlc.semantics.initials import set_initials
 from nlc.semantics.memories import lead_of, resolve_pairs, variables
 from nlc.semantics.objectives import own_objective
+from nlc.semantics.online import cannot_adapt
 from nlc.semantics.records import Body
 from nlc.semantics.rule_scopes import RuleScope, rule_scope
 from nlc.semantics.statements import finish, run
@@ -82,18 +83,14 @@ def resolve_body(block: BlockResolver, body: Body) -> None:
 
 
 def _task(block: BlockResolver, body: Body) -> None:
-    """Check `objective task` at a token level; its gradient comes from the model."""
-    written = body.written
-    if written.update is None:
-        need_optimizer(block.context, body.level, written.span)
-        if not written.clauses:
-            # weights, which have said so already
-            return
-    block.context.unsupported.append(("NL0804", "`objective task` at a token level", written.span))
-    if written.update is not None:
-        body.given_grad = True
-        _update(block, body)
-        body.update, body.statements = (), []
+    """Resolve the update of `objective task` at a token level: its gradient is the model's."""
+    if body.written.update is None:
+        need_optimizer(block.context, body.level, body.written.span)
+        return
+    body.given_grad = True
+    _update(block, body)
+    for words, span in cannot_adapt(block, body):
+        block.context.unsupported.append(("NL0804", words, span))
 
 
 def _check_clauses(block: BlockResolver, body: Body, kernel: bool) -> None:

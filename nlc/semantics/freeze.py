@@ -32,7 +32,8 @@ def freeze(
     if all(memory.chunk == 1 for memory in memories.values()):
         return Frozen({}, memories)
     frozen = _frozen_reads(block, items, memories)
-    done: dict[str, Memory] = {}
+    # what learns from the task moves in no step
+    done = {name: m for name, m in memories.items() if ("memory", name) not in items}
     exprs: dict[int, Expr] = {}
     graph = context.graph
     waiting = [item for item in items.values() if item.node[0] == "memory"]

@@ -64,8 +64,9 @@ def set_initials(block: BlockResolver, body: Body) -> None:
     written = body.written.init
     deep = body.map.kind in ("glu", "lora") or (body.map.kind == "mlp" and len(body.map.chain) > 2)
     if written is None:
-        body.learned = body.learned or deep
-        if not deep and not body.is_task:
+        # what learns from the task begins as weights do
+        body.learned = body.learned or deep or body.is_task
+        if not body.learned:
             _set_initial(block, body, Initial("constant", 0.0))
     elif isinstance(written, tree.Name) and written.id == "learned":
         body.learned = True

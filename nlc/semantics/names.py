@@ -33,6 +33,13 @@ MODULE = frozenset(
 )
 # what emitted modules add
 EMITTED = frozenset({"initial_state", "repeat", "reset_parameters", "step"})
+# what those of models add that learn from the task while they read
+ONLINE = frozenset(
+    """
+    arrive_at begin_window first_state is_deep learn_window learners move_window online_levels
+    read_piece read_step whole_window window_lengths window_loss
+    """.split()  # noqa: SIM905
+)
 
 
 def taken(name: str) -> str | None:
@@ -45,7 +52,7 @@ def taken(name: str) -> str | None:
         return "a word of Python"
     if name.startswith("__"):
         return "names that begin with `__` are Python's own"
-    if name in MODULE or name in EMITTED:
+    if name in MODULE or name in EMITTED or name in ONLINE:
         return f"emitted modules have a `{name}` of their own"
     return None
 

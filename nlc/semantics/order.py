@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from nlc.ir.expr import Expr, postorder
+from nlc.ir.online import waiting
 from nlc.ir.system import (
     Block,
     Call,
@@ -44,7 +45,7 @@ def order(context: Context, block: Unordered) -> Block:
     ordered = _sort(context, items, memories)
     frozen = freeze(context, block, items, memories)
     steps = tuple(_with_new_exprs(item.step, frozen.exprs) for item in ordered)
-    done = tuple(frozen.memories[name] for name in memories)
+    done = _wait(tuple(frozen.memories[name] for name in memories))
     inputs = tuple(
         replace(i, default=frozen.exprs.get(id(i.default), i.default)) if i.default else i
         for i in block.inputs
@@ -55,6 +56,7 @@ def order(context: Context, block: Unordered) -> Block:
         m.reset is not None or (m.chunk > 1 and m.frozen)
         or context.levels[m.level].period.count > 1
         for m in done
+        if not m.is_task
     )  # fmt: skip
     everything += [i.default for i in inputs if i.default is not None]
     # a key that no update asks for has no past to remember either
@@ -64,6 +66,12 @@ def order(context: Context, block: Unordered) -> Block:
         block.name, inputs, block.outputs, block.weights, done, steps, histories,
         position, block.span, block.comments,
     )  # fmt: skip
+
+
+def _wait(memories: tuple[Memory, ...]) -> tuple[Memory, ...]:
+    """Let resets wait for the task's updates, where they are of what it moves or copy that."""
+    late = {memory.name for memory in waiting(memories)}
+    return tuple(replace(m, reset=None, restart=m.reset) if m.name in late else m for m in memories)
 
 
 def _items(block: Unordered, memories: dict[str, Memory]) -> dict[Node, Item]:
@@ -77,6 +85,9 @@ def _items(block: Unordered, memories: dict[str, Memory]) -> dict[Node, Item]:
         exprs = tuple(expr for _, expr in call.inputs)
         items[node] = Item(node, call, (call.span.start, 0), exprs, set())
     for memory in memories.values():
+        if memory.is_task:
+            # the model moves it, when a window's loss is known
+            continue
         node = ("memory", memory.name)
         exprs = tuple(a.value for a in memory.update)
         if memory.map.kind == "kernel":

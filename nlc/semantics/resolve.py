@@ -7,7 +7,7 @@ Collects all faults of a stage and raises `SpecError`; opens no file itself.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nlc.diagnostics import SpecError
@@ -261,6 +261,9 @@ class Resolver:
         model: Model | None = None
         if self.spec.model is not None and not self.failed:
             model = ModelResolver(context, self.spec.model, self).resolve()
+            if model is not None and any(m.is_task for b in blocks for m in b.memories):
+                # what learns from the task counts the tokens of its windows
+                model = replace(model, uses_position=True)
         if self.spec.model is None:
             self._task_needs_model()
         context.faults.stop_on_errors()

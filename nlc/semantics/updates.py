@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 from nlc.ir.expr import Expr
+from nlc.ir.online import task_gradient
 from nlc.semantics.body_scopes import BodyScope, over_tokens
 from nlc.semantics.memories import route_of
 from nlc.semantics.objectives import own_objective, resolve_objective
@@ -237,6 +238,8 @@ class UpdateScope(BodyScope):
     def gradient(self, objective: Expr | None, at: Value | None, span: Span) -> Value:
         """`grad` of an objective (the memory's own by default), with the memory at a value."""
         if objective is None and self.body.given_grad:
+            if at is not None:
+                self.body.other_points = span
             return self._given_gradient(span)
         if objective is None:
             objective = own_objective(self.block, self.body)
@@ -287,17 +290,15 @@ class UpdateScope(BodyScope):
 
     def _given_gradient(self, span: Span) -> Value:
         """`grad` where it comes from outside: the gradient of the task, or what a rule is given."""
-        parts = tuple(
-            (
-                part.name,
-                self.make(
-                    "variable", memory=f"grad {self.body.name}", part=part.name,
-                    shape=(*self.lead, *part.shape), span=span,
-                ),
-            )
-            for part in self.body.parts
-        )  # fmt: skip
-        return pack(self.body.map, parts)
+        first_order = self.body.is_task and self.body.written.through == "first_order"
+        found: list[tuple[str, Expr]] = []
+        for part in self.body.parts:
+            node = self.make(
+                "variable", memory=task_gradient(self.body.name), part=part.name,
+                shape=(*self.lead, *part.shape), span=span,
+            )  # fmt: skip
+            found.append((part.name, self.make("stop", node, span=span) if first_order else node))
+        return pack(self.body.map, tuple(found))
 
     # ---- windows ---------------------------------------------------------------------------
 

@@ -31,9 +31,13 @@ def declare_weights(block: BlockResolver, written: tree.Weights) -> None:
                 "NL0211", "a kernel is a memory's map", written.map.span, "weights here",
                 "write `memory A : kernel(softmax) at now { key k; value v }`",
             )  # fmt: skip
-        map = _weights_init(block, map, written.init)
         lead = block.context.shape(written.axes)
         level = _weights_level(block, written)
+        online = block.context.levels[level].period.unit == "tokens"
+        if online:
+            _check_adapts(block, map, written)
+        else:
+            map = _weights_init(block, map, written.init)
     except Bad:
         for name, span in zip(written.names, spans, strict=True):
             if block.claim(name, "weights", span):
@@ -42,15 +46,51 @@ def declare_weights(block: BlockResolver, written: tree.Weights) -> None:
     for name, span in zip(written.names, spans, strict=True):
         if not block.claim(name, "weights", span):
             continue
-        if block.context.levels[level].period.unit == "tokens":
+        if online:
             memory = tree.Memory(
                 (name,), written.map, written.axes, (level,), objective=tree.Name("task"),
                 init=written.init or tree.Name("learned"), span=span,
             )  # fmt: skip
-            block.bodies[name] = Body(name, memory, level, map, lead, is_task=True, learned=True)
-            block.context.unsupported.append(("NL0804", "weights at a token level", span))
+            # what a memory begins as is learned too, unless it is a copy
+            learned = not isinstance(written.init, tree.From)
+            block.bodies[name] = Body(
+                name, with_optimizer(block, memory, level), level, map, lead, is_task=True,
+                learned=learned, span=span,
+            )  # fmt: skip
         else:
             block.weights[name] = Weight(name, map, level, lead, span)
+
+
+def _check_adapts(block: BlockResolver, map: Map, written: tree.Weights) -> None:
+    """Refuse maps that cannot differ from sequence to sequence."""
+    if map.kind in ("conv", "table"):
+        block.context.fail(
+            "NL0518", f"a `{map.kind}` cannot learn while the sequence is read", written.map.span,
+            f"at `{written.level}` these weights are a memory",
+            "place them at a level of steps; a memory is a `linear`, `mlp`, `glu`, `lora`, "
+            "`vector`, `matrix` or `scalar`",
+            (block.context.levels[written.level or ""].span, "the level"),
+        )  # fmt: skip
+
+
+def with_optimizer(block: BlockResolver, memory: tree.Memory, level: str) -> tree.Memory:
+    """Give what learns from the task at a token level the level's optimizer as its update."""
+    optimizer = block.context.levels[level].optimizer
+    if memory.update is not None or optimizer is None:
+        return memory
+    words = tuple(
+        tree.Keyword(name, _number(value, optimizer.span), span=optimizer.span)
+        for name, value in optimizer.arguments
+    )
+    rule = tree.Name(optimizer.rule, span=optimizer.span)
+    return replace(memory, update=tree.Call(rule, (), words, span=optimizer.span))
+
+
+def _number(value: float, span: Span) -> tree.Expr:
+    text = str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(abs(value))
+    if value >= 0:
+        return tree.Number(text.lstrip("-"), span=span)
+    return tree.Unary("-", tree.Number(text.lstrip("-"), span=span), span=span)
 
 
 def declare_task_memory(

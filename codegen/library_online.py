@@ -1,0 +1,275 @@
+"""Models whose parts learn from the task while they read, as emitted code runs them.
+
+A model that is made on `OnlineModel` has, beside what is here:
+
+    read_piece(tokens, state)      some tokens, with what learns as it is
+    read_step(tokens, state)       one token, so
+    first_state(batch, like)       the state of its modules before the first token
+    window_loss(logits, targets)   its objective, summed over a window
+    learners, online_levels        what learns and when
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.attention
+from torch import Tensor, nn
+
+
+class Learner(NamedTuple):
+    """A memory that learns from the task, or that begins as a copy of one that does.
+
+    It is called `memory` in the module `instance`, and moves after each `window` tokens, unless it
+    is a copy, which moves by itself (`moves`); after `anew` tokens it goes back to its start.
+    `through` says whether outer gradients pass through the gradient in its update.
+    """
+
+    instance: str
+    memory: str
+    window: int
+    moves: bool = True
+    anew: int = 0
+    copies: bool = False
+    through: bool = True
+
+
+class OnlineModel(nn.Module):
+    """A model whose parts learn from the task while it reads, also at inference.
+
+    A window is read; its loss, the sum over its tokens, is differentiated in what learns at the end
+    of such windows, at the values it had when the window began, and the rule moves it. The target
+    of a window's last token is the next token, so that update waits until it comes.
+
+    The state is that of the modules, `LEVEL.start`, what it was when the level's present window
+    began, and `tokens.recent`, the tokens since the slowest one's start.
+    """
+
+    learners: tuple[Learner, ...] = ()
+    online_levels: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def window_lengths(self) -> list[int]:
+        """How many tokens are read before something moves or begins anew, the fewest first."""
+        return sorted({at.window for at in self.learners})
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        now = self.first_state(batch, like)
+        recent = torch.zeros(batch, 0, dtype=torch.int64, device=like.device)
+        return {
+            **now,
+            "tokens.recent": recent,
+            **{f"{name}.start": now for name, _ in self.online_levels},
+        }
+
+    def forward(self, tokens: Tensor, state: dict[str, Any] | None = None) -> Any:
+        """Run a whole sequence: tokens [B, T]."""
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False), torch.no_grad():
+                return self(tokens.clone(), state)
+        if state is None:
+            state = self.initial_state(tokens.shape[0], next(self.parameters()))
+        if tokens.shape[1] == 0:
+            outputs, _ = self.read_piece(tokens, modules_of(state))
+            return outputs, state
+        pieces, moved = [], False
+        while tokens.shape[1]:
+            state = self.arrive_at(tokens[:, :1], state, moved)
+            done, moved = state["position"], False
+            length = self.whole_window(done, tokens.shape[1])
+            if length:
+                outputs, _, now = self.learn_window(
+                    tokens[:, : length + 1], modules_of(state), length
+                )
+                moved = True
+            else:
+                length = min(
+                    tokens.shape[1], self.window_lengths[0] - done % self.window_lengths[0]
+                )
+                outputs, now = self.read_piece(tokens[:, :length], modules_of(state))
+                outputs = as_tuple(outputs)
+            recent = torch.cat([state["tokens.recent"], tokens[:, :length]], dim=1)
+            state = {**state, **now, "tokens.recent": recent}
+            pieces.append(outputs)
+            tokens = tokens[:, length:]
+        whole = tuple(torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))
+        return (whole[0] if len(whole) == 1 else whole), state
+
+    def step(self, tokens: Tensor, state: dict[str, Any] | None = None) -> Any:
+        """Run one token: tokens [B]."""
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False), torch.no_grad():
+                return self.step(tokens.clone(), state)
+        if state is None:
+            state = self.initial_state(tokens.shape[0], next(self.parameters()))
+        state = self.arrive_at(tokens[:, None], state, False)
+        outputs, now = self.read_step(tokens, modules_of(state))
+        recent = torch.cat([state["tokens.recent"], tokens[:, None]], dim=1)
+        return outputs, {**state, **now, "tokens.recent": recent}
+
+    def arrive_at(self, token: Tensor, state: dict[str, Any], moved: bool) -> dict[str, Any]:
+        """Do what waits for a token [B, 1]: updates, unless they are made, and new windows."""
+        done = state["position"]
+        ends = [window for window in self.window_lengths if done % window == 0]
+        if not ends:
+            return state
+        now = modules_of(state)
+        waiting = [(window, name) for name, window in self.online_levels if done % window == 0]
+        if waiting and done and not moved:
+            # read the longest window that ends here again, from where it began
+            longest, name = max(waiting)
+            tokens = torch.cat([state["tokens.recent"][:, -longest:], token], dim=1)
+            _, _, now = self.learn_window(tokens, state[f"{name}.start"], longest)
+        for window in reversed(ends):
+            now = self.begin_window(now, window)
+        starts = {f"{n}.start": now for n, window in self.online_levels if window in ends}
+        recent = state["tokens.recent"]
+        if ends[-1] == self.window_lengths[-1]:
+            recent = recent[:, :0]
+        return {**state, **now, **starts, "tokens.recent": recent}
+
+    def whole_window(self, done: int, tokens: int) -> int:
+        """Find the longest window that begins here, whose last target is among the tokens.
+
+        0 where there is none, or where a longer one, that began before, ends with it.
+        """
+        fits = [w for w in self.window_lengths if done % w == 0 and w < tokens]
+        if not fits or any((done + fits[-1]) % w == 0 for w in self.window_lengths if w > fits[-1]):
+            return 0
+        return fits[-1]
+
+    def learn_window(
+        self, tokens: Tensor, now: dict[str, Any], window: int, outer: bool = False
+    ) -> tuple[tuple[Tensor, ...], Tensor, dict[str, Any]]:
+        """Read a window and learn from it: tokens [B, window + 1], the last one a target alone.
+
+        Gives what the model gives, the loss, and the state in which all that learns at the end of
+        this window, or of those inside it, has moved. `outer` says that it lies in a longer one.
+        """
+        keep = outer or torch.is_grad_enabled()
+        points: list[Any] = []
+        with torch.enable_grad():
+            now = self.begin_window(now, window, points)
+            place = self.window_lengths.index(window)
+            if place == 0:
+                with kernels(keep and any(map(self.is_deep, self.window_lengths))):
+                    outputs, now = self.read_piece(tokens[:, :-1], now)
+                outputs = as_tuple(outputs)
+                loss = self.window_loss(outputs[0], tokens[:, 1:], *outputs[1:])
+            else:
+                inner = self.window_lengths[place - 1]
+                pieces, losses = [], []
+                for at in range(0, window, inner):
+                    piece, loss, now = self.learn_window(
+                        tokens[:, at : at + inner + 1], now, inner, outer=True
+                    )
+                    pieces.append(piece)
+                    losses.append(loss)
+                outputs = tuple(torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))
+                loss = torch.stack(losses).sum()
+            now = self.move_window(
+                now, window, slopes_of(loss, points, self.is_deep(window) and keep, keep)
+            )
+        if not keep:
+            outputs, now = detached(outputs), detached(now)
+        return outputs, loss, now
+
+    def begin_window(
+        self, now: dict[str, Any], window: int, points: list[Any] | None = None
+    ) -> dict[str, Any]:
+        """Begin a window: what goes back to its start does, what learns becomes a point."""
+        done = now["position"]
+        for at in self.learners:
+            if at.window != window:
+                continue
+            own = part_of(now, at.instance)
+            if (at.copies and done == 0) or (at.anew and done and done % at.anew == 0):
+                own = getattr(self.get_submodule(at.instance), f"restart_{at.memory}")(own)
+            if at.moves and points is not None:
+                own = {**own, at.memory: point_of(own[at.memory])}
+                points.append(own[at.memory])
+            now = with_part(now, at.instance, own)
+        return now
+
+    def move_window(self, now: dict[str, Any], window: int, slopes: list[Any]) -> dict[str, Any]:
+        """Move what learns at the end of a window by the gradients of its loss."""
+        waiting = iter(slopes)
+        for at in self.learners:
+            if at.window == window and at.moves:
+                module = self.get_submodule(at.instance)
+                own = part_of(now, at.instance)
+                own = getattr(module, f"learn_{at.memory}")(next(waiting), own, now["position"])
+                now = with_part(now, at.instance, own)
+        return now
+
+    def is_deep(self, window: int) -> bool:
+        """Say whether outer gradients pass through the gradients of such windows."""
+        return any(at.through for at in self.learners if at.window == window and at.moves)
+
+
+def as_tuple(outputs: Any) -> tuple[Tensor, ...]:
+    """Give one result as a tuple too."""
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def modules_of(state: dict[str, Any]) -> dict[str, Any]:
+    """Give the state of the modules alone."""
+    return {
+        name: value
+        for name, value in state.items()
+        if not (name == "tokens.recent" or name.endswith(".start"))
+    }
+
+
+def part_of(state: dict[str, Any], path: str) -> dict[str, Any]:
+    """Give the state of an instance by its place."""
+    for name in path.split("."):
+        state = state[name]
+    return state
+
+
+def with_part(state: dict[str, Any], path: str, own: dict[str, Any]) -> dict[str, Any]:
+    """Give a state in which an instance has another one."""
+    name, _, rest = path.partition(".")
+    return {**state, name: with_part(state[name], rest, own) if rest else own}
+
+
+def point_of(value: Any) -> Any:
+    """Make a state a point of its own, in which what follows is differentiable."""
+    if isinstance(value, dict):
+        return {name: point_of(part) for name, part in value.items()}
+    point = value.clone()
+    return point if point.requires_grad else point.requires_grad_()
+
+
+def slopes_of(loss: Tensor, points: list[Any], deep: bool, keep: bool) -> list[Any]:
+    """Differentiate a loss in points; `deep` ones are differentiable, `keep` keeps the graph."""
+    if not points:
+        return []
+    flat = [p for point in points for p in (point.values() if isinstance(point, dict) else [point])]
+    found = torch.autograd.grad(
+        loss, flat, create_graph=deep, retain_graph=keep, materialize_grads=True
+    )
+    slopes = iter(found)
+    return [
+        {name: next(slopes) for name in point} if isinstance(point, dict) else next(slopes)
+        for point in points
+    ]
+
+
+def kernels(deep: bool) -> Any:
+    """Choose attention's kernels: of those of torch, one alone can be differentiated twice."""
+    every = torch.nn.attention.SDPBackend
+    quick = [] if deep else [every.FLASH_ATTENTION, every.EFFICIENT_ATTENTION]
+    return torch.nn.attention.sdpa_kernel([*quick, every.MATH])
+
+
+def detached(value: Any) -> Any:
+    """Cut a state from the graph that it was made in."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, dict):
+        return {name: detached(part) for name, part in value.items()}
+    return tuple(map(detached, value)) if isinstance(value, tuple) else value

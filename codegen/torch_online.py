@@ -1,0 +1,162 @@
+"""What learns from the task while a sequence is read: methods of its block, tables of the model.
+
+In: the writer of a class. Out, in the class of a block, for a memory M that waits for the task:
+
+    learn_M(grad, state, done)   the block's state after M moved by the gradient of a window's loss
+    restart_M(state)             the block's state with M where it begins
+
+and in that of the model the tables that `OnlineModel` in `library_online` goes by.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from math import gcd
+from typing import TYPE_CHECKING
+
+from nlc.codegen.kept import keeps
+from nlc.codegen.names import Names
+from nlc.codegen.printer import Printer
+from nlc.codegen.program import Program, note
+from nlc.codegen.scope import Scope, memory_path
+from nlc.codegen.writer import Writer, split_call
+from torch import fx
+
+from nlc.ir.online import copies, instances, online_levels, source_of, waiting
+from nlc.ir.system import Memory, System
+from nlc.ir.windows import periods
+
+if TYPE_CHECKING:
+    from nlc.codegen.torch_block import UnitWriter
+
+
+def write_learning(owner: UnitWriter, out: Writer) -> None:
+    """Write the methods of a block's class."""
+    for memory in waiting(owner.unit.memories):
+        if memory.is_task:
+            _learn(owner, memory, out)
+        if memory.restart is not None or copies(owner.unit.memories, memory):
+            _restart(owner, memory, out)
+
+
+def _learn(owner: UnitWriter, memory: Memory, out: Writer) -> None:
+    from nlc.codegen.runner import Runner
+    from nlc.codegen.window_loop import take
+
+    words = ["self", "grad: Any", "state: dict[str, Any]", "done: int"]
+    for line in split_call(f"def learn_{memory.name}(", words, ") -> dict[str, Any]:", out.room):
+        out.line(line)
+    program = Program()
+    grad, state, done = (program.input(name) for name in ("grad", "state", "done"))
+    scope = _scope(owner, program, state, [memory])
+    writer = owner.memories[memory.name]
+    runner = Runner(owner, scope, state, {})
+    given = [*runner.arguments(writer, writer.step_arguments), grad]
+    results = [
+        (name, "post", v.name) for name, v in zip(writer.states, memory.variables, strict=True)
+    ]
+    given += [scope.states[memory.name, "prev", v.name] for v in memory.variables]
+    kept = keeps(memory)
+    given += [scope.states[memory.name, keep.word, ""] for keep in kept]
+    given += [runner.at_end(done, count) for count in periods(memory)]
+    results += [(keep.name, keep.word, "") for keep in kept]
+    node = program.module(f"{memory_path(memory)}.update", *given)
+    take(scope, memory, node, results)
+    entries = {
+        held.label: scope.states[held.after]
+        for held in owner.held(memory)
+        if held.after in scope.states and held.key[1] != "initial"
+    }
+    about = f"Move {memory.name} by the gradient of a window's loss, after so many tokens."
+    _finish(owner, program, out, about, entries)
+
+
+def _restart(owner: UnitWriter, memory: Memory, out: Writer) -> None:
+    from nlc.codegen.torch_block import take_kept
+
+    out.line(f"def restart_{memory.name}(self, state: dict[str, Any]) -> dict[str, Any]:")
+    program = Program()
+    state = program.input("state")
+    source = [m for m in owner.unit.memories if m.name == source_of(memory)]
+    scope = _scope(owner, program, state, [*source, memory])
+    node = scope.start(memory)
+    owner.take_states(scope, memory, node)
+    if keeps(memory):
+        path = f"{memory_path(memory)}.empty"
+        take_kept(scope, memory, program.module(path, scope.rows(), scope.like))
+    first = scope.states[memory.name, "prev", ""]
+    entries = {
+        # what the chunk's start and the initial state are told is the same
+        held.label: first if held.key[1] in ("start", "initial") else scope.states[held.key]
+        for held in owner.held(memory)
+    }
+    what = f"as {source_of(memory)} is now" if source else "as it begins"
+    _finish(owner, program, out, f"Set {memory.name} back: {what}.", entries)
+
+
+def _scope(owner: UnitWriter, program: Program, state: fx.Node, taken: list[Memory]) -> Scope:
+    """A scope over the state of the block, in which some memories' states are known."""
+    states: dict[tuple[str, str, str], fx.Node] = {}
+    for memory in taken:
+        for held in owner.held(memory):
+            node = program.call(operator.getitem, state, held.label)
+            states[held.key] = note(node, (), 1, wide=True)
+    memory = taken[-1]
+    like, parts = states[memory.name, "prev", ""], memory.variable("").parts
+    shape = (*memory.lead, *parts[0].shape)
+    if len(parts) > 1:
+        like = program.call(operator.getitem, like, parts[0].name)
+    like = note(like, shape, 1, wide=True)
+    scope = Scope(owner.unit, program, 1, like, states=states)
+    scope.first = like
+    return scope
+
+
+def _finish(
+    owner: UnitWriter, program: Program, out: Writer, about: str, entries: Mapping[str, fx.Node]
+) -> None:
+    from nlc.codegen.torch_memory import reserved, write_dict
+
+    program.finish(tuple(entries.values()))
+    with out.indent():
+        out.docstring([about])
+        known = {str(node.target) for node in program.inputs}
+        printer = Printer(program, out, Names(reserved() | known), owner.used)
+        for node in program.inputs:
+            printer.bind(node, str(node.target))
+        printer.run()
+        write_dict(out, printer, "return state | ", entries)
+    out.blank()
+
+
+def _between(memory: Memory, shortest: int) -> int:
+    """How many tokens are read at once, so that a copy's resets fall between them."""
+    return gcd(shortest, memory.restart.count) if memory.restart is not None else shortest
+
+
+def write_tables(system: System, out: Writer) -> None:
+    """Write what the model's class knows of what learns, and when."""
+    assert system.model is not None
+    levels = online_levels(system, system.model)
+    periods_of = {level.name: level.period.count for level in levels}
+    shortest = min(periods_of.values())
+    texts = ", ".join(f'("{name}", {count})' for name, count in periods_of.items())
+    texts += "," if len(periods_of) == 1 else ""
+    out.line("# levels that learn from the task, and how many tokens their windows have")
+    out.line(f"online_levels = ({texts})")
+    rows = []
+    for path, block in instances(system, system.model.steps):
+        for memory in waiting(block.memories):
+            window = memory.window if memory.is_task else _between(memory, shortest)
+            words = [f'"{path}"', f'"{memory.name}"', str(window)]
+            words += [] if memory.is_task else ["moves=False"]
+            words += [f"anew={memory.restart.count}"] if memory.restart is not None else []
+            words += ["copies=True"] if copies(block.memories, memory) else []
+            if memory.is_task and memory.through != "full":
+                words.append("through=False")
+            rows.append(f"Learner({', '.join(words)})")
+    out.line("learners = (")
+    with out.indent():
+        out.lines += [f"{'    ' * out.depth}{row}," for row in rows]
+    out.line(")")

@@ -1,0 +1,65 @@
+"""What learns from the task while a sequence is read: what its update cannot hold yet, its names.
+
+In: a memory with `objective task` at a token level, resolved. Out: what cannot run, with its place;
+faults where a name is that of a method which moves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from nlc.ir.expr import postorder
+from nlc.semantics.records import Body
+from nlc.semantics.windows import own_period, window_of
+from nlc.source import Span
+
+if TYPE_CHECKING:
+    from nlc.semantics.blocks import BlockResolver
+
+# what an update that sees no tokens is made of besides numbers, states and the gradient
+TOKENS = ("stream", "position", "attend", "shift", "conv")
+
+
+def cannot_adapt(block: BlockResolver, body: Body) -> Iterator[tuple[str, Span]]:
+    """Find what of a memory needs more than the gradient of a window's loss."""
+    place = body.span or body.written.span
+    if body.slots is not None:
+        yield "`slots` of a memory that learns from the task", place
+        return
+    if block.context.levels[body.level].chunk > 1:
+        yield "a chunk at a level where something learns from the task", place
+    source = block.bodies.get(_source(body))
+    clocks = block.context
+    if source is not None and source.is_task and (
+        window_of(clocks, source.level) < window_of(clocks, body.level)
+    ):  # fmt: skip
+        yield f"`{body.name}`, which copies what learns faster, `{source.name}`", place
+    if body.other_points is not None:
+        yield "`grad(at = e)` of the task's loss", body.other_points
+    for node in postorder([a.value for a in body.update]):
+        # what a window would sum, token by token
+        each = node.op == "window" and node.attr("period") == own_period(clocks, body.level)
+        foreign = node.op == "state" and node.attr("memory") != body.label
+        if node.op in TOKENS or foreign or each:
+            what = f"the update of `{body.name}`, which learns from the task and reads"
+            yield f"{what} {'another memory' if foreign else 'tokens'}", place
+            return
+
+
+def _source(body: Body) -> str:
+    parts = body.variables[0].parts if body.variables else ()
+    return next((p.initial.source for p in parts if p.initial.source), "")
+
+
+def check_names(block: BlockResolver) -> None:
+    """Refuse names that the methods of an emitted block have."""
+    for body in block.bodies.values():
+        for word in ("learn", "restart") if body.is_task else ():
+            name = f"{word}_{body.name}"
+            if name in block.weights or name in block.bodies:
+                block.context.faults.error(
+                    "NL0303", f"`{name}` cannot be the name of {block.owners[name][0]}",
+                    block.owners[name][1], f"emitted modules move `{body.name}` by this name",
+                    "choose another name", (block.owners[body.name][1], f"`{body.name}`"),
+                )  # fmt: skip
