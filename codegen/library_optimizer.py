@@ -347,6 +347,51 @@ class Levels(Rule):
         return {**super().__getstate__(), "rules": self.rules}
 
 
+class Nested(Levels):
+    """Levels where some parameters begin as others, and do so again every N steps.
+
+    `starts` says as what, and N, by name; those that others begin as come first. A step in between
+    is a step from there: the gradient of what has begun is the start's, too.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        groups: list[dict[str, Any]],
+        rules: dict[str, type[Rule]],
+        starts: dict[str, tuple[str, int]],
+    ) -> None:
+        named = dict(module.named_parameters())
+        found = [(named[own], named[start], period) for own, (start, period) in starts.items()]
+        self.starts = [entry for entry in found if entry[0].requires_grad]
+        super().__init__(module, groups, rules)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one training step; then what is to begin anew does, its states too."""
+        if closure is None:
+            loss = super().step(self.pass_on())
+        else:
+            loss = super().step(lambda: self.pass_on(closure()))
+        for p, start, period in self.starts:
+            if self.param_groups[0]["calls"] % period == 0:
+                p.copy_(start)
+                self.state.pop(p, None)
+        return loss
+
+    def pass_on(self, loss: Any = None) -> Any:
+        """Add gradients, and the inputs of maps, to those of what the parameters began as."""
+        for p, start, _ in reversed(self.starts):
+            if p.grad is not None and start.requires_grad:
+                start.grad = p.grad.clone() if start.grad is None else start.grad + p.grad
+            if p in self.inputs:
+                self.inputs.setdefault(start, []).extend(self.inputs[p])
+        return loss
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "starts": self.starts}
+
+
 def grouped(
     module: nn.Module,
     levels: dict[str, str],

@@ -25,12 +25,16 @@ from nlc.ir.system import Block, Level, Model, Repeat, Step, System
 
 @dataclass(frozen=True)
 class Owned:
-    """A parameter of a module: its name, its level, its leading axes and its own shape."""
+    """A parameter of a module: its name, its level, its leading axes and its own shape.
+
+    `start` says what it begins as, and after how many steps again.
+    """
 
     name: str
     level: str
     lead: Shape
     shape: Shape
+    start: tuple[str, int] | None = None
 
     @property
     def copies(self) -> int | None:
@@ -51,8 +55,12 @@ def owned(system: System, module: Block | Model, prefix: str = "") -> list[Owned
         if isinstance(module, Model) and module.tied and weight.name == "unembed":
             continue
         for part in weight.map.parts:
-            name = f"{weight.name}.{part.name}" if part.name else weight.name
-            found.append(Owned(prefix + name, weight.level, weight.lead, part.shape))
+            rest = f".{part.name}" if part.name else ""
+            again, start = weight.restart, None
+            if again is not None:
+                start = (prefix + again.source + rest, again.count)
+            name = prefix + weight.name + rest
+            found.append(Owned(name, weight.level, weight.lead, part.shape, start))
     slow = [level.name for level in system.levels if level.period.unit == "steps"]
     if isinstance(module, Block):
         for memory in module.memories:
@@ -104,7 +112,9 @@ def emit_optimizers(system: System, rules: Sequence[OptimizerRule]) -> str:
     names = rule_classes(rules)
     texts = [write_class(rule, system, names[rule.rule.name]) for rule in rules]
     _imports(out, about, texts, bool(levels))
-    for name in (*ALWAYS[:2], *(LEVELS if levels else ()), *ALWAYS[2:]):
+    nested = any(own.start for module in _modules(system) for own in owned(system, module))
+    of_levels = [name for name in LEVELS if levels and (nested or name != "Nested")]
+    for name in (*ALWAYS[:2], *of_levels, *ALWAYS[2:]):
         _definition(out, name)
     helpers = sorted({name for text in texts for name in text.used})
     own = [name for name in SOMETIMES if name in helpers]
@@ -123,8 +133,10 @@ def emit_optimizers(system: System, rules: Sequence[OptimizerRule]) -> str:
     if levels:
         out.blank(2)
         _tables(out, system)
+        if nested:
+            _starts(out, system)
         out.blank(2)
-        _make(out, levels, names)
+        _make(out, levels, names, nested)
     return out.text()
 
 
@@ -157,10 +169,7 @@ def _definition(out: Writer, name: str) -> None:
 
 def _tables(out: Writer, system: System) -> None:
     """Write which level moves each parameter, by module, and where axes in front are copies."""
-    names = class_names(system)
-    modules: list[tuple[str, Block | Model]] = [(names[(b.name,)], b) for b in system.blocks]
-    if system.model is not None:
-        modules.append(("Model", system.model))
+    modules = _labelled(system)
     out.line("# the level that moves each parameter, by module")
     out.line("LEVELS: dict[str, dict[str, str]] = {")
     with out.indent():
@@ -190,7 +199,37 @@ def _tables(out: Writer, system: System) -> None:
     out.line("}")
 
 
-def _make(out: Writer, levels: list[Level], names: Mapping[str, str]) -> None:
+def _modules(system: System) -> list[Block | Model]:
+    """List the blocks and the model."""
+    return [*system.blocks, *([] if system.model is None else [system.model])]
+
+
+def _labelled(system: System) -> list[tuple[str, Block | Model]]:
+    """List the blocks and the model, each with its class."""
+    names = class_names(system)
+    return [("Model" if isinstance(m, Model) else names[(m.name,)], m) for m in _modules(system)]
+
+
+def _starts(out: Writer, system: System) -> None:
+    """Write what parameters begin as, and after how many steps again, by module."""
+    moving = {level.name for level in moving_levels(system)}
+    out.line("# what parameters begin as, and after how many steps again")
+    out.line("STARTS: dict[str, dict[str, tuple[str, int]]] = {")
+    with out.indent():
+        for label, module in _labelled(system):
+            some = [own for own in owned(system, module) if own.start and own.level in moving]
+            if not some:
+                continue
+            out.line(f'"{label}": {{')
+            with out.indent():
+                for own in some:
+                    assert own.start is not None
+                    out.line(f'"{own.name}": ("{own.start[0]}", {own.start[1]}),')
+            out.line("},")
+    out.line("}")
+
+
+def _make(out: Writer, levels: list[Level], names: Mapping[str, str], nested: bool) -> None:
     out.line("def optimizer(module: nn.Module) -> Levels:")
     with out.indent():
         out.docstring(["Make the optimizer of a model or a block, for all its levels of steps."])
@@ -209,4 +248,7 @@ def _make(out: Writer, levels: list[Level], names: Mapping[str, str]) -> None:
         ]  # fmt: skip
         dictionary(out, "rules: dict[str, type[Rule]] = ", pairs)
         out.line("groups = grouped(module, LEVELS[name], COPIES.get(name, {}), levels)")
-        out.line("return Levels(module, groups, rules)")
+        if nested:
+            out.line("return Nested(module, groups, rules, STARTS.get(name, {}))")
+        else:
+            out.line("return Levels(module, groups, rules)")

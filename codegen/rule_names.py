@@ -16,7 +16,7 @@ from nlc.ir.rule import OptimizerRule
 
 # what every emitted file has, in this order
 ALWAYS = ("Bucket", "Rule", "Watching", "own_axes", "pieces", "dense", "put", "placed", "wide")
-LEVELS = ("Levels", "grouped")
+LEVELS = ("Levels", "Nested", "grouped")
 # what the head of the file brings in
 IMPORTED = (
     "Any", "Callable", "F", "Generator", "Iterable", "Iterator", "Points", "Tensor",

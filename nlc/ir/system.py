@@ -151,6 +151,17 @@ class Map:
 
 
 @dataclass(frozen=True)
+class Restart:
+    """Every `count` training steps weights take the value of `source`, from which they begin.
+
+    Their gradient is the source's too: each step in between is a step from there.
+    """
+
+    source: str
+    count: int
+
+
+@dataclass(frozen=True)
 class Weight:
     """A map without an objective of its own, at a step level (or `never`).
 
@@ -161,6 +172,7 @@ class Weight:
     map: Map
     level: str
     lead: Shape = ()
+    restart: Restart | None = None
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 

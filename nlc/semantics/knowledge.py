@@ -113,6 +113,7 @@ def follow_block(edges: Edges, block: Block, inputs: Mapping[str, Flow]) -> dict
         for entry in block.inputs:
             if entry.name not in inputs and entry.default is not None:
                 follower.lazy[entry.name] = entry.default
+        follower.begins()
         follower.steps(block.steps)
         edges.blocks[key] = {name: follower.stream(name).outside() for name, _ in block.outputs}
     return edges.blocks[key]
@@ -155,6 +156,20 @@ class Follower:
                         self.steps(step.steps)
                         if before == self.streams:
                             break
+
+    def begins(self) -> None:
+        """Join weights with the weights that they begin as."""
+        for weight in self.module.weights:
+            source = next((p.initial.source for p in weight.map.parts if p.initial.source), "")
+            if not source:
+                continue
+            own, start = self.name(weight.name), self.name(source)
+            reason = f"{weight.name} begins as a copy of {source}"
+            if weight.restart is not None:
+                reason += f", and again every {weight.restart.count} steps"
+                passed = f"the gradient of {weight.name} is that of {source}, where it begins"
+                self.edges.add(own, start, "backprop", passed)
+            self.edges.add(start, own, "initialises", reason, role="start")
 
     def assign(self, name: str, flow: Flow) -> None:
         """Give a stream its flow; what followed from an older one is forgotten."""

@@ -340,7 +340,7 @@ class ModelResolver:
             "table", (), (width,), (vocab, width), (part,), text=f"table(vocab -> {width.name})"
         )
         self.weights["embed"] = Weight(
-            "embed", map, self.resolver.model_level(call.span), (), call.span
+            "embed", map, self.resolver.model_level(call.span), span=call.span
         )
         self.width = (width,)
         table = self.graph.make("param", name="embed.weight", shape=part.shape, span=call.span)
@@ -382,7 +382,7 @@ class ModelResolver:
             map = Map("linear", (width,), (vocab,), (width, vocab), (part,),
                       text=f"linear({width.name} -> vocab)")  # fmt: skip
             level = self.resolver.model_level(call.span)
-            self.weights["unembed"] = Weight("unembed", map, level, (), call.span)
+            self.weights["unembed"] = Weight("unembed", map, level, span=call.span)
             name = "unembed.weight"
         weight = self.graph.make("param", name=name, shape=(vocab, width), span=call.span)
         return self.graph.make("matvec", weight, x, span=call.span)

@@ -117,7 +117,8 @@ def _nest(context: Context, unit: str, places: dict[str, tree.Level]) -> None:
 
 def check_reset(context: Context, memory: tree.Memory, level: Level) -> None:
     """Check that a memory's reset falls on ends of its chunks and windows."""
-    if memory.reset is None:
+    if memory.reset is None or level.period.unit == "steps":
+        # weights that begin anew count steps: `nested` looks at them
         return
     unit, count = context.period(memory.reset)
     if unit != "tokens":

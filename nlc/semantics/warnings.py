@@ -131,6 +131,10 @@ def _reached(block: Block) -> set[tuple[str, str]]:
                     if part.initial.source:
                         known = any(m.name == part.initial.source for m in block.memories)
                         waiting.append(("memory" if known else "weights", part.initial.source))
+        elif kind == "weights":
+            # the gradient of what goes back to others is theirs too
+            restarts = [w.restart for w in block.weights if w.name == name]
+            waiting += [("weights", r.source) for r in restarts if r is not None]
         for node in postorder(roots):
             if node.op == "stream":
                 waiting.append(("stream", node.attr("name")))

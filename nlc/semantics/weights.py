@@ -12,6 +12,7 @@ from nlc.semantics.axes import align, embeddings
 from nlc.semantics.context import Bad, Context
 from nlc.semantics.initials import resolve_initial
 from nlc.semantics.maps import resolve_map
+from nlc.semantics.nested import check_copied, restart_of
 from nlc.semantics.records import Body, Stream
 from nlc.semantics.values import Readable
 from nlc.source import Span
@@ -38,6 +39,7 @@ def declare_weights(block: BlockResolver, written: tree.Weights) -> None:
             _check_adapts(block, map, written)
         else:
             map = _weights_init(block, map, written.init)
+            check_copied(block, map, lead, written.init, written.span)
     except Bad:
         for name, span in zip(written.names, spans, strict=True):
             if block.claim(name, "weights", span):
@@ -58,7 +60,7 @@ def declare_weights(block: BlockResolver, written: tree.Weights) -> None:
                 learned=learned, span=span,
             )  # fmt: skip
         else:
-            block.weights[name] = Weight(name, map, level, lead, span)
+            block.weights[name] = Weight(name, map, level, lead, span=span)
 
 
 def _check_adapts(block: BlockResolver, map: Map, written: tree.Weights) -> None:
@@ -99,7 +101,8 @@ def declare_task_memory(
     """Declare a memory with `objective task` at a step level: weights, one copy for all."""
     places = dict(written.clauses)
     try:
-        for clause in ("reset", "slots", "route", "select", "through"):
+        nested = "reset" in places and isinstance(written.init, tree.From)
+        for clause in ("slots", "route", "select", *(() if nested else ("reset", "through"))):
             if clause in places:
                 block.context.fail(
                     "NL0514", f"`{clause}` does not belong here", places[clause],
@@ -114,10 +117,12 @@ def declare_task_memory(
                 )
         map = _weights_init(block, map, written.init)
         lead = block.context.shape(written.axes)
+        check_copied(block, map, lead, written.init, written.span)
+        restart = restart_of(block, written, level) if nested else None
     except Bad:
         block.streams[name] = Stream(name, span, state="bad")
         return
-    block.weights[name] = Weight(name, map, level, lead, span)
+    block.weights[name] = Weight(name, map, level, lead, restart, span)
 
 
 def _weights_init(block: BlockResolver, map: Map, written: tree.Expr | tree.From | None) -> Map:

@@ -173,6 +173,7 @@ MODELS: dict[str, Callable[[P, Tensor, Dims], Mixed]] = {
     "hope_attention": continuum("attention", library_hope.hope_attention, library_hope.chain),
     "cms": continuum("attention", library_hope.attention, library_hope.chain),
     "cms_independent": continuum("attention", library_hope.attention, library_hope.independent),
+    "cms_nested": continuum("attention", library_hope.attention, library_hope.nested),
     "mesanet": stack(("mixer", library_memories.mesanet), ("ffn", glu)),
     "omega": stack(("mixer", library_memories.omega), ("ffn", glu)),
     "omeganet": stack(("mixer", library_deep.omeganet), ("ffn", glu)),

@@ -55,3 +55,8 @@ def independent(p: P, x: Tensor) -> Tensor:
     """A learned sum of what the MLPs say to the same input (eq. 74)."""
     y = rmsnorm(x)
     return x + torch.stack([p[f"a_{n}"] * answer(p, f"F_{n}", y) for n in (1, 2, 3)]).sum(0)
+
+
+def nested(p: P, x: Tensor) -> Tensor:
+    """F_1 alone; F_2 and F_3 are what it begins as (eq. 72)."""
+    return x + answer(p, "F_1", rmsnorm(x))
