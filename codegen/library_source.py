@@ -63,6 +63,20 @@ def library_texts(names: Iterable[str]) -> list[str]:
     return [text for name, (text, _) in definitions.items() if name in wanted]
 
 
+def needed(file: str, names: Iterable[str]) -> list[str]:
+    """Return the texts of definitions of another library file and of all that they need there."""
+    texts = _sources(file)
+    wanted: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in texts and name not in wanted:
+            wanted.add(name)
+            tree = ast.parse(texts[name])
+            waiting += sorted(n.id for n in ast.walk(tree) if isinstance(n, ast.Name))
+    return [text for name, text in texts.items() if name in wanted]
+
+
 def source_of(file: str, name: str) -> str:
     """Return the text of one definition of another library file."""
     return _sources(file)[name]
@@ -73,7 +87,11 @@ def _sources(file: str) -> dict[str, str]:
     text = files("nlc.codegen").joinpath(f"{file}.py").read_text("utf-8")
     lines = text.splitlines()
     return {
-        node.name: "\n".join(lines[node.lineno - 1 : node.end_lineno])
+        node.name: "\n".join(
+            lines[
+                min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1 : node.end_lineno
+            ]
+        )
         for node in ast.parse(text).body
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
     }

@@ -120,6 +120,13 @@ def _vector(low: Lowering, expr: Expr, lead: int, has_axis: bool, name: str) -> 
     return node
 
 
+def leaf_value(low: Lowering, expr: Expr, lead: int, has_axis: bool) -> fx.Node:
+    """What a kernel loads, its axes in front of it: [*lead, d], or [*lead]."""
+    if has_axis:
+        return _vector(low, expr, lead, True, "x")
+    return _lifted(low, low.tensor(expr), lead)
+
+
 def _scaled(low: Lowering, expr: Expr) -> fx.Node:
     """A vector times numbers, the numbers multiplied first: one product over the vector."""
     sign, numbers, rest = _factors(expr)

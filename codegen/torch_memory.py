@@ -27,6 +27,7 @@ from nlc.codegen.parameters import Own, declare_tensors, draw_tensors, of_memory
 from nlc.codegen.printer import Printer
 from nlc.codegen.program import Program, note
 from nlc.codegen.torch_update import write_move
+from nlc.codegen.triton_plan import KernelPlan
 from nlc.codegen.unit import of_memory as evaluated
 from nlc.codegen.writer import Writer, split_call
 from torch import fx
@@ -48,7 +49,7 @@ class MemoryWriter:
     `reads` holds (kind, when, state, part); kind is `apply` for M(q), `bare` for the state itself.
     `static` names the streams of the block that do not depend on tokens. `windows` says for how
     many tokens each memory of the block keeps its state, `starts` its initial one, where it moves;
-    `leads` gives the leading axes of memories and weights.
+    `leads` gives the leading axes of memories and weights, `kernels` its kernels, if it has any.
     """
 
     name: str
@@ -62,6 +63,7 @@ class MemoryWriter:
     windows: Mapping[str, int] = field(default_factory=dict)
     starts: Mapping[str, int] = field(default_factory=dict)
     leads: Mapping[str, Shape] = field(default_factory=dict)
+    kernels: KernelPlan | None = None
     step_arguments: dict[Expr, str] = field(init=False)
     token_arguments: dict[Expr, str] = field(init=False)
     run_arguments: dict[Expr, str] = field(init=False)

@@ -14,6 +14,8 @@ from nlc.codegen.names import class_names
 from nlc.codegen.torch_block import UnitWriter
 from nlc.codegen.torch_memory import MemoryWriter
 from nlc.codegen.torch_tiles import read_product
+from nlc.codegen.triton_module import emit_kernels
+from nlc.codegen.triton_plan import KernelPlan, plan_kernels
 from nlc.codegen.unit import Unit, expressions, of_memory, starts_anew, units
 from nlc.codegen.writer import Writer
 
@@ -27,9 +29,11 @@ from nlc.ir.system import Block, Equation, System
 class Emitter:
     """Carries what all classes of a file share."""
 
-    def __init__(self, system: System, plan: Plan, spec: str):
-        self.system, self.plan, self.spec = system, plan, spec
+    def __init__(self, system: System, plan: Plan, spec: str, target: str = "torch"):
+        self.system, self.plan, self.spec, self.target = system, plan, spec, target
         self.used: set[str] = set()
+        # the kernels of each memory by (block, memory), or why it has none
+        self.kernels: dict[tuple[str, str], KernelPlan | str] = {}
         self.names = class_names(system)
 
     def comment(self, step: Any) -> list[str]:
@@ -66,6 +70,11 @@ class Emitter:
                     if m.reset is not None and starts_anew(block, m.name)
                 },
             )
+            if self.target == "triton":
+                planned = plan_kernels(found[memory.name], block.name)
+                self.kernels[block.name, memory.name] = planned
+                if isinstance(planned, KernelPlan):
+                    found[memory.name].kernels = planned
         return found
 
     def classes(self) -> list[str]:
@@ -133,15 +142,37 @@ class Emitter:
         if _mentions(body, "F.") or _mentions(body, "F,"):
             out.line("import torch.nn.functional as F")
         out.line("from torch import Tensor, nn")
+        if self.planned():
+            out.blank()
+            out.line("if __package__:")
+            out.line("    from . import kernels")
+            out.line("else:")
+            out.line("    import kernels")
         out.blank(2)
         return out.text() + body + "\n"
+
+    def planned(self) -> dict[tuple[str, str], KernelPlan]:
+        """The memories that have kernels, once their classes are written."""
+        return {name: p for name, p in self.kernels.items() if isinstance(p, KernelPlan)}
+
+    def kernels_text(self) -> str:
+        """The whole of `kernels.py`, or nothing where no memory has kernels."""
+        plans = []
+        for (block, memory), plan in self.planned().items():
+            found = self.system.block(block).memory(memory)
+            lines = [f"{s.text}   ({self.place(s.span)})" for s in found.statements]
+            plans.append((plan, list(dict.fromkeys(lines))))
+        return emit_kernels(plans, self.spec, self.system.name) if plans else ""
 
     def head(self) -> list[str]:
         """The file's docstring."""
         system = self.system
         about = f": {system.about}" if system.about else ""
         lines = [f"{system.name}{about}"]
-        lines.append(f"Made by nlc from {self.spec}. It imports torch only; change it as you like.")
+        needs = "torch and kernels.py" if self.planned() else "torch"
+        lines.append(
+            f"Made by nlc from {self.spec}. It imports {needs} only; change it as you like."
+        )
         lines += [f"Changed from outside: {path} = {value}" for path, value in system.changes]
         lines.append("Levels, fastest first:")
         for level in system.levels:
@@ -270,3 +301,11 @@ def _static(block: Block) -> set[str]:
 def emit_model(system: System, plan: Plan, spec: str) -> str:
     """Return the text of `model.py`."""
     return Emitter(system, plan, spec).text()
+
+
+def emit_with_kernels(system: System, plan: Plan, spec: str) -> dict[str, str]:
+    """Return the texts of `model.py` and, where any memory has kernels, of `kernels.py`."""
+    emitter = Emitter(system, plan, spec, "triton")
+    found = {"model.py": emitter.text()}
+    text = emitter.kernels_text()
+    return {**found, "kernels.py": text} if text else found

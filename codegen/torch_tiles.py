@@ -14,6 +14,7 @@ from nlc.codegen.lowering import Lowering
 from nlc.codegen.names import identifier
 from nlc.codegen.program import Operand, Program, note
 from nlc.codegen.tile_vectors import Vectors, equations, gate_value
+from nlc.codegen.triton_call import read_word, write_course
 from nlc.codegen.writer import Writer, split_call
 from torch import fx
 
@@ -41,12 +42,17 @@ def write_run(writer: MemoryWriter, out: Writer) -> None:
     rows = writer.schedule.kind == "scan"
     writer.used.add("Rows" if rows else "Tiles")
     result[0] = "Rows" if rows else result[0]
+    if writer.kernels is not None:
+        result[0] += " | kernels.Course"
     about = f"Move over a sequence, {writer.schedule.tile} tokens at a time."
     about = "Move over a sequence, its tiles side by side." if rows else about
     writer.method(out, "forward", words, f"tuple[{', '.join(result)}]", about)
     if segment:
         _segments(writer, out, form, segment)
         return
+    if writer.kernels is not None:
+        with out.indent():
+            write_course(writer, writer.kernels, out)
     program, inputs = writer.begin(writer.run_arguments, 2)
     path, after = _move(writer, program, inputs, form)
     program.finish((path, *after))
@@ -169,6 +175,8 @@ def read_product(node: Expr, memory_of: Callable[[str], Memory]) -> Expr | None:
 def _path_type(writer: MemoryWriter) -> str:
     if writer.schedule.kind == "scan":
         return "Rows"
+    if writer.kernels is not None:
+        return "Tiles | kernels.Course"
     return "list[Tiles]" if segments(writer) else "Tiles"
 
 
@@ -194,6 +202,11 @@ def _write_read(writer: MemoryWriter, out: Writer, var: str, late: bool) -> None
     asked = f"{writer.memory.name}.{var} q" if var else f"{writer.memory.name}(q)"
     text = f"Read {asked} at every token, {about} its update."
     writer.method(out, read_name("apply", "post" if late else "prev", var), words, "Tensor", text)
+    if writer.kernels is not None:
+        with out.indent():
+            name = f"{writer.kernels.name}_{read_word(writer, var, late)}"
+            out.line("if isinstance(path, kernels.Course):")
+            out.line(f"    return kernels.{name}(q, path)")
     program = Program()
     q, path = _query(program, writer), program.input("path")
     how: dict[str, Operand] = {} if late else {"late": False}

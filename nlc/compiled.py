@@ -18,7 +18,7 @@ from nlc.codegen.names import class_names
 from nlc.codegen.optimizer import emit_optimizers
 from nlc.codegen.package import write_package
 from nlc.codegen.rule_names import rule_classes
-from nlc.codegen.torch_module import emit_model
+from nlc.codegen.torch_module import emit_model, emit_with_kernels
 from nlc.diagnostics import Faults
 from nlc.ir.schedule import Plan, Schedule
 from nlc.ir.system import System
@@ -32,7 +32,7 @@ from nlc.optimizers import (
 )  # fmt: skip
 from nlc.passes.explicit import explicit
 from nlc.passes.plan import plan
-from nlc.runtime.load import load_module
+from nlc.runtime.load import load_module, load_package
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from nlc.runtime.reference import Reference
 
-TARGETS = ("auto", "torch")
+TARGETS = ("auto", "torch", "triton")
 
 
 def compile_system(system: System, target: str = "auto") -> Compiled:
@@ -49,7 +49,16 @@ def compile_system(system: System, target: str = "auto") -> Compiled:
         raise ValueError(f"the target is one of {', '.join(TARGETS)}, not {target!r}")
     refuse(system)
     ready = explicit(system)
-    return Compiled(system, ready, plan(ready))
+    return Compiled(system, ready, plan(ready), chosen(target))
+
+
+def chosen(target: str) -> str:
+    """Decide what `auto` is: kernels where there is a GPU to run them, else PyTorch."""
+    if target != "auto":
+        return target
+    import torch
+
+    return "triton" if torch.cuda.is_available() else "torch"
 
 
 def refuse(system: System) -> None:
@@ -64,8 +73,9 @@ def refuse(system: System) -> None:
 class Compiled:
     """What `nlc.compile` gives: modules, the package, the optimizer, the truth to compare with."""
 
-    def __init__(self, system: System, ready: System, schedule: Plan):
+    def __init__(self, system: System, ready: System, schedule: Plan, target: str = "torch"):
         self.system = system
+        self.target = target
         self._ready = ready
         self._plan = schedule
         # the module of each name that was made last, for `reference`
@@ -91,11 +101,24 @@ class Compiled:
     @cached_property
     def source(self) -> str:
         """The text of `model.py`."""
-        return emit_model(self._ready, self._plan, self.spec_name)
+        return self._texts["model.py"]
+
+    @cached_property
+    def kernels_source(self) -> str:
+        """The text of `kernels.py`; "" where no memory has kernels."""
+        return self._texts.get("kernels.py", "")
+
+    @cached_property
+    def _texts(self) -> dict[str, str]:
+        if self.target == "triton":
+            return emit_with_kernels(self._ready, self._plan, self.spec_name)
+        return {"model.py": emit_model(self._ready, self._plan, self.spec_name)}
 
     @cached_property
     def module(self) -> ModuleType:
         """The emitted code, loaded."""
+        if self.kernels_source:
+            return load_package(self._texts, self.system.name)
         return load_module(self.source, self.system.name)
 
     def model(self, **new: Any) -> nn.Module:
@@ -150,7 +173,7 @@ class Compiled:
 
         levels = json.dumps(as_json(self.system), indent=2, ensure_ascii=False) + "\n"
         return {
-            "model.py": self.source,
+            **self._texts,
             "optimizers.py": self.optimizers_source,
             self.spec_name: self.system.source.text,
             "levels.json": levels,

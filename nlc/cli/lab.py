@@ -42,6 +42,7 @@ class Target(StrEnum):
 
     auto = "auto"
     torch = "torch"
+    triton = "triton"
 
 
 TargetOption = Annotated[Target, typer.Option(help="What to compile to; `auto` decides.")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import linecache
 import sys
+from collections.abc import Mapping
 from types import ModuleType
 
 
@@ -18,9 +19,28 @@ def load_module(text: str, name: str) -> ModuleType:
     full = f"nlc_emitted_{name}_{digest}"
     if full in sys.modules:
         return sys.modules[full]
+    return _run(text, full, "")
+
+
+def load_package(texts: Mapping[str, str], name: str) -> ModuleType:
+    """Run `kernels.py`, then `model.py`, as modules of one package; returns the latter."""
+    digest = hashlib.sha256("".join(texts.values()).encode()).hexdigest()[:16]
+    full = f"nlc_emitted_{name}_{digest}"
+    if f"{full}.model" in sys.modules:
+        return sys.modules[f"{full}.model"]
+    package = ModuleType(full)
+    package.__path__ = []
+    sys.modules[full] = package
+    package.kernels = _run(texts["kernels.py"], f"{full}.kernels", full)  # type: ignore[attr-defined]
+    return _run(texts["model.py"], f"{full}.model", full)
+
+
+def _run(text: str, full: str, package: str) -> ModuleType:
     path = f"<{full}>"
     module = ModuleType(full)
     module.__file__ = path
+    if package:
+        module.__package__ = package
     linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)
     sys.modules[full] = module
     try:

@@ -1,0 +1,154 @@
+"""Functions of Triton kernels; those that a kernel calls are copied beside it.
+
+A tile is C tokens, its rows; F(t, i) = g_{i+1} ... g_t are products of gates, with nothing divided.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def product(x, y, DOT: tl.constexpr, PRECISION: tl.constexpr):
+    """x @ y in the streams' type, summed in float32."""
+    return tl.dot(x.to(DOT), y.to(DOT), input_precision=PRECISION)
+
+
+@triton.jit
+def upto(x):
+    """What stands at i <= t of x [C, C]."""
+    t = tl.arange(0, x.shape[0])
+    return tl.where(t[:, None] >= t[None, :], x, 0.0)
+
+
+@triton.jit
+def below(x):
+    """What stands at i < t of x [C, C]."""
+    t = tl.arange(0, x.shape[0])
+    return tl.where(t[:, None] > t[None, :], x, 0.0)
+
+
+@triton.jit
+def diagonal(x):
+    """x [C] on the diagonal of a matrix [C, C]."""
+    t = tl.arange(0, x.shape[0])
+    return tl.where(t[:, None] == t[None, :], x[:, None], 0.0)
+
+
+@triton.jit
+def of_diagonal(x):
+    """The diagonal [C] of x [C, C]."""
+    t = tl.arange(0, x.shape[0])
+    return tl.sum(tl.where(t[:, None] == t[None, :], x, 0.0), 1)
+
+
+@triton.jit
+def shifted(g, by: tl.constexpr):
+    """g of `by` tokens before [C], 1 where there is none."""
+    t = tl.arange(0, g.shape[0])
+    found = tl.sum(tl.where(t[:, None] == t[None, :] + by, g[None, :], 0.0), 1)
+    return tl.where((t - by >= 0) & (t - by < g.shape[0]), found, 1.0)
+
+
+@triton.jit
+def late(g):
+    """F(t, i) for i <= t, else 0: g [C] -> [C, C]."""
+    t = tl.arange(0, g.shape[0])
+    factors = tl.where(t[:, None] > t[None, :], g[:, None], 1.0)
+    return upto(tl.cumprod(factors, 0))
+
+
+@triton.jit
+def early(g):
+    """F(t-1, i) for i < t, else 0: g [C] -> [C, C]."""
+    t = tl.arange(0, g.shape[0])
+    before = shifted(g, 1)
+    factors = tl.where(t[:, None] > t[None, :] + 1, before[:, None], 1.0)
+    return below(tl.cumprod(factors, 0))
+
+
+@triton.jit
+def since(g):
+    """F(t, 0), from the tile's start: [C]."""
+    return tl.cumprod(g, 0)
+
+
+@triton.jit
+def since_early(g):
+    """F(t-1, 0), from the tile's start: [C]."""
+    return tl.cumprod(shifted(g, 1), 0)
+
+
+@triton.jit
+def until(g):
+    """F(C, i), to the tile's end: [C]."""
+    return tl.cumprod(shifted(g, -1), 0, reverse=True)
+
+
+@triton.jit
+def whole(g):
+    """F(C, 0), a number."""
+    t = tl.arange(0, g.shape[0])
+    return tl.sum(tl.where(t == g.shape[0] - 1, tl.cumprod(g, 0), 0.0))
+
+
+@triton.jit
+def running(g):
+    """F(t, 0) for each channel: [C, d]."""
+    return tl.cumprod(g, 0)
+
+
+@triton.jit
+def at_last(x):
+    """x [C, d] in the last row, 0 elsewhere."""
+    t = tl.arange(0, x.shape[0])
+    return tl.where(t[:, None] == x.shape[0] - 1, x, 0.0)
+
+
+@triton.jit
+def last(x):
+    """The last row [d] of x [C, d]."""
+    return tl.sum(at_last(x), 0)
+
+
+@triton.jit
+def later(x):
+    """The sum of each row of x [C, d] and those after it."""
+    return tl.cumsum(x, 0, reverse=True)
+
+
+@triton.jit
+def solved(A, PRECISION: tl.constexpr):
+    """(I - A)^-1 for A [C, C] below the diagonal, in float32.
+
+    Blocks of 16 rows first, row by row: X_r = I_r + A_r X. With L what stands below these blocks,
+    (I - A)^-1 = (I - X L)^-1 X, and X L is 0 from its power of C / 16 on.
+    """
+    C: tl.constexpr = A.shape[0]
+    N: tl.constexpr = C // 16
+    t = tl.arange(0, C)
+    same = (t[:, None] // 16) == (t[None, :] // 16)
+    # the blocks on the diagonal [N, 16, 16]
+    blocks = tl.sum(tl.reshape(tl.where(same, A, 0.0), [N, 16, N, 16]), 2)
+    r = tl.arange(0, 16)
+    X = tl.where(r[None, :, None] == r[None, None, :], 1.0, 0.0) + tl.zeros_like(blocks)
+    for i in range(1, 16):
+        row = tl.sum(tl.where(r[None, :, None] == i, blocks, 0.0), 1)
+        found = tl.sum(row[:, :, None] * X, 1)
+        X = tl.where(r[None, :, None] == i, X + found[:, None, :], X)
+    # ... in a matrix again
+    n = tl.arange(0, N)
+    own = n[:, None, None, None] == n[None, None, :, None]
+    X = tl.reshape(tl.where(own, X[:, :, None, :], 0.0), [C, C])
+    if N > 1:
+        L = tl.dot(X, tl.where(same, 0.0, A), input_precision=PRECISION)
+        # (I + L)(I + L^2) ... of X
+        X += tl.dot(L, X, input_precision=PRECISION)
+        if N > 2:
+            L = tl.dot(L, L, input_precision=PRECISION)
+            X += tl.dot(L, X, input_precision=PRECISION)
+        if N > 4:
+            L = tl.dot(L, L, input_precision=PRECISION)
+            X += tl.dot(L, X, input_precision=PRECISION)
+    return X

@@ -1,0 +1,47 @@
+"""How a memory's module calls its kernels.
+
+In: the writer of the module and the plan of its kernels. Out: statements at the head of `forward`
+and of the reads; PyTorch's form stands below, for what kernels do not take.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nlc.codegen.lowering import Lowering
+from nlc.codegen.program import note
+from nlc.codegen.tile_vectors import leaf_value
+from nlc.codegen.triton_plan import KernelPlan
+from nlc.codegen.writer import Writer
+
+if TYPE_CHECKING:
+    from nlc.codegen.torch_memory import MemoryWriter
+
+
+def write_course(writer: MemoryWriter, plan: KernelPlan, out: Writer) -> None:
+    """Write `if kernels.takes(M): return kernels.NAME_course(...)`."""
+    from nlc.codegen.torch_memory import taken
+
+    program, inputs = writer.begin(writer.run_arguments, 2)
+    shape = (*writer.memory.lead, *writer.memory.map.parts[0].shape)
+    states = [note(program.input(name), shape, 1, wide=True) for name in writer.states]
+    leaf = inputs.__getitem__
+    like = writer.like(program, inputs, states)
+    low = Lowering(program, 2, leaf, taken(inputs, leaf), like)
+    lead = len(writer.memory.lead)
+    found = [
+        leaf_value(low, own.expr, lead, own.vector)
+        for own in plan.solve.coefficients.leaves.values()
+    ]
+    program.finish((*found, *states))
+    out.line(f"if kernels.takes({writer.states[0]}):")
+    with out.indent():
+        printer = writer.body(out, program)
+        words = [printer.operand(node) for node in (*found, *states)]
+        out.call(f"return kernels.{plan.name}_course(", words)
+
+
+def read_word(writer: MemoryWriter, var: str, late: bool) -> str:
+    """The function that reads a state after or before each token's update."""
+    number = [v.name for v in writer.memory.variables].index(var)
+    return "read" + (f"_{number + 1}" if number else "") + ("" if late else "_before")

@@ -1,0 +1,72 @@
+"""The emitted `kernels.py`: functions of the library, then each memory's kernels and operations.
+
+In: the plans of all memories that have kernels. Out: Python text that imports torch and triton
+only; the same for the same spec.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from nlc.codegen.library_source import needed
+from nlc.codegen.triton_launch import Launcher
+from nlc.codegen.triton_plan import KernelPlan
+from nlc.codegen.triton_table import block_sizes
+from nlc.codegen.writer import Writer
+
+HOST = (
+    "Blocks", "Course", "Launch", "architecture", "as_copies", "dot_type", "front_of", "spread",
+    "takes", "up",
+)  # fmt: skip
+
+
+def emit_kernels(plans: Sequence[tuple[KernelPlan, Sequence[str]]], spec: str, system: str) -> str:
+    """Return the text of `kernels.py`; each plan comes with the lines of its update."""
+    used: set[str] = set()
+    texts = []
+    for plan, about in plans:
+        texts.append(_memory(plan, about, used))
+    out = Writer()
+    out.docstring([
+        f"{system}: kernels of its memories",
+        f"Made by nlc from {spec}. It imports torch and triton only; change it as you like.",
+    ])  # fmt: skip
+    out.blank()
+    for line in (
+        "from __future__ import annotations", "", "import os", "from typing import Any, NamedTuple",
+        "", "import torch", "import triton", "import triton.language as tl",
+        "from torch import Tensor", "", "# whether kernels run without a GPU, token by token",
+        'INTERPRETED = os.environ.get("TRITON_INTERPRET", "") not in ("", "0")',
+    ):  # fmt: skip
+        out.line(line)
+    out.blank(2)
+    library = [*needed("library_launch", HOST), *needed("library_triton", sorted(used))]
+    return out.text() + "\n\n\n".join(t.strip("\n") for t in [*library, *texts]) + "\n"
+
+
+def _memory(plan: KernelPlan, about: Sequence[str], used: set[str]) -> str:
+    """The kernels of one memory."""
+    body = Writer()
+    made = Launcher(plan.name, plan.solve, list(plan.reads), list(about), DIGEST, used)
+    made.write(body)
+    text = body.text()
+    # two packages may have a memory of the same name: their operations must not meet
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return _table(plan, made.table) + text.replace(DIGEST, f"nlc_{digest}")
+
+
+DIGEST = "nlc_kernels"
+
+
+def _table(plan: KernelPlan, name: str) -> str:
+    """The block sizes of one memory."""
+    out = Writer()
+    sizes = plan.solve.sizes
+    rows: Mapping[str, tuple[int, ...]] = block_sizes(plan.solve.keeping, sizes["K"], sizes["V"])
+    out.line(f"{name} = {{")
+    for machine, row in rows.items():
+        out.line(f'    "{machine}": Blocks{row},')
+    out.line("}")
+    out.blank(2)
+    return out.text()

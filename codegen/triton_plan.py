@@ -1,0 +1,100 @@
+"""Which memories run as kernels, and why the others do not.
+
+In: a memory with its schedule and the reads that its block makes. Out: a `Solve`, or a reason in
+words. Decided from the form alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nlc.codegen.names import Names, identifier
+from nlc.codegen.triton_gates import KINDS
+from nlc.codegen.triton_solve import Solve
+from nlc.codegen.triton_table import LARGEST
+
+from nlc.ir.normal_form import Affine
+from nlc.ir.schedule import Keeping
+
+if TYPE_CHECKING:
+    from nlc.codegen.torch_memory import MemoryWriter
+
+# names that the functions of `kernels.py` use themselves
+USED = {
+    "q", "y", "dy", "run", "blocks", "front", "given", "leaves", "found", "path", "shape", "came",
+    "x", "vector", "rows", "writes", "starts", "torch", "tl", "triton", "ctx", "e", "de", "N",
+}  # fmt: skip
+SHORTEST = 16
+
+
+@dataclass(frozen=True)
+class KernelPlan:
+    """The kernels of a memory: `name` begins all their names."""
+
+    name: str
+    solve: Solve
+    reads: tuple[tuple[int, bool], ...]
+
+
+def plan_kernels(writer: MemoryWriter, block: str) -> KernelPlan | str:
+    """Plan the kernels of a memory; a text says why it has none."""
+    form = writer.form
+    if writer.schedule.kind not in ("tile-solve", "tile-scan") or form is None:
+        return f"`{writer.schedule.kind}` runs as PyTorch"
+    keeping = writer.schedule.keeping(writer.forms[0][0])
+    reason = why_not(writer, form, keeping)
+    if reason:
+        return reason
+    (part,) = writer.memory.map.parts
+    sizes = {"K": part.shape[1].size, "V": part.shape[0].size}
+    reads = [
+        ([v.name for v in writer.memory.variables].index(var), when == "post")
+        for kind, when, var, _ in sorted(writer.reads)
+        if kind == "apply" and when in ("post", "prev")
+    ]
+    several = range(max(len(form.states), len(form.writes)))
+    words = ("M", "dM", "e", "de", "starts", "dstarts", "dends", "w", "u", "M_after", "dM_after")
+    own = {f"{word}{n}" for word in words for n in ["", *(i + 1 for i in several)]}
+    name = identifier(f"{block}_{writer.memory.name}".lower())
+    solve = Solve(form, keeping, sizes, Names(USED | own))
+    return KernelPlan(name, solve, tuple(dict.fromkeys(reads)))
+
+
+def why_not(writer: MemoryWriter, form: Affine, keeping: Keeping) -> str:
+    """Say what keeps a form from kernels, or nothing."""
+    memory = writer.memory
+    part = memory.map.parts[0]
+    if len(part.shape) != 2 or len(memory.map.inputs) != 1 or len(memory.map.outputs) != 1:
+        return "its state is no matrix"
+    if max(axis.size for axis in part.shape) > LARGEST:
+        return f"its state has more than {LARGEST} rows or columns"
+    if form.transposed:
+        return "its form holds for the transposed state"
+    if memory.reset is not None:
+        return "it is reset"
+    if writer.has_start:
+        return "its update reads the state of its chunk's start"
+    if any(kind == "bare" and when in ("post", "prev") for kind, when, *_ in writer.reads):
+        return "its whole state is read"
+    if keeping.gates not in KINDS:
+        return f"its gates are kept as {keeping.gates}"
+    if keeping.gates == "RelativeGates" and keeping.tile < SHORTEST:
+        return f"its gates hold for fewer than {SHORTEST} tokens"
+    if sum(not write.known for write in form.writes) > 1:
+        return "several of its writes read the state"
+    if not any(any(b is not None for b in write.targets) for write in form.writes):
+        return "nothing is written into it"
+    if _circle(form):
+        return "its states flow in a circle"
+    return ""
+
+
+def _circle(form: Affine) -> bool:
+    waiting = set(range(len(form.states)))
+    while waiting:
+        free = {j for j in waiting if all(form.decay[m][j] is None for m in waiting - {j})}
+        if not free:
+            return True
+        waiting -= free
+    return False

@@ -1,0 +1,426 @@
+"""The kernels of an affine memory in tiles, as tile graphs: three forward, four backward.
+
+In: an `Affine` form of matrices and how its gates are kept. Out: `Kernel`s:
+
+    tiles     each tile alone: A, X = (I - A)^-1, u <- X (U + A_known E), w <- X P, and the gates'
+              products at the tile's end
+    states    from tile to tile: E = u + w M, M <- carried(M) + E b^T; M stands as M^T [K, V]
+    read      each tile alone: y_t = M_0 F(t, 0) q_t + sum_i <F(t, i) b_i, q_t> e_i
+    ..._back  the same backwards; what is not kept is computed anew from the states before each tile
+
+How they are printed stands in `triton_printer`, what launches them in `triton_launch`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nlc.codegen.names import Names
+from nlc.codegen.triton_coefficients import Coefficients
+from nlc.codegen.triton_gates import KINDS, Relative, Scalar
+from nlc.codegen.triton_gradient import gradients
+from nlc.codegen.triton_graph import Tile, Tiles, renamed
+
+from nlc.ir.expr import Expr
+from nlc.ir.normal_form import Affine, Gate
+from nlc.ir.schedule import Keeping
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel: what it stores, by the tensors' names; `loop` says which way it goes over tiles.
+
+    `carried` are the states that a loop carries, with the tensors that they begin with, and
+    `after` what they become; `ends` are where they are stored in the end.
+    """
+
+    name: str
+    about: str
+    stores: tuple[tuple[str, Tile], ...]
+    loop: int = 0
+    carried: tuple[tuple[Tile, str], ...] = ()
+    after: tuple[Tile, ...] = ()
+    ends: tuple[str, ...] = ()
+
+
+@dataclass
+class Solve:
+    """Builds the kernels of one form; each kernel has a graph of its own."""
+
+    form: Affine
+    keeping: Keeping
+    sizes: dict[str, int]
+    names: Names
+    coefficients: Coefficients = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.coefficients = Coefficients(Tiles(), self.sizes, self.names)
+        self._begin()
+        # the list of leaves is that of all coefficients
+        for r, write in enumerate(self.form.writes):
+            for p in write.reads:
+                if p is not None:
+                    self.coefficients.vector(p, "K")
+            for _, c in write.earlier:
+                self.coefficients.number(c)
+            self.offset(r)
+            self.keys(r)
+
+    def _begin(self) -> None:
+        """Begin a graph."""
+        self.tiles = Tiles()
+        self.coefficients.tiles = self.tiles
+        kind = KINDS[self.keeping.gates]
+        self.gates: Scalar | Relative = kind(
+            self.tiles,
+            [
+                [None if g is None else self._gate(g, i, j) for j, g in enumerate(row)]
+                for i, row in enumerate(self.form.decay)
+            ],
+        )
+
+    def _gate(self, gate: Gate, i: int, j: int) -> Tile:
+        # beyond the sequence a state stays, and nothing flows into another
+        found = self.coefficients.gate(gate, float(i == j))
+        return renamed(found, f"g{self.pair(i, j)}")
+
+    # ---- coefficients --------------------------------------------------------------------------
+
+    @property
+    def states(self) -> range:
+        """The numbers of the states."""
+        return range(len(self.form.states))
+
+    @property
+    def open_(self) -> list[int]:
+        """The writes that read a state."""
+        return [r for r, write in enumerate(self.form.writes) if not write.known]
+
+    @property
+    def known(self) -> list[int]:
+        """The writes that do not."""
+        return [r for r, write in enumerate(self.form.writes) if write.known]
+
+    def label(self, r: int) -> str:
+        """What tells a write's values from those of others."""
+        return str(r + 1) if len(self.form.writes) > 1 else ""
+
+    def number(self, j: int) -> str:
+        """What tells a state's values from those of others."""
+        return str(j + 1) if len(self.form.states) > 1 else ""
+
+    def pair(self, a: int, j: int) -> str:
+        """What tells what flows from one state into another."""
+        return f"{a + 1}{j + 1}" if len(self.form.states) > 1 else ""
+
+    def offset(self, r: int) -> Tile:
+        """u of a write [C, V]."""
+        u = self.form.writes[r].offset
+        if u is None:
+            return self.tiles.spread(self.tiles.number(0.0), ("C", "V"))
+        found = self.coefficients.vector(u, "V")
+        return renamed(found, f"u{self.label(r)}")
+
+    def keys(self, r: int) -> list[tuple[Tile, tuple[int, ...]]]:
+        """b of a write [C, K], each with the states into which it goes."""
+        into: dict[Expr, list[int]] = {}
+        for j, b in enumerate(self.form.writes[r].targets):
+            if b is not None:
+                into.setdefault(b, []).append(j)
+        found = []
+        for n, (b, js) in enumerate(into.items()):
+            key = self.coefficients.vector(b, "K")
+            word = f"b{self.label(r)}" + (f"_{n + 1}" if len(into) > 1 else "")
+            found.append((renamed(key, word), tuple(js)))
+        return found
+
+    def written(self, r: int) -> Tile:
+        """E of a write [C, V]: loaded, or known."""
+        if r in self.known:
+            return self.offset(r)
+        return self.tiles.load(f"e{self.label(r)}", ("C", "V"), about="what was written")
+
+    def _state(self, word: str, j: int) -> Tile:
+        return self.tiles.load(f"{word}{self.number(j)}", ("K", "V"))
+
+    def _asked(self, r: int) -> dict[int, Tile]:
+        """What a write asks the tile's first states."""
+        found: dict[int, Tile] = {}
+        for j, p in enumerate(self.form.writes[r].reads):
+            if p is not None:
+                row = renamed(self.coefficients.vector(p, "K"), f"p{self.label(r)}")
+                for a, x in self.gates.asked(j, row, late=False).items():
+                    found[a] = self.tiles.add(found.get(a), x)
+        return found
+
+    def _scores(self, r: int, s: int) -> Tile | None:
+        """A[t, i]: how much the reads of write r take of write s."""
+        found: Tile | None = None
+        for j, p in enumerate(self.form.writes[r].reads):
+            if p is None:
+                continue
+            row = renamed(self.coefficients.vector(p, "K"), f"p{self.label(r)}")
+            for b, into in self.keys(s):
+                part = self.gates.reach(into, j, row, b, late=False)
+                found = found if part is None else self.tiles.add(found, part)
+        seen = [c for other, c in self.form.writes[r].earlier if other == s]
+        for c in seen:
+            found = self.tiles.add(found, self.tiles.named("diagonal", self.coefficients.number(c)))
+        return found
+
+    # ---- each tile alone -----------------------------------------------------------------------
+
+    def solved(self) -> dict[str, Tile]:
+        """What the tiles kernel stores: u and w, and the products at the tile's end."""
+        tiles, found = self.tiles, {}
+        for r in self.open_:
+            u = None if self.form.writes[r].offset is None else self.offset(r)
+            for s in self.known:
+                scores = self._scores(r, s)
+                if scores is not None:
+                    renamed(scores, f"A{r + 1}{s + 1}")
+                    seen = tiles.dot(scores, self.offset(s), (False, False), ("C", "V"))
+                    u = tiles.add(u, seen)
+            A = self._scores(r, r)
+            inverse = None
+            if A is not None:
+                renamed(A, "A", "<F(t-1, i) b_i, p_t>, i < t")
+                inverse = renamed(tiles.named("solved", A), "X", "(I - A)^-1")
+            for word, value, axis in [
+                *([] if u is None else [("u_x", u, "V")]),
+                *((f"w{self.number(a)}_x", x, "K") for a, x in self._asked(r).items()),
+            ]:
+                if inverse is not None:
+                    value = tiles.dot(inverse, value, (False, False), ("C", axis))
+                found[word] = renamed(value, word.removesuffix("_x") + "_solved")
+        found |= {name: value for name, value, _ in self._ends()}
+        for a in self.states:
+            for j in self.states:
+                whole = self.gates.whole(a, j)
+                if whole is not None and whole.op != "number":
+                    found[f"whole{self.pair(a, j)}"] = whole
+        return found
+
+    def _has_u(self, r: int) -> bool:
+        """Say whether a write has a part that hangs on no state."""
+        seen = any(self._scores(r, s) is not None for s in self.known)
+        return self.form.writes[r].offset is not None or seen
+
+    def _end_of(self, r: int, n: int) -> str:
+        """What holds F(C, i) b_i of the n-th keys of a write."""
+        return f"b{self.label(r)}{f'_{n + 1}' if n else ''}_end"
+
+    def _ends(self) -> list[tuple[str, Tile, Tile]]:
+        """What the end of a tile keeps of writes: name, a column or keys, the keys themselves."""
+        found: dict[str, tuple[str, Tile, Tile]] = {}
+        for r in range(len(self.form.writes)):
+            for n, (b, into) in enumerate(self.keys(r)):
+                for j in self.states:
+                    column = self.gates.column(into, j)
+                    if column is not None and column.op != "number":
+                        # the same for all writes into the same states
+                        name = "end" + "".join(self.number(a) for a in (*into, j))
+                        found[name] = (name, column, b)
+                    elif column is None:
+                        left = self.gates.left(into, j, b)
+                        if left is not None:
+                            name = self._end_of(r, n)
+                            found[name] = (name, left, b)
+        return list(found.values())
+
+    def tiles_kernel(self) -> Kernel:
+        """The tiles, each alone."""
+        self._begin()
+        stores = tuple(self.solved().items())
+        return Kernel(
+            "tiles", "Solve the writes of each tile, but for the states before it.", stores
+        )
+
+    # ---- from tile to tile ---------------------------------------------------------------------
+
+    def _left(self, r: int, j: int) -> list[Tile]:
+        """F(C, i) b_i of a write in state j [C, K], from what the tiles kernel stored."""
+        tiles, found = self.tiles, []
+        for n, (b, into) in enumerate(self.keys(r)):
+            column = self.gates.column(into, j)
+            if column is not None:
+                if column.op != "number":
+                    name = "end" + "".join(self.number(a) for a in (*into, j))
+                    column = tiles.load(name, ("C",), about="F(C, i)")
+                found.append(tiles.mul(column, b))
+            elif self.gates.left(into, j, b) is not None:
+                found.append(tiles.load(self._end_of(r, n), ("C", "K"), about="F(C, i) b_i"))
+        return found
+
+    def _whole(self, a: int, j: int) -> Tile | None:
+        """F_aj(C, 0), from what the tiles kernel stored."""
+        whole = self.gates.whole(a, j)
+        if whole is None or whole.op == "number":
+            return whole
+        return self.tiles.load(f"whole{self.pair(a, j)}", whole.dims, about="F(C, 0)")
+
+    def states_kernel(self) -> Kernel:
+        """From tile to tile."""
+        self._begin()
+        tiles = self.tiles
+        M = [
+            tiles.make(
+                "carried", dims=("K", "V"), word=f"M{self.number(j)}", name=f"M{self.number(j)}"
+            )
+            for j in self.states
+        ]
+        E: dict[int, Tile] = {}
+        stores = [(f"starts{self.number(j)}", M[j]) for j in self.states]
+        for r in range(len(self.form.writes)):
+            if r in self.known:
+                E[r] = self.offset(r)
+                continue
+            e = tiles.load("u_x", ("C", "V"), about="(I - A)^-1 U") if self._has_u(r) else None
+            for a in self._asked(r):
+                w = tiles.load(f"w{self.number(a)}_x", ("C", "K"), about="(I - A)^-1 P")
+                e = tiles.add(e, tiles.dot(w, M[a], (False, False), ("C", "V")))
+            assert e is not None
+            E[r] = renamed(e, f"e{self.label(r)}")
+            stores.append((f"e{self.label(r)}", E[r]))
+        after = []
+        for j in self.states:
+            total: Tile | None = None
+            for a in self.states:
+                whole = self._whole(a, j)
+                if whole is not None:
+                    total = tiles.add(total, tiles.mul(whole, M[a]))
+            for r, e in E.items():
+                for left in self._left(r, j):
+                    total = tiles.add(total, tiles.dot(left, e, (True, False), ("K", "V")))
+            after.append(total or tiles.spread(tiles.number(0.0), ("K", "V")))
+        return Kernel(
+            "states",
+            "Go from tile to tile: E = u + w M, then M <- carried(M) + b^T E; M is transposed.",
+            tuple(stores),
+            loop=1,
+            carried=tuple((m, f"M{self.number(j)}_before") for j, m in enumerate(M)),
+            after=tuple(after),
+            ends=tuple(f"M{self.number(j)}_after" for j in self.states),
+        )
+
+    def states_back(self) -> Kernel:
+        """The last tile first: the gradients of the states after each tile, and of its writes."""
+        self._begin()
+        tiles = self.tiles
+        dM = [
+            tiles.make(
+                "carried", dims=("K", "V"), word=f"dM{self.number(j)}", name=f"dM{self.number(j)}"
+            )
+            for j in self.states
+        ]
+        stores = [(f"dends{self.number(j)}", dM[j]) for j in self.states]
+        dE: dict[int, Tile] = {}
+        for r in self.open_:
+            total = tiles.load(f"de{self.label(r)}", ("C", "V"))
+            for j in self.states:
+                for left in self._left(r, j):
+                    total = tiles.add(total, tiles.dot(left, dM[j], (False, False), ("C", "V")))
+            dE[r] = renamed(total, f"de{self.label(r)}_all")
+            stores.append((f"de{self.label(r)}_all", dE[r]))
+        after = []
+        for a in self.states:
+            total = self._state("dstarts", a)
+            for j in self.states:
+                whole = self._whole(a, j)
+                if whole is not None:
+                    total = tiles.add(total, tiles.mul(whole, dM[j]))
+            for r in self.open_:
+                if a in self._asked(r):
+                    w = tiles.load(f"w{self.number(a)}_x", ("C", "K"), about="(I - A)^-1 P")
+                    total = tiles.add(total, tiles.dot(w, dE[r], (True, False), ("K", "V")))
+            after.append(total)
+        return Kernel(
+            "states_back",
+            "Go from the last tile to the first: the gradients of its writes and states.",
+            tuple(stores),
+            loop=-1,
+            carried=tuple((m, f"dM{self.number(j)}_after") for j, m in enumerate(dM)),
+            after=tuple(after),
+            ends=tuple(f"dM{self.number(j)}_before" for j in self.states),
+        )
+
+    def tiles_back(self) -> Kernel:
+        """The gradients of what the tiles kernel was given."""
+        self._begin()
+        tiles = self.tiles
+        found = self.solved()
+        reached: dict[Tile, Tile] = {}
+
+        def reach(value: Tile, grad: Tile) -> None:
+            if value.op != "number":
+                reached[value] = tiles.add(reached.get(value), grad)
+
+        for r in self.open_:
+            de = tiles.load(f"de{self.label(r)}_all", ("C", "V"))
+            if self._has_u(r):
+                reach(found["u_x"], de)
+            for a in self._asked(r):
+                M = self._state("starts", a)
+                reach(found[f"w{self.number(a)}_x"], tiles.dot(de, M, (False, True), ("C", "K")))
+        for j in self.states:
+            dM = self._state("dends", j)
+            for r in range(len(self.form.writes)):
+                for b, into in self.keys(r):
+                    left = self.gates.left(into, j, b)
+                    if left is None:
+                        continue
+                    reach(left, tiles.dot(self.written(r), dM, (False, True), ("C", "K")))
+                    if r in self.known:
+                        e = self.offset(r)
+                        reach(e, tiles.dot(left, dM, (False, False), ("C", "V")))
+            for a in self.states:
+                whole = self.gates.whole(a, j)
+                if whole is not None and whole.op != "number":
+                    product = tiles.mul(self._state("starts", a), dM)
+                    product = tiles.sum(product, "V")
+                    if not whole.dims:
+                        product = tiles.sum(product, "K")
+                    reach(whole, product)
+        return self._back(
+            "tiles_back", "Give the gradients of what each tile was made of.", reached
+        )
+
+    # ---- reading -------------------------------------------------------------------------------
+
+    def answer(self, state: int, late: bool) -> Tile:
+        """y [C, V], a read of a state after or before each token's update."""
+        tiles = self.tiles
+        q = tiles.load("q", ("C", "K"))
+        y: Tile | None = None
+        for a, row in self.gates.asked(state, q, late).items():
+            y = tiles.add(y, tiles.dot(row, self._state("starts", a), (False, False), ("C", "V")))
+        for r in range(len(self.form.writes)):
+            for b, into in self.keys(r):
+                scores = self.gates.reach(into, state, q, b, late)
+                if scores is not None:
+                    seen = tiles.dot(scores, self.written(r), (False, False), ("C", "V"))
+                    y = tiles.add(y, seen)
+        return renamed(y or tiles.spread(tiles.number(0.0), ("C", "V")), "y")
+
+    def read_kernel(self, state: int, late: bool, name: str) -> Kernel:
+        """A read at every token."""
+        self._begin()
+        about = "Read the state at every token: y_t = M_0 F(t, 0) q_t + sum <F(t, i) b_i, q_t> e_i."
+        return Kernel(name, about, (("y", self.answer(state, late)),))
+
+    def read_back(self, state: int, late: bool, name: str) -> Kernel:
+        """The gradients of what a read was given."""
+        self._begin()
+        y = self.answer(state, late)
+        return self._back(
+            name,
+            "Give the gradients of all that a read hangs on.",
+            {y: self.tiles.load("dy", ("C", "V"))},
+        )
+
+    def _back(self, name: str, about: str, reached: dict[Tile, Tile]) -> Kernel:
+        found = gradients(self.tiles, reached)
+        stores = []
+        for load, grad in found.items():
+            stores.append((f"grad_{load.word}", renamed(grad, f"grad_{load.word}")))
+        return Kernel(name, about, tuple(sorted(stores)))

@@ -1,0 +1,147 @@
+"""The cases of the kernels' tests: shipped systems at small sizes, odd forms, random systems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+import nlc
+from tests.kernels.interpreted import both, compare, ratio, text_case
+from tests.properties.test_affine import Writer
+from tests.references.specs import block, resolve
+
+SMALL = {"dims.d": 6, "dims.heads": 2, "dims.d_k": 5, "dims.d_v": 3}
+
+
+def shipped(name: str, block_name: str = "mixer", tokens: int = 19) -> dict[str, float]:
+    """A shipped spec at sizes that are no powers of two."""
+    given = nlc.load(f"specs/{name}.nl")
+    sizes = {key: value for key, value in SMALL.items() if key[5:] in dict(given.dims)}
+    return compare(nlc.load(f"specs/{name}.nl", set=sizes), tokens, block_name)
+
+
+EARLIER = """
+  weights W_k2 : linear(d -> heads*d_k)
+  weights W_a : linear(d -> heads, bias)
+  k2, a = W_k2(x), sigmoid(W_a(x))
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    update {
+      M = a * M + outer(v, k2)
+      M = M - outer(M @ k - v, 0.5 * k)
+    }
+  }
+  out = W_o(M(q) + prev(M)(k2))
+"""
+STATES = """
+  weights W_a, W_b : linear(d -> heads, bias)
+  a, b = sigmoid(W_a(x)), sigmoid(W_b(x))
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    state S = 0
+    state R = 0
+    init learned
+    update {
+      R = a * R - b * grad
+      S = 0.5 * S + R
+      M = (1 - 0.1 * b) * M + S
+    }
+  }
+  out = W_o(M(q) + M.S @ q)
+"""
+
+
+def half() -> dict[str, float]:
+    """Streams in float16: matrices are multiplied in it, states and the solve stay in float32."""
+    system = resolve(block(EARLIER))
+    mine, truth, _compiled = both(system, "mixer")
+    torch.manual_seed(1)
+    leaves = [torch.randn(2, 21, 2, *d, dtype=torch.float64) for d in ((), (4,), (4,), (3,))]
+    names = {"a": leaves[0].sigmoid(), "k": leaves[1], "k2": 0.5 * leaves[2], "v": leaves[3]}
+    M, q = torch.randn(2, 2, 3, 4, dtype=torch.float64), torch.randn(2, 21, 2, 4)
+    order = truth.M.forward.__code__.co_varnames[1:5]
+    given = [names[name] for name in order]
+    path, after = truth.M(*given, M)
+    ours, our_after = mine.M(*(x.half() for x in given), M.float())
+    y, our_y = truth.M.read(q.double(), path), mine.M.read(q.half(), ours)
+    assert our_y.dtype == torch.float16
+    assert "Course" in type(ours).__name__
+    return {"half": max(ratio(our_y, y), ratio(our_after, after))}
+
+
+def operations() -> dict[str, Any]:
+    """What torch asks of its operations, and whole graphs of `torch.compile`."""
+    mine, _, compiled = both(resolve(block(STATES)), "mixer")
+    kernels = compiled.module.kernels  # type: ignore[attr-defined]
+    torch.manual_seed(0)
+    found = {}
+    for op, given in sample_calls(kernels, mine).items():
+        result = torch.library.opcheck(getattr(kernels, op), given)
+        found[op] = sorted(set(result.values()))
+    x = torch.randn(2, 9, 6)
+    torch._dynamo.reset()
+    fast = torch.compile(mine, fullgraph=True, backend="aot_eager")
+    y, _state = fast(x)
+    z, _same = mine(x)
+    found["fullgraph"] = ratio(y.detach(), z.detach())
+    y.sum().backward()
+    return found
+
+
+def sample_calls(kernels: Any, module: Any) -> dict[str, tuple[torch.Tensor, ...]]:
+    """Arguments for each operation of a memory, taken from a real call."""
+    calls: dict[str, tuple[torch.Tensor, ...]] = {}
+    names = [n for n, v in vars(kernels).items() if isinstance(v, torch.library.CustomOpDef)]
+    real = {name: getattr(kernels, name) for name in names}
+
+    def listen(name: str) -> Callable[..., Any]:
+        def call(*args: torch.Tensor) -> Any:
+            calls[name] = tuple(x.detach().clone().requires_grad_() for x in args)
+            return real[name](*args)
+
+        return call
+
+    for name in names:
+        setattr(kernels, name, listen(name))
+    try:
+        y, _state = module(torch.randn(2, 9, 6, requires_grad=True))
+        y.sum().backward()
+    finally:
+        for name in names:
+            setattr(kernels, name, real[name])
+    for name in [n for n in calls if "_back" in n]:
+        # what runs backwards has no gradient of its own
+        calls[name] = tuple(x.detach() for x in calls[name])
+    return calls
+
+
+def random_case(seed: int) -> dict[str, Any]:
+    """A random affine system; "none" where its form has no kernels."""
+    system = resolve(block(Writer(seed).body()))
+    from nlc.compiled import compile_system
+
+    if not compile_system(system, "triton").kernels_source:
+        return {"none": 0.0}
+    return compare(system, 17)
+
+
+CASES: dict[str, Callable[[], dict[str, Any]]] = {
+    "earlier": partial(text_case, block(EARLIER), 21),
+    "states": partial(text_case, block(STATES), 18),
+    "half": half,
+    "operations": operations,
+    "rwkv7": partial(shipped, "rwkv7", "time_mix"),
+    **{
+        name: partial(shipped, name)
+        for name in (
+            "deltanet", "gated_deltanet", "comba", "linear_attention", "mamba2", "titans_linear",
+            "mesanet",
+        )
+    },
+    "retnet": partial(shipped, "retnet", "retention"),
+}  # fmt: skip

@@ -1,0 +1,62 @@
+"""Kernels, forward and backward, in Triton's interpreter agree with PyTorch in float64."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytest.importorskip("triton")
+
+
+def interpreted(*names: str) -> dict[str, dict[str, Any]]:
+    """Run cases in a process where kernels are interpreted."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.kernels.interpreted", *names]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return {line.pop("case"): line for line in lines}
+
+
+def small(found: dict[str, dict[str, Any]], most: float = 2e-5) -> None:
+    """Hold all errors below a bound."""
+    for name, errors in found.items():
+        for what, error in errors.items():
+            assert error < most, (name, what, error)
+
+
+def test_kernels_of_one_state_agree_forward_and_backward() -> None:
+    small(interpreted("gated_deltanet", "linear_attention", "earlier"))
+
+
+def test_kernels_with_gates_by_channel_and_of_several_states_agree() -> None:
+    small(interpreted("rwkv7", "states"))
+
+
+def test_kernels_in_half_precision_and_their_operations() -> None:
+    found = interpreted("half", "operations")
+    assert found["half"]["half"] < 5e-3
+    checked = found["operations"]
+    assert checked.pop("fullgraph") < 1e-6
+    assert len(checked) >= 6
+    assert all(result == ["SUCCESS"] for result in checked.values()), checked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["deltanet", "comba", "mamba2", "titans_linear", "mesanet", "retnet"]
+)
+def test_kernels_of_shipped_systems_agree(name: str) -> None:
+    small(interpreted(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, 60, 10))
+def test_kernels_of_random_affine_systems_agree(first: int) -> None:
+    found = interpreted(*(f"random:{seed}" for seed in range(first, first + 10)))
+    small(found, 1e-4)

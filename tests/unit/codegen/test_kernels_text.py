@@ -1,0 +1,99 @@
+"""The text of `kernels.py`: formatted, the same for the same spec, without a list of systems."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from nlc.codegen.triton_gradient import GRADIENTS
+from nlc.codegen.triton_graph import BINARY, NAMED, UNARY
+
+import nlc
+from nlc.compiled import compile_system
+from tests.references.specs import block, resolve
+from tests.unit.codegen.agree import agree
+
+SHIPPED = ("deltanet", "gated_deltanet", "rwkv7", "titans_linear", "retnet", "linear_attention")
+
+
+def texts(name: str) -> dict[str, str]:
+    return compile_system(nlc.load(f"specs/{name}.nl"), "triton").files()
+
+
+def test_every_operation_of_a_kernel_has_a_gradient() -> None:
+    structural = {"sum", "spread", "turned", "here", "dot"}
+    assert set(GRADIENTS) | {"of_diagonal", "later", "at_last"} == {
+        *UNARY, *BINARY, *NAMED, *structural,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_kernels_are_formatted_and_name_where_they_come_from(name: str, tmp_path: Path) -> None:
+    found = texts(name)
+    assert found == texts(name)
+    for file in ("model.py", "kernels.py"):
+        path = tmp_path / file
+        path.write_text(found[file], encoding="utf-8")
+        command = [sys.executable, "-m", "ruff", "format", "--check", "--isolated"]
+        done = subprocess.run(
+            [*command, "--line-length", "100", str(path)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "import nlc" not in found["kernels.py"]
+    assert "@triton.jit" in found["kernels.py"]
+    assert ".nl:" in found["kernels.py"]
+
+
+def test_a_memory_without_kernels_keeps_the_package_as_it_is() -> None:
+    system = nlc.load("specs/transformer.nl")
+    assert compile_system(system, "triton").files() == compile_system(system, "torch").files()
+
+
+def test_auto_is_plain_torch_without_a_gpu_and_loads_no_triton() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    code = """
+import sys, nlc
+system = nlc.load("specs/deltanet.nl")
+assert nlc.compile(system).target == "torch"
+assert "kernels.py" in nlc.compile(system, target="triton").files()
+nlc.compile(system).block("mixer")
+print([m for m in sys.modules if m.partition(".")[0] == "triton"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_package_with_kernels_runs_as_pytorch_on_a_cpu(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    system = nlc.load("specs/gated_deltanet.nl", set={"dims.d": 8, "dims.heads": 2})
+    compiled = compile_system(system, "triton")
+    compiled.write(tmp_path / "made")
+    torch.manual_seed(0)
+    plain, ours = compile_system(system, "torch").block("mixer"), compiled.block("mixer")
+    ours.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 11, 8)
+    assert torch.equal(ours(x)[0], plain(x)[0])
+    code = "import torch; from {}model import Mixer; print(Mixer()(torch.zeros(1, 3, 8))[0].shape)"
+    for folder, prefix in ((tmp_path, "made."), (tmp_path / "made", "")):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(prefix)], capture_output=True, text=True, cwd=folder
+        )
+        assert done.stdout.strip() == "torch.Size([1, 3, 8])", done.stderr
+
+
+def test_a_stream_called_kernels_is_no_trouble() -> None:
+    text = block("""
+  kernels = 2 * k
+  memory M : linear(d_k -> d_v) at fast {
+    key kernels
+    value v
+    update sgd(lr = 0.1)
+  }
+  out = W_o(M(q))
+""")
+    agree(resolve(text), tokens=5)
+    assert "kernels_" in compile_system(resolve(text), "triton").source
