@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from nlc.cli import explain, lab, make, read, task_report
+from nlc.cli import explain, lab, make, probe, read, task_report
 
 app = typer.Typer(
     name="nlc",
@@ -62,3 +62,4 @@ app.command("train", rich_help_panel=RUNNING)(lab.train)
 app.command("tasks", rich_help_panel=RUNNING)(task_report.tasks)
 app.command("generate", rich_help_panel=RUNNING)(lab.generate)
 app.command("eval", rich_help_panel=RUNNING)(lab.evaluate)
+app.command("probe", rich_help_panel=RUNNING)(probe.probe)

@@ -51,6 +51,13 @@ RunArgument = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")]
 
+ProbeOption = Annotated[
+    bool, typer.Option("--probe", help="Look inside at each measurement; see `nlc probe`.")
+]
+ProbeTokens = Annotated[
+    int, typer.Option(min=2, help="Tokens of each sequence that a probe reads.")
+]
+
 # how long training goes on if nothing is said
 MINUTES = 5.0
 
@@ -93,6 +100,8 @@ def train(
         int | None, typer.Option(min=1, help="Threads of torch. Default: what torch takes.")
     ] = None,
     sample: Annotated[int, typer.Option(min=0, help="Bytes of text to write at the end.")] = 300,
+    probe: ProbeOption = False,
+    probe_tokens: ProbeTokens = 128,
     target: TargetOption = Target.auto,
     device: DeviceOption = "auto",
     change: SetOption = None,
@@ -141,6 +150,7 @@ def train(
             eval_bytes=eval_bytes,
             device=_device(device),
             threads=threads or _torch_threads(),
+            probe=probe_tokens if probe else None,
         )
         with faults_shown(Format.text, str(path)):
             run, compiled = session.begin(path, settings(change), str(target), subject, chosen, out)
@@ -149,6 +159,7 @@ def train(
 
 def _train(run: Any, compiled: Any, subject: Any, sample: int) -> None:
     from nlc.lab.lesson import lesson_of, told
+    from nlc.lab.probe import prober
     from nlc.lab.progress import Shown, clock
     from nlc.lab.tasks import Task
     from nlc.lab.train import train as learn
@@ -156,7 +167,8 @@ def _train(run: Any, compiled: Any, subject: Any, sample: int) -> None:
     say(f"{run.origin.name}: training on {told(subject)}, in {run.folder}")
     unit = lesson_of(subject, run.settings).unit
     progress = Shown(run.settings.steps, run.settings.minutes, unit=unit)
-    outcome = learn(run, compiled, subject, progress)
+    probe = None if run.settings.probe is None else prober(run, compiled, subject)
+    outcome = learn(run, compiled, subject, progress, probe)
     held = "" if outcome.held_out is None else f", held out {outcome.held_out:.4f} {unit}"
     say(f"{outcome.how} at step {outcome.step:,} after {clock(outcome.seconds)}{held}")
     if outcome.how == "stopped":
@@ -172,6 +184,8 @@ def _train(run: Any, compiled: Any, subject: Any, sample: int) -> None:
     say(f"checkpoint   {outcome.checkpoint}")
     say(f"measured     {run.metrics}")
     say(f"package      {run.folder / 'package'}")
+    if probe is not None:
+        say(f"probes       {run.figure}")
     again = "nlc eval {}" if isinstance(subject, Task) else "nlc generate {} --prompt 'The '"
     say(f"try          {again.format(run.folder)}")
 

@@ -42,6 +42,9 @@ class Lesson(Protocol):
     def measure(self, model: nn.Module, step: int) -> dict[str, Any]:
         """Measure a model on what is held out; `held_out` is in the lesson's unit."""
 
+    def piece(self, rows: int, tokens: int) -> Examples:
+        """Return a small part of what is held out, as it is read at first."""
+
 
 @dataclass(frozen=True, eq=False)
 class TextLesson:
@@ -68,6 +71,11 @@ class TextLesson:
         return {
             "held_out": bits_per_byte(model, self.corpus.held_out, s.batch, s.length, s.eval_bytes)
         }
+
+    def piece(self, rows: int, tokens: int) -> Examples:
+        """Return the beginning of the text held out."""
+        window = next(data.windows(self.corpus.held_out, rows, tokens))
+        return Examples(window[:, :-1], window[:, 1:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +108,11 @@ class TaskLesson:
             "part": now,
             "parts": [p.accuracy for p in parts],
         }
+
+    def piece(self, rows: int, tokens: int) -> Examples:
+        """Return the beginnings of sequences that the task is measured on."""
+        found = self.task.examples(MEASURED_SEED, 0, rows, self.settings.length, mixed=False)
+        return Examples(found.inputs[:, :tokens], found.targets[:, :tokens])
 
 
 def lesson_of(subject: Subject, settings: Settings) -> TextLesson | TaskLesson:

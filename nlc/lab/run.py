@@ -42,6 +42,8 @@ class Settings:
     eval_bytes: int = 32768
     device: str = "cpu"
     threads: int = 1
+    # how many tokens a probe reads at each measurement; None where nothing is probed
+    probe: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ class Run:
     def metrics(self) -> Path:
         """The file of measurements."""
         return self.folder / "metrics.jsonl"
+
+    @property
+    def figure(self) -> Path:
+        """The picture of what probes have found."""
+        return self.folder / "probes.svg"
 
     def checkpoints(self) -> list[Path]:
         """All checkpoints, oldest first."""

@@ -152,8 +152,17 @@ def load_model(model: nn.Module, nest: dict[str, Any], run: Run) -> None:
         ) from None
 
 
-def train(run: Run, compiled: Compiled, subject: Subject, progress: Progress) -> Outcome:
-    """Train until the settings' steps or minutes are spent, or the user stops it."""
+def train(
+    run: Run,
+    compiled: Compiled,
+    subject: Subject,
+    progress: Progress,
+    probe: Callable[[Learner, Lesson], None] | None = None,
+) -> Outcome:
+    """Train until the settings' steps or minutes are spent, or the user stops it.
+
+    `probe` looks at the learner at the beginning and at each measurement of what is held out.
+    """
     settings = run.settings
     torch.set_num_threads(settings.threads)
     lesson = lesson_of(subject, settings)
@@ -167,6 +176,8 @@ def train(run: Run, compiled: Compiled, subject: Subject, progress: Progress) ->
 
     held_out = _measured(run, learner.step)
     saved_at, saved_seconds = learner.step, learner.seconds
+    if probe is not None and learner.step == 0:
+        probe(learner, lesson)
     with _stop_signals() as stopped, progress:
         begun = time.monotonic() - learner.seconds
         while not _spent(run, learner) and not stopped():
@@ -180,6 +191,8 @@ def train(run: Run, compiled: Compiled, subject: Subject, progress: Progress) ->
             if learner.step % settings.eval_every == 0:
                 held_out = _evaluate(run, learner, lesson)
                 progress.held_out(learner.step, held_out)
+                if probe is not None:
+                    probe(learner, lesson)
             if _save_is_due(run, learner, saved_seconds):
                 learner.save()
                 saved_at, saved_seconds = learner.step, learner.seconds
@@ -187,6 +200,8 @@ def train(run: Run, compiled: Compiled, subject: Subject, progress: Progress) ->
         if not interrupted and _measured(run, learner.step) is None:
             held_out = _evaluate(run, learner, lesson)
             progress.held_out(learner.step, held_out)
+            if probe is not None:
+                probe(learner, lesson)
         if saved_at != learner.step:
             learner.save()
     how = "stopped" if interrupted else "finished"

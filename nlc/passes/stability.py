@@ -28,6 +28,7 @@ from nlc.passes.coupling import chunk_stretch, stretch
 from nlc.passes.explicit import explicit_memory
 from nlc.passes.lane import Cause, Stretch
 from nlc.passes.normalise import normalise
+from nlc.passes.unwound import unwound as one_token
 from nlc.source import Span
 
 _STRENGTH = (
@@ -94,7 +95,8 @@ class _Judge:
         if through:
             return self.unknown(f"{through} is made from its own state"), None
         known = plan.schedule(self.memory.name).forms
-        unwound = self.unwound()
+        period = self.system.level(self.memory.level).period
+        unwound = one_token(self.graph, self.memory, period)
         forms = known if known and unwound is self.memory else normalise(self.graph, unwound)
         found: list[tuple[Stretch, str]] = []
         for part, form in forms:
@@ -134,28 +136,6 @@ class _Judge:
                 return stretch(form, self.bounds, size, names), "gradients"
             case Affine():
                 return chunk_stretch(form, thawed, self.bounds, size, self.memory.chunk, names), ""
-
-    def unwound(self) -> Memory:
-        """Return the memory with one token for a window of n: what it adds counts n times.
-
-        The state stands still within a window, and n writes along different keys reach no further
-        than n along one.
-        """
-        period = self.system.level(self.memory.level).period
-        if period.unit != "tokens" or period.count == 1:
-            return self.memory
-        memory = explicit_memory(self.graph, self.memory)
-        times = self.graph.constant(float(period.count))
-
-        def one_token(node: Expr, args: tuple[Expr, ...]) -> Expr | None:
-            states = any(_is_state(n, memory.name, ("prev",)) for n in postorder([node]))
-            if node.op != "window" or not states:
-                return None
-            summed = node.attr("how") == "sum"
-            return self.graph.make("mul", times, args[0], span=node.span) if summed else args[0]
-
-        values = rewrite(self.graph, [a.value for a in memory.update], one_token)
-        return replace(memory, update=_assigned(memory, values))
 
     def thawed(self, part: str) -> NormalForm | None:
         """Return the form with frozen reads taken at the running state; None if there are none."""

@@ -6,7 +6,7 @@ In: parameters by full name, a module, its streams and its state. Out: `Run`, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -15,15 +15,23 @@ from nlc.ir.system import Block, Memory, Model, System
 from nlc.runtime.evaluate import Kernel, States, TokenFrame
 from nlc.runtime.layout import State
 
+# told of every token of every instance: its full name, what it is an instance of, and its values
+Watch = Callable[[str, Block | Model, TokenFrame], None]
+
 
 @dataclass(frozen=True)
 class Run:
-    """One call of the interpreter: float64 parameters by full name, the number of rows."""
+    """One call of the interpreter: float64 parameters by full name, the number of rows.
+
+    `path` is the full name of the instance that it is within, `watch` who is told of its tokens.
+    """
 
     system: System
     parameters: Mapping[str, Tensor]
     rows: int
     tracks: bool
+    path: str = ""
+    watch: Watch | None = None
 
     def within(self, prefix: str) -> Run:
         """Return the same run as an instance sees it: its own parameters by their names in it."""
@@ -32,7 +40,7 @@ class Run:
             for name, value in self.parameters.items()
             if name.startswith(prefix)
         }
-        return replace(self, parameters=own)
+        return replace(self, parameters=own, path=f"{self.path}{prefix}")
 
 
 def make_frame(

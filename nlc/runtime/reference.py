@@ -9,6 +9,7 @@ slow; it refuses nothing itself: what it cannot run is refused before.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from nlc.ir.online import online_levels
 from nlc.ir.shape import Shape, sizes
 from nlc.ir.system import Block, Input, Model, System
 from nlc.runtime import online
-from nlc.runtime.frame import Run
+from nlc.runtime.frame import Run, Watch
 from nlc.runtime.layout import State, double, parameters
 from nlc.runtime.states import first_state
 from nlc.runtime.token import NOTHING, token
@@ -72,6 +73,16 @@ class Reference:
         results, _ = self._sequence(given, None, (name,), {name: self.module.objective})
         return torch.stack(results[name], dim=1).mean()
 
+    @torch.no_grad()
+    def observe(self, tokens: Tensor, targets: Tensor, watch: Watch) -> Tensor:
+        """Run the model and tell `watch` of every token; return its objective, [B, T]."""
+        if not isinstance(self.module, Model):
+            raise TypeError("a block has no loss; the model does")
+        given, name = {"tokens": tokens, "targets": targets}, "the loss"
+        also = {name: self.module.objective}
+        results, _ = self._sequence(given, None, (name,), also, watch)
+        return torch.stack(results[name], dim=1)
+
     def first_state(self, rows: int) -> State:
         """Return the state before the first token, for a batch of `rows`."""
         return self._first(self._run(rows, ()))
@@ -106,10 +117,11 @@ class Reference:
         state: State | None,
         wanted: tuple[str, ...],
         also: Mapping[str, Expr] = NOTHING,
+        watch: Watch | None = None,
     ) -> tuple[dict[str, list[Tensor]], State]:
         """Run all tokens; `wanted` are names of streams or of the values in `also`."""
         rows, length = next(iter(given.values())).shape[:2]
-        run = self._run(rows, (given, state))
+        run = replace(self._run(rows, (given, state)), watch=watch)
         state = self._first(run) if state is None else state
         if self.adapts:
             assert isinstance(self.module, Model)

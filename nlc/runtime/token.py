@@ -63,6 +63,8 @@ def token(
     _steps(run, module, module.steps, "", frame, after)
     for name, value in also.items():
         frame.streams[name] = evaluate(value, frame)
+    if run.watch is not None:
+        run.watch(run.path.removesuffix("."), module, frame)
     _finish(run, module, frame, after)
     return frame.streams, after
 
