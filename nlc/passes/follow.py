@@ -15,7 +15,7 @@ from nlc.ir.system import Memory
 from nlc.passes.affine import Matrix, Register, Vector
 from nlc.passes.obstacles import obstacle
 from nlc.passes.shaping import drop, size_at
-from nlc.passes.structure import is_scale, terms_of
+from nlc.passes.structure import is_scale, split_scale, terms_of
 
 Role = str
 ROW, COLUMN, THIN = "row", "column", "one"
@@ -174,6 +174,12 @@ class Follow:
                     sign = self.graph.constant(1.0 if w.op == "add" else -1.0)
                     return register.add_matrices(first, register.scale_matrix(second, sign))
                 case "mul":
+                    split = split_scale(w)
+                    if split is not None:
+                        scale, added = split
+                        number = self.graph.constant(scale) if isinstance(scale, float) else scale
+                        number = drop(self.graph, number, (-2, -1))
+                        return register.scale_matrix(self._outers(added, upright), number)
                     for channels, whole in (w.args, w.args[::-1]):
                         if _along_one(channels):
                             return self._channels(whole, channels, upright)

@@ -53,7 +53,7 @@ def terms_of(matrix: Expr) -> list[Term] | None:
                 todo.append((other, scales, flipped, node.args[1]))
                 todo.append((sign, scales, flipped, node.args[0]))
             case "mul":
-                split = _split_scale(node)
+                split = split_scale(node)
                 if split is None:
                     return None
                 scale, inner = split
@@ -98,7 +98,7 @@ def is_scale(node: Expr) -> bool:
     return all(axis.size == 1 for axis in node.shape[-2:])
 
 
-def _split_scale(node: Expr) -> tuple[float | Expr, Expr] | None:
+def split_scale(node: Expr) -> tuple[float | Expr, Expr] | None:
     """Split scale * matrix, the scale a number or one per leading axes."""
     for scale, inner in (node.args, node.args[::-1]):
         if not _matrix_like(inner):

@@ -8,8 +8,20 @@ import torch
 from torch import Tensor
 
 from tests.references.cores import outer, read
-from tests.references.features import DK, DV, H, P, feature, out, over_tokens, project, zeros
+from tests.references.features import (
+    DK,
+    DV,
+    H,
+    P,
+    copies,
+    feature,
+    out,
+    over_tokens,
+    project,
+    zeros,
+)
 from tests.references.layers import linear, unit
+from tests.references.titans import gelu, gelu_slope
 
 
 def gate(p: P, name: str, x: Tensor) -> Tensor:
@@ -250,3 +262,50 @@ def own_key(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
     first = p["S.weight"].expand(x.shape[0], H, DK, DK)
     (S, _), y = over_tokens(q, (first, first), move)
     return out(p, y), {"S": S}
+
+
+@feature(
+    "decay and erasing are learned through, the gradients are not",
+    """
+  weights W_a, W_b : linear(d -> heads, bias)
+  alpha, beta = sigmoid(W_a(x)), sigmoid(W_b(x))
+  memory S[heads] : mlp(d_k -> n -> d_v) at fast {
+    key unit(k + prev(T)(k))
+    value v
+    update { self = self @ (alpha - beta * outer(k, k)) - beta * grad }
+    through first_order
+  }
+  memory T[heads] : linear(d_k -> d_k) at fast {
+    key unit(k + prev(T)(q))
+    value q
+    update { self = alpha * self - beta * grad }
+    through first_order
+  }
+  out = W_o(S(q))
+""",
+    chunk="3",
+)
+def first_order_chunks(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+    alpha, beta = gate(p, "W_a", x), gate(p, "W_b", x)
+    eye = torch.eye(DK, dtype=x.dtype)
+
+    def move(t: int, state: Any) -> Any:
+        W1, W2, T, at1, at2, at = state
+        if t % 3 == 0:
+            at1, at2, at = W1, W2, T
+        # what T's own update hangs on is of the chunk's start, for S it is exact
+        key, own = unit(k[:, t] + read(T, k[:, t])), unit(k[:, t] + read(at, q[:, t]))
+        z = read(at1, key)
+        error = read(at2, gelu(z)) - v[:, t]
+        below = torch.einsum("bhvn,bhv->bhn", at2, error) * gelu_slope(z)
+        a, b = alpha[:, t], beta[:, t]
+        W1 = W1 @ (a * eye - b * outer(k[:, t], k[:, t])) - b * outer(below, key).detach()
+        W2 = a * W2 - b * outer(error, gelu(z)).detach()
+        T = a * T - b * outer(read(at, own) - q[:, t], own).detach()
+        return (W1, W2, T, at1, at2, at), read(W2, gelu(read(W1, q[:, t])))
+
+    W1, W2 = (copies(p, f"S.layer{n}.weight", x) for n in (1, 2))
+    T = zeros(x, H, DK, DK)
+    (W1, W2, T, *_), y = over_tokens(q, (W1, W2, T, W1, W2, T), move)
+    return out(p, y), {"S": {"layer1.weight": W1, "layer2.weight": W2}, "T": T}
