@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from nlc.cli import explain, lab, make, probe, read, task_report
+from nlc.cli import explain, lab, make, probe, read, series, task_report
 
 app = typer.Typer(
     name="nlc",
@@ -59,6 +59,8 @@ app.command("graph", rich_help_panel=MAKING)(read.graph)
 app.command("explain", rich_help_panel=MAKING)(explain.explain)
 app.command("compile", rich_help_panel=MAKING)(make.compile_spec)
 app.command("train", rich_help_panel=RUNNING)(lab.train)
+app.command("compare", rich_help_panel=RUNNING)(series.compare)
+app.command("sweep", rich_help_panel=RUNNING)(series.sweep)
 app.command("tasks", rich_help_panel=RUNNING)(task_report.tasks)
 app.command("generate", rich_help_panel=RUNNING)(lab.generate)
 app.command("eval", rich_help_panel=RUNNING)(lab.evaluate)

@@ -148,8 +148,8 @@ def train(
             eval_every=eval_every,
             save_every=save_every,
             eval_bytes=eval_bytes,
-            device=_device(device),
-            threads=threads or _torch_threads(),
+            device=device_of(device),
+            threads=threads or torch_threads(),
             probe=probe_tokens if probe else None,
         )
         with faults_shown(Format.text, str(path)):
@@ -335,7 +335,8 @@ def _refuse_changes(context: typer.Context) -> None:
             )
 
 
-def _device(word: str) -> str:
+def device_of(word: str) -> str:
+    """Return the device that a word means; an error if it is not there."""
     import torch
 
     if word == "auto":
@@ -347,7 +348,8 @@ def _device(word: str) -> str:
     return word
 
 
-def _torch_threads() -> int:
+def torch_threads() -> int:
+    """Return the number of threads that torch takes by itself."""
     import torch
 
     return torch.get_num_threads()

@@ -42,7 +42,7 @@ def begin(
     compiled = nlc.compile(system, target=target)
     folder = out or folders.free_folder(system.name)
     with folders.new_folder(folder):
-        copied = _copy_spec(spec, folder / "spec")
+        copied = copy_spec(spec, folder / "spec")
         compiled.write(folder / "package")
         return _written(folder, copied, system.name, changes, target, subject, settings), compiled
 
@@ -112,7 +112,7 @@ def trained_model(run: Run, compiled: Any, device: str) -> nn.Module:
     return model.to(torch.device(device))
 
 
-def _copy_spec(spec: Path, folder: Path) -> Path:
+def copy_spec(spec: Path, folder: Path) -> Path:
     """Copy a spec, and the specs beside it that it uses, however deep."""
     folder.mkdir(parents=True, exist_ok=True)
     waiting, seen = [spec], {spec}

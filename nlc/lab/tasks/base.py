@@ -59,6 +59,8 @@ class Task:
     # the length that is trained on, and the lengths that are measured besides
     length: ClassVar[int] = 64
     longer: ClassVar[tuple[int, ...]] = ()
+    # what a table shows: `accuracy`, the share of right answers, or `exact`, that of sequences
+    metric: ClassVar[str] = "accuracy"
 
     @property
     def vocab(self) -> int:

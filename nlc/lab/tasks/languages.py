@@ -26,6 +26,7 @@ class Language(Task):
     source: ClassVar[str] = "arXiv:2009.11264, arXiv:2310.16076; arXiv:2512.24695, table 5"
     length: ClassVar[int] = 40
     longer: ClassVar[tuple[int, ...]] = (64, 128, 256)
+    metric: ClassVar[str] = "exact"
     symbols: ClassVar[str] = "ab"
 
     @property

@@ -67,7 +67,7 @@ def test_no_folder_is_left_by_a_run_that_could_not_begin(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("nlc.lab.session._copy_spec", full)
+    monkeypatch.setattr("nlc.lab.session.copy_spec", full)
     Path("mine").mkdir()
     for folder, left in (("new", False), ("mine", True)):
         answer = call("train", "tiny.nl", "--out", folder, "--steps", 1, *TINY)

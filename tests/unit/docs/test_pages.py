@@ -82,6 +82,8 @@ def quick(words: list[str]) -> list[str]:
     if words[1] == "train":
         kept = [w for i, w in enumerate(words) if "--minutes" not in words[max(i - 1, 0) : i + 1]]
         return [*kept, "--steps", "2", "--sample", "4", "--eval-bytes", "512", "--length", "32"]
+    if words[1] in ("compare", "sweep") and not {"--plan", "--resume"} & set(words):
+        return [*words, "--steps", "2", "--length", "32", "--lengths", "40"]
     if words[1] == "generate":
         return [*words, "--tokens", "8"]
     return words
