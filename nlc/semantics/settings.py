@@ -22,7 +22,7 @@ PATHS = (
     "dims.NAME, levels.NAME.every, levels.NAME.chunk, levels.NAME.optimizer, "
     "levels.NAME.optimizer.ARGUMENT, model.vocab, model.repeat, "
     "blocks.NAME.memories.NAME.level (or update, objective, init, reset, through), "
-    "blocks.NAME.weights.NAME.level (or init)"
+    "blocks.NAME.weights.NAME.level (or init), blocks.NAME.equations.STREAM"
 )
 
 THROUGH = ("full", "first_order", "stop")
@@ -76,6 +76,8 @@ class _Setting:
                 return self._levels(spec, name, rest)
             case ["model", word] if spec.model is not None:
                 return self._model(spec, spec.model, word)
+            case ["blocks", block, "equations", name]:
+                return self._equation(spec, block, name)
             case ["blocks", block, kind, name, word] if kind in ("memories", "weights"):
                 return self._block(spec, block, kind, name, word)
         self._no_path(words, spec)
@@ -93,6 +95,9 @@ class _Setting:
             for kind in ("memories", "weights"):
                 if any(last in item.names for item in getattr(block, kind)):
                     meant = [f"blocks.{block.name}.{kind}.{last}.level"]
+            for line in block.equations:
+                if isinstance(line, tree.Assign) and (last,) in [t.path for t in line.targets]:
+                    meant = [f"blocks.{block.name}.equations.{last}"]
         if meant:
             self.nothing(f"no path `{self.path}`", f"did you mean `{meant[0]}`?")
         elif first in ("dims", "levels", "blocks", "model"):
@@ -157,6 +162,28 @@ class _Setting:
             return replace(spec, model=replace(model, equations=equations))
         self.unknown(word, ["vocab", "repeat", "objective"])
         return None
+
+    def _equation(self, spec: tree.Spec, name: str, stream: str) -> tree.Spec | None:
+        """Give a stream of a block another equation; its written shape stays."""
+        block = next((b for b in spec.blocks if b.name == name), None)
+        if block is None:
+            self.unknown(name, [b.name for b in spec.blocks])
+            return None
+        lines = [line for line in block.equations if isinstance(line, tree.Assign)]
+        known = [t.path[0] for line in lines for t in line.targets if len(t.path) == 1]
+        if stream not in known:
+            self.unknown(stream, known)
+            return None
+        line = next(line for line in lines if (stream,) in [t.path for t in line.targets])
+        at = [t.path for t in line.targets].index((stream,))
+        if len(line.values) != len(line.targets):
+            names = ", ".join(f"`{t.path[0]}`" for t in line.targets)
+            self.nothing(f"no equation of `{stream}` alone", f"one call gives {names}")
+            return None
+        values = (*line.values[:at], self.parse("expression"), *line.values[at + 1 :])
+        equations = tuple(replace(e, values=values) if e is line else e for e in block.equations)
+        changed = replace(block, equations=equations)
+        return replace(spec, blocks=tuple(changed if b is block else b for b in spec.blocks))
 
     def _block(
         self, spec: tree.Spec, name: str, kind: str, item: str, word: str
