@@ -84,6 +84,7 @@ def _columns(
         return [
             ("accuracy", lambda r: r.measured[0]["accuracy"]),
             ("last part", lambda r: r.measured[0]["parts"][-1]),
+            ("told the part", lambda r: fmean(r.measured[0]["told"])),
             ("forgotten", lambda r: r.forgotten),
         ]
     word = str(metric or getattr(series.subject, "metric", Metric.accuracy))

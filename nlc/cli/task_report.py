@@ -38,13 +38,14 @@ def measured_text(name: str, rows: Sequence[Row], trained: int) -> str:
 
 def stream_text(name: str, rows: Sequence[Row], lost: float | None) -> str:
     """Write a line for each part of a stream, and what was forgotten."""
-    lines = [["part", "accuracy", "guess", "bits/answer"]]
+    lines = [["part", "accuracy", "told the part", "guess", "bits/answer"]]
     for row in rows:
         a = row.answers
         number = 0 if row.part is None else row.part + 1
-        lines.append([str(number), f"{a.accuracy:.3f}", f"{a.guess:.3f}", f"{a.bits:.4f}"])
-    mean = sum(row.answers.accuracy for row in rows) / len(rows)
-    lines.append(["all", f"{mean:.3f}"])
+        numbers = [a.accuracy, a.chosen / a.asked, a.guess]
+        lines.append([str(number), *(f"{x:.3f}" for x in numbers), f"{a.bits:.4f}"])
+    right = [sum(getattr(row.answers, n) for row in rows) for n in ("right", "chosen", "asked")]
+    lines.append(["all", f"{right[0] / right[2]:.3f}", f"{right[1] / right[2]:.3f}"])
     text = f"{name}, {rows[0].answers.sequences} held-out passages of each part\n{table(lines)}"
     if lost is not None:
         text += f"  forgotten {lost:.3f} (best since a part was seen, less now; all but the last)\n"
@@ -58,7 +59,7 @@ def measured_json(rows: Sequence[Row], lost: float | None) -> dict[str, Any]:
         a = row.answers
         entry: dict[str, Any] = {"length": row.length}
         if row.part is not None:
-            entry["part"] = row.part
+            entry |= {"part": row.part, "told": a.chosen / a.asked}
         entry |= {"accuracy": a.accuracy, "exact": a.exact, "guess": a.guess}
         found.append(entry | {"bits_per_answer": a.bits, "sequences": a.sequences})
     answer: dict[str, Any] = {"measured": found}

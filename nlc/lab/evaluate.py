@@ -63,6 +63,7 @@ class Answers:
     """How a task was answered: `right` of `asked`, `whole` of `sequences` without a mistake.
 
     `guess` is the share of the most frequent answer: what answering always the same would give.
+    `chosen` counts answers that are right among given choices.
     """
 
     asked: int
@@ -71,6 +72,7 @@ class Answers:
     whole: int
     bits: float
     guess: float
+    chosen: int = 0
 
     @property
     def accuracy(self) -> float:
@@ -88,11 +90,14 @@ class Answers:
 
 
 @torch.no_grad()
-def answers(model: nn.Module, examples: Examples) -> Answers:
-    """Ask a model, each sequence from scratch; right is the answer where it is the likeliest."""
+def answers(model: nn.Module, examples: Examples, choices: range | None = None) -> Answers:
+    """Ask a model, each sequence from scratch; right is the answer where it is the likeliest.
+
+    `choices` are tokens among which the likeliest is taken besides.
+    """
     was_training = model.training
     model.eval()
-    nats, right, whole = 0.0, 0, 0
+    nats, right, whole, chosen = 0.0, 0, 0, 0
     rows = max(1, TOKENS // examples.inputs.shape[1])
     for first in range(0, len(examples), rows):
         piece = Examples(
@@ -105,8 +110,11 @@ def answers(model: nn.Module, examples: Examples) -> Answers:
         wrong[piece.asked] = ~hits
         right += int(hits.sum())
         whole += int((~wrong.any(1)).sum())
+        if choices is not None:
+            among = logits[..., choices.start : choices.stop].argmax(-1) + choices.start
+            chosen += int((among == targets).sum())
     model.train(was_training)
     wanted = examples.targets[examples.asked]
     asked = len(wanted)
     guess = int(torch.bincount(wanted).max()) / asked
-    return Answers(asked, right, len(examples), whole, nats / asked / math.log(2), guess)
+    return Answers(asked, right, len(examples), whole, nats / asked / math.log(2), guess, chosen)

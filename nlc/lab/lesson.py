@@ -92,7 +92,11 @@ class TaskLesson:
         return self.task.examples(s.seed, step, s.batch, s.length, part=self.task.part_of(step))
 
     def measure(self, model: nn.Module, step: int) -> dict[str, Any]:
-        """Measure answers at the length of training; of a stream, also each part up to now."""
+        """Measure answers at the length of training; of a stream, each of its parts.
+
+        `known` is the accuracy on the parts up to now; `told` has each part's accuracy where the
+        model need only choose among the answers of that part.
+        """
         s = self.settings
         if self.task.parts == 1:
             found = measured(model, self.task, s.length)
@@ -107,6 +111,7 @@ class TaskLesson:
             "known": math.fsum(p.accuracy for p in known) / len(known),
             "part": now,
             "parts": [p.accuracy for p in parts],
+            "told": [p.chosen / p.asked for p in parts],
         }
 
     def piece(self, rows: int, tokens: int) -> Examples:
@@ -127,7 +132,7 @@ def measured(
 ) -> Answers:
     """Measure a model on sequences of a length that it was not trained on."""
     examples = task.examples(MEASURED_SEED, 0, count, length, mixed=False, part=part)
-    return answers(model, examples)
+    return answers(model, examples, None if part is None else task.choices(part))
 
 
 @dataclass(frozen=True)

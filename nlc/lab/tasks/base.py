@@ -77,6 +77,10 @@ class Task:
         """Return the training steps of a part."""
         return 1
 
+    def choices(self, part: int) -> range | None:
+        """Return the answers that a part of a stream has, None where that is all of them."""
+        return None
+
     @property
     def digest(self) -> str:
         """Name the data that the task is made of, besides its options; "" for none."""

@@ -94,13 +94,18 @@ class Modules(Task):
         """Tell the texts by."""
         return hashlib.sha256(b"\0".join(texts())).hexdigest()
 
+    def choices(self, part: int) -> range:
+        """The classes of a part."""
+        first = LABELS + part * self.group
+        return range(first, min(first + self.group, LABELS + self.classes))
+
     def make(
         self, draw: np.random.Generator, count: int, length: int, mixed: bool, part: int | None
     ) -> Examples:
         """Draw classes of a part, and a passage of each."""
-        first = 0 if part is None else part * self.group
-        last = self.classes if part is None else min(first + self.group, self.classes)
-        labels = draw.integers(first, last, count)
+        every = range(LABELS, LABELS + self.classes)
+        classes = every if part is None else self.choices(part)
+        labels = draw.integers(classes.start, classes.stop, count) - LABELS
         inputs = np.full((count, length), ASK, dtype=np.int64)
         targets = np.full((count, length), NOTHING, dtype=np.int64)
         targets[:, -1] = LABELS + labels

@@ -51,6 +51,14 @@ def test_answers_are_counted_where_something_is_asked() -> None:
     assert found.accuracy == 5 / 8 and found.exact == 0.5 and found.guess == 5 / 8
 
 
+def test_a_choice_among_some_answers_is_counted_besides() -> None:
+    targets = torch.tensor([[5], [6], [6]])
+    model = Oracle(torch.tensor([[5], [9], [9]]))
+    # what is not said is equally unlikely, and then the first of the choices is taken
+    found = answers(model, Examples(torch.zeros_like(targets), targets), range(6, 8))
+    assert (found.right, found.chosen) == (1, 2)
+
+
 def test_many_sequences_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     examples = find_task("mqar").examples(0, 0, 10, 32)
     torch.manual_seed(0)
@@ -122,6 +130,7 @@ def test_a_stream_is_seen_part_by_part_and_measured_on_all(tmp_path: Path) -> No
     rows = [m for m in run.measurements() if "parts" in m]
     assert [(m["step"], m["part"]) for m in rows] == [(6, 0), (12, 1)]
     assert all(len(m["parts"]) == 2 for m in rows)
+    assert all(t >= p for m in rows for t, p in zip(m["told"], m["parts"], strict=True))
     assert rows[1]["known"] == pytest.approx(sum(rows[1]["parts"]) / 2)
     found = TaskLesson(task, run.settings)
     assert set(found.at(5).targets[:, -1].tolist()) <= {128, 129}
