@@ -249,9 +249,10 @@ class Runner:
         if writer.schedule.by_chunks:
             words.append(scope.states[memory.name, "start", ""])
             names.append(writer.start_name)
-        if memory.reset is not None and not writer.is_kernel:
+        resets = writer.memory.reset is not None
+        if resets and not writer.is_kernel:
             words += [scope.initial(memory, var) for var in variables]
-        if memory.reset is not None or writer.schedule.by_chunks:
+        if resets or writer.schedule.by_chunks:
             words.append(scope.position)
         node = scope.program.module(memory_path(memory), *words)
         path, *after = scope.program.unpack(node, names)

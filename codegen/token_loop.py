@@ -214,6 +214,7 @@ def _wanted(runner: Runner, steps: Sequence[Step]) -> set[str]:
 
     wanted = set(runner.owner.unit.outputs)
     inside = {id(step) for step in steps}
+    moved = {step.memory for step in steps if isinstance(step, Update)}
     for stage in runner.owner.unit.stages:
         for step in () if isinstance(stage, Passes) else steps_of(stage):
             if id(step) in inside:
@@ -225,7 +226,7 @@ def _wanted(runner: Runner, steps: Sequence[Step]) -> set[str]:
     for memory in runner.owner.unit.memories:
         from nlc.codegen.unit import of_memory
 
-        wanted |= streams(of_memory(memory))
+        wanted |= streams(of_memory(memory)) if memory.name not in moved else set()
     for entry in runner.owner.unit.inputs:
         if entry.default is not None:
             wanted |= streams([entry.default])

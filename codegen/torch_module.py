@@ -6,6 +6,7 @@ that imports torch only; the same for the same spec.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -50,12 +51,16 @@ class Emitter:
         """The classes of a block's memories."""
         found = {}
         reads = _reads(block)
+        plan = self.plan.block(block.name)
         for memory in block.memories:
+            if memory.name in plan.late:
+                # the loop around it does that
+                memory = replace(memory, reset=None)
             lines = [f"{s.text}   ({self.place(s.span)})" for s in memory.statements]
             found[memory.name] = MemoryWriter(
                 name=self.names[block.name, memory.name],
                 memory=memory,
-                schedule=self.plan.block(block.name).schedule(memory.name),
+                schedule=plan.schedule(memory.name),
                 level=self.system.level(memory.level),
                 reads=frozenset(reads.get(memory.name, set())),
                 lines=tuple(lines),

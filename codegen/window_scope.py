@@ -154,7 +154,8 @@ class EndScope(Scope):
         if memory.name not in self.window.moving:
             return False
         # a reset at this token has already happened inside
-        return memory.window > 1 or (when == "post" and memory.reset is None)
+        kept = memory.reset is None or memory.name in self.window.late
+        return memory.window > 1 or (when == "post" and kept)
 
     def state(self, expr: Expr) -> fx.Node:
         """A state at the end of the last token."""

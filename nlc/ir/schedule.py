@@ -110,8 +110,8 @@ class Windows:
 
     A window has `length` tokens, or what a sequence begins or ends with of one; no other window
     ends inside it. `reads` are values that an update takes from what a loop inside has made: the
-    expression and the stream that holds it. The resets of `late` memories go back to a state that
-    moves with windows: they come last.
+    expression and the stream that holds it. The resets of `late` memories come last: they fall on
+    ends of pieces, and may go back to a state that moves with windows.
     """
 
     stages: tuple[Stage, ...]
@@ -152,6 +152,12 @@ class BlockPlan:
     def schedule(self, memory: str) -> Schedule:
         """Return a memory's schedule."""
         return next(s for s in self.schedules if s.memory == memory)
+
+    @property
+    def late(self) -> frozenset[str]:
+        """Name the memories whose resets come at the ends of pieces, after windows."""
+        windows = (stage for stage in self.stages if isinstance(stage, Windows))
+        return frozenset(name for stage in windows for name in stage.late)
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,22 @@ reads, their steps are given back instead: they belong into one loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 
 import networkx as nx
 
 from nlc.ir.expr import Expr, Graph, postorder, rewrite
-from nlc.ir.schedule import Parallel, Run, Stage, TokenLoop, Windows, memories_of, steps_of
+from nlc.ir.schedule import (
+    ChunkLoop,
+    Parallel,
+    Run,
+    Stage,
+    TokenLoop,
+    Windows,
+    memories_of,
+    steps_of,
+)
 from nlc.ir.shape import sizes
 from nlc.ir.slots import routed
 from nlc.ir.system import Block, Call, Equation, Memory, Step, Update
@@ -93,8 +102,8 @@ class _Hoisting:
         moving = {
             name
             for stage in stages
-            if isinstance(stage, TokenLoop | Windows)
             for name in memories_of(stage)
+            if isinstance(stage, TokenLoop | Windows) or self._of_chunks(stage, name)
         }
         known: dict[int, Expr] = {}
         for stage in stages:
@@ -123,7 +132,7 @@ class _Hoisting:
         name = self._fresh(f"{memory}_{'state' if asked is None else 'read'}")
         at = next(
             i for i, s in enumerate(result)
-            if isinstance(s, TokenLoop | Windows) and memory in memories_of(s)
+            if memory in memories_of(s)
         )  # fmt: skip
         read_now, free = read, asked is None or not self.outermost(asked, moving)
         if asked is not None and asked[0].op != "stream" and free:
@@ -136,6 +145,10 @@ class _Hoisting:
                 read_now = _asking(self.graph, read, asked[0], stream)
         result[at] = _placed(result[at], Equation(name, read_now, "", read.span), read, free)
         return self._stream(name, read)
+
+    def _of_chunks(self, stage: Stage, name: str) -> bool:
+        """Say whether pairs are gathered chunk by chunk: no read goes over all chunks at once."""
+        return isinstance(stage, ChunkLoop) and self.block.memory(name).map.kind == "kernel"
 
     def _stream(self, name: str, value: Expr) -> Expr:
         return self.graph.make("stream", name=name, shape=value.shape, span=value.span)
@@ -189,7 +202,7 @@ class _Hoisting:
             for read in self.outermost(_of_tokens(self.block.memory(name)), moving):
                 aliases.setdefault(read, self._alias(inner, read))
             for read in self.outermost(exprs_of(self.block, Update(name)), moving):
-                if read not in aliases and not self._at_end(read):
+                if read not in aliases and not self._at_end(read, stage.late):
                     aliases[read] = self._alias(inner, read)
         return replace(stage, stages=tuple(self.stages(inner)), reads=tuple(aliases.items()))
 
@@ -198,12 +211,11 @@ class _Hoisting:
         inner.append(Parallel((Equation(name, read, "", read.span),)))
         return self._stream(name, read)
 
-    def _at_end(self, read: Expr) -> bool:
+    def _at_end(self, read: Expr, late: Collection[str]) -> bool:
         """Say whether a read is of the state after the window's last token, not yet reset."""
-        return (
-            leaf_of(read).attr("when") == "post"
-            and self.block.memory(memory_of(read)).reset is None
-        )
+        name = memory_of(read)
+        kept = self.block.memory(name).reset is None or name in late
+        return kept and leaf_of(read).attr("when") == "post"
 
 
 def _of_tokens(memory: Memory) -> Iterator[Expr]:
@@ -334,6 +346,8 @@ def _placed(loop: Stage, equation: Equation, read: Expr, free: bool) -> Stage:
     """Put a read into a loop; `free` says that it asks with nothing that moves there."""
     if isinstance(loop, Windows):
         return replace(loop, stages=(*loop.stages, Parallel((equation,))))
+    if isinstance(loop, ChunkLoop):
+        return replace(loop, steps=(*loop.steps, equation))
     assert isinstance(loop, TokenLoop)
     leaf = leaf_of(read)
     steps, place = loop.steps, len(loop.steps)

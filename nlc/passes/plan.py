@@ -8,7 +8,7 @@ from the equations alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import gcd
 
 import networkx as nx
@@ -112,6 +112,7 @@ class _Planning:
     block: Block
     needs: nx.DiGraph
     schedules: dict[str, Schedule]
+    late: set[str] = field(default_factory=set)
 
     def stages(self, nodes: list[Node]) -> list[Stage]:
         """Order some steps in stages: what needs itself through time is one loop."""
@@ -127,7 +128,11 @@ class _Planning:
 
     def _stage(self, group: list[Step]) -> Stage:
         names = [step.memory for step in group if isinstance(step, Update)]
-        memories = [self.block.memory(name) for name in names]
+        # what is reset at the ends of pieces is not inside of them
+        memories = [
+            replace(memory, reset=None) if memory.name in self.late else memory
+            for memory in map(self.block.memory, names)
+        ]
         if not memories and len(group) == 1:
             return Parallel(tuple(group))
         windowed = tuple(m.name for m in memories if m.window > 1)
@@ -138,11 +143,11 @@ class _Planning:
         if len(group) > 1:
             together = _in_chunks(self.graph, self.block, memories, nodes, self.schedules)
         if together:
-            piece = gcd(*(memory.chunk for memory in memories))
+            piece = _piece(memories)
             for name, found in together.items():
                 # a chunk by itself holds its tiles to its length when it runs
                 self.schedules[name] = _in_pieces(found, piece) if found.chunk > piece else found
-            return ChunkLoop(tuple(group), tuple(together), piece)
+            return ChunkLoop(tuple(group), tuple(names), piece)
         others = [name for _, name in nodes]
         for memory in memories:
             self.schedules[memory.name] = _schedule(
@@ -157,17 +162,30 @@ class _Planning:
         memories = [self.block.memory(name) for name in windowed]
         for memory in memories:
             self.schedules[memory.name] = Schedule(memory.name, "window", window_reason(memory))
+        length, late = self._late(group, memories)
+        self.late |= {memory.name for memory in late}
         rest = [node_of(step) for step in group]
         inner = self.stages([node for node in rest if node[1] not in windowed])
-        length = min(memory.window for memory in memories)
         for memory in (self.block.memory(s.memory) for s in group if isinstance(s, Update)):
             self.schedules[memory.name] = _in_pieces(self.schedules[memory.name], length)
-        late: list[Memory] = []
-        for memory in self._resetting(group):
-            if set(sources_of(memory)) & {*windowed, *(m.name for m in late)}:
-                late.append(memory)
-        length = gcd(length, *(m.reset.count for m in late if m.reset is not None))
         return Windows(tuple(inner), windowed, length, late=tuple(memory.name for memory in late))
+
+    def _late(self, group: list[Step], windowed: list[Memory]) -> tuple[int, list[Memory]]:
+        """Find how long a piece is, and which memories are reset at the ends of pieces alone.
+
+        Those that go back to a state that moves with windows have to be.
+        """
+        waiting = {memory.name for memory in windowed}
+        resetting = self._resetting(group)
+        for memory in resetting:
+            if set(sources_of(memory)) & waiting:
+                waiting.add(memory.name)
+        length = gcd(
+            min(memory.window for memory in windowed),
+            *(m.reset.count for m in resetting if m.reset is not None and m.name in waiting),
+        )
+        late = [m for m in resetting if m.reset is not None and m.reset.count % length == 0]
+        return length, [m for m in late if m.map.kind != "kernel"]
 
     def _resetting(self, group: list[Step]) -> list[Memory]:
         """List a group's memories that move with every token and are reset, copies last."""
@@ -192,15 +210,18 @@ def _in_chunks(
     several chunks it is what divides them all: no chunk of any memory begins inside it.
     """
     names = {memory.name for memory in memories}
-    piece = gcd(*(memory.chunk for memory in memories))
-    if piece == 1:
+    # what attention reads of a piece is there once the streams of its tokens are
+    piece = _piece(memories)
+    attending = [memory for memory in memories if memory.map.kind == "kernel"]
+    memories = [memory for memory in memories if memory.map.kind != "kernel"]
+    if piece < 2:
         return {}
     by_node = {node_of(step): step for step in block.steps}
     roots = [e for node in group for e in exprs_of(block, by_node[node])]
     roots += [a.value for memory in memories for a in memory.update]
     for node in postorder(roots):
         if node.op in ("state", "attend") and node.attr("memory") in names:
-            own = node.op == "state" and node.attr("when") in ("start", "post", "initial")
+            own = node.attr("when") in ("post", "start", "initial")
             moving = node.op == "state" and node.attr("when") == "prev"
             if not own and not (moving and _only_own(node, memories)):
                 return {}
@@ -213,7 +234,14 @@ def _in_chunks(
         if schedule.kind not in ("tile-scan", "tile-solve"):
             return {}
         found[memory.name] = schedule
+    for memory in attending:
+        found[memory.name] = _schedule(graph, block, memory, [memory.name], schedules)
     return found
+
+
+def _piece(memories: list[Memory]) -> int:
+    """Find the pieces inside which no chunk begins."""
+    return gcd(*(memory.chunk for memory in memories if memory.map.kind != "kernel"))
 
 
 def _in_pieces(schedule: Schedule, length: int) -> Schedule:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nlc.ir.cost import NOTHING, WIDTH, Work
 from nlc.ir.expr import Expr, postorder
@@ -23,6 +23,7 @@ from nlc.ir.schedule import (
     Stage,
     TokenLoop,
     Windows,
+    memories_of,
 )
 from nlc.ir.shape import count
 from nlc.ir.system import Block, Call, Equation, Memory, Model, Repeat, Step, Update
@@ -79,6 +80,8 @@ class Walk:
     periods: dict[int, int] = field(default_factory=dict)
     # how many tokens run at once, inside windows
     piece: int = 0
+    # the softmax memories that gather their pairs piece by piece, and how many tokens these have
+    gathers: dict[str, int] = field(default_factory=dict)
     # outer products that are summed over tokens, and what is done with such sums, by id
     summed: set[int] = field(default_factory=set)
     totals: set[int] = field(default_factory=set)
@@ -119,14 +122,16 @@ class Walk:
                 self.loop(stage)
             case ChunkLoop(steps=steps, chunk=chunk):
                 around, self.piece = self.piece, chunk
+                self.gathers |= dict.fromkeys(memories_of(stage), chunk)
                 for step in steps:
-                    if isinstance(step, Update):
+                    if isinstance(step, Update) and self.memory(step.memory).map.kind != "kernel":
                         move_by_tiles(self, step.memory)
                     else:
                         self.steps([step])
                 self.piece = around
             case Windows(stages=stages, memories=names, length=length, reads=reads):
                 self.piece = length
+                self.gathers |= dict.fromkeys(memories_of(stage), length)
                 for inner in stages:
                     self.stage(inner)
                 # these are streams now
@@ -201,10 +206,18 @@ class Walk:
         part, parts = self.parts.get(id(node), (1, 1))
         return some * part, whole * parts
 
+    def pieces(self, memory: Memory) -> list[tuple[int, int]]:
+        """Cut a sequence as a softmax memory takes it: the first token of each, and how many."""
+        length = self.gathers.get(memory.name, max(self.tokens, 1))
+        return [(at, min(length, self.tokens - at)) for at in range(0, self.tokens, length)]
+
     def memory(self, name: str) -> Memory:
         """Return a memory by name."""
         assert isinstance(self.module, Block)
-        return self.module.memory(name)
+        memory = self.module.memory(name)
+        if self.plan is not None and name in self.plan.late:
+            return replace(memory, reset=None)
+        return memory
 
     def schedule(self, name: str) -> Schedule:
         """Return the schedule of a memory."""
@@ -234,6 +247,11 @@ class Walk:
             times = -(-self.tokens // self.memory(str(node.attr("memory"))).window)
         needs = OPERATIONS[node.op].kind == "leaf" or node.op in ("attend", "window")
         return times, node.op not in FLAT and (needs or any(n for _, n in below))
+
+    def at_hand(self, state: Expr) -> bool:
+        """Say whether a state is there as it is: at the end of a window, after its last token."""
+        ended = self.moves > 1 and state.attr("when") == "post"
+        return ended and self.memory(str(state.attr("memory"))).reset is None
 
     def entries(self, node: Expr) -> int:
         """Count the numbers that all values of an expression hold."""
@@ -294,6 +312,8 @@ class Walk:
             case "state":
                 name = str(node.attr("memory"))
                 if name not in self.courses or node.attr("when") not in ("post", "prev"):
+                    return name, Tally()
+                if self.at_hand(node):
                     return name, Tally()
                 runs, var = self.courses[name][str(node.attr("part"))], str(node.attr("var"))
                 number = [v.name for v in self.memory(name).variables].index(var)

@@ -77,8 +77,13 @@ def collect(walk: Walk, name: str) -> None:
     """Count a softmax memory: new pairs are joined to those that it holds."""
     memory = walk.memory(name)
     walk.visit([e for pair in memory.pairs for e in pair], name)
-    held = walk.tokens * len(memory.pairs)
-    held = pairs_held(memory, walk.tokens) if walk.decode else held
+    if walk.decode:
+        held = pairs_held(memory, walk.tokens)
+    else:
+        held = sum(
+            pairs_held(memory, first) + tokens * len(memory.pairs)
+            for first, tokens in walk.pieces(memory)
+        )
     entries = count(memory.map.inputs) + count(memory.map.outputs)
     joined = count(memory.lead) * held * entries
     walk.tallies[name].elementwise(0, joined, joined)

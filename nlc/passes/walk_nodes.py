@@ -70,7 +70,7 @@ def asked_course(walk: Walk, node: Expr) -> Expr | None:
             return None
     for state in states:
         late = state.op == "state" and state.attr("when") in ("post", "prev")
-        if late and str(state.attr("memory")) in walk.courses:
+        if late and str(state.attr("memory")) in walk.courses and not walk.at_hand(state):
             form = walk.memory(str(state.attr("memory"))).map
             plain = len(form.inputs) == len(form.outputs) == 1
             return state if plain or node.op == "apply" else None
@@ -122,9 +122,15 @@ def attended(walk: Walk, node: Expr) -> Tally:
     d_k, d_v = count(memory.map.inputs), count(memory.map.outputs)
     lanes = count(memory.lead)
     queries = max(count(node.shape) // (lanes * d_v), 1)
-    # of one token, what stands before it and, after its update, its own
-    seen = walk.tokens + (node.attr("when") == "post")
-    pairs = pairs_held(memory, seen) if walk.decode else walk.tokens * len(memory.pairs)
-    # over a sequence, what a window asks with at its end is asked with at all its tokens
-    times = walk.span if walk.decode else walk.tokens
-    return work_tiles.attend(lanes, times * queries, pairs + memory.persistent, d_k, d_v)
+    if walk.decode:
+        # of one token, what stands before it and, after its update, its own
+        pairs = pairs_held(memory, walk.tokens + (node.attr("when") == "post"))
+        rows = walk.span * queries
+        return work_tiles.attend(lanes, rows, pairs + memory.persistent, d_k, d_v)
+    tally = Tally()
+    for first, tokens in walk.pieces(memory):
+        pairs = pairs_held(memory, first) + tokens * len(memory.pairs)
+        # what a window asks with at its end is asked with at all its tokens
+        rows = tokens * queries
+        tally.join(work_tiles.attend(lanes, rows, pairs + memory.persistent, d_k, d_v))
+    return tally

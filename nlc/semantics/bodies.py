@@ -117,11 +117,11 @@ def _check_clauses(block: BlockResolver, body: Body, kernel: bool) -> None:
 
 def _kernel(block: BlockResolver, body: Body) -> None:
     written = body.written
-    if not written.keys or not written.values or len(written.keys) > 1:
+    if not written.keys or not written.values:
         block.context.fail(
-            "NL0509", f"`{body.name}` needs one key and one value", written.span,
+            "NL0509", f"`{body.name}` needs a key and a value", written.span,
             f"{len(written.keys)} keys, {len(written.values)} values",
-            "write `key k` and `value v`",
+            "write `key k` and `value v`, or lists of as many each",
         )  # fmt: skip
     resolve_pairs(block, body)
     match written.init:

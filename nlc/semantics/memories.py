@@ -93,7 +93,11 @@ def pair_value(block: BlockResolver, body: Body, written: tree.Expr) -> Expr:
 
 
 def _being_made(block: BlockResolver, written: tree.Expr) -> bool:
-    """Say whether an expression needs a stream that is being resolved right now."""
+    """Say whether an expression needs a stream that is being resolved right now.
+
+    To read a memory is to ask for its leading axes, which its keys give (and, for a softmax memory,
+    its value the shape that it makes).
+    """
     waiting, seen = [written], set()
     while waiting:
         expr = waiting.pop()
@@ -105,6 +109,12 @@ def _being_made(block: BlockResolver, written: tree.Expr) -> bool:
                 return True
             if stream.state == "waiting" and stream.statement is not None:
                 waiting.extend(stream.statement.values)
+        for name, body in block.bodies.items():
+            if name in seen or body.lead is not None or not mentions(expr, {name}):
+                continue
+            seen.add(name)
+            waiting.extend(body.written.keys)
+            waiting.extend(body.written.values[:1] if body.map.kind == "kernel" else ())
     return False
 
 

@@ -65,6 +65,52 @@ def decayed(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
 
 
 @feature(
+    "attention over what a memory answers from before its chunk",
+    """
+  weights W_y : linear(heads*d_v -> heads*d_k)
+  memory M[heads] : linear(d_k -> d_k) at fast {
+    key unit(y)
+    value q
+    update { self = 0.9 * self - 0.2 * grad }
+    init learned
+  }
+  h = prev(M)(q)
+  memory A : kernel(softmax) at now {
+    key h, k
+    value v, v
+    reset every 6 tokens
+  }
+  a[heads, d_v] = A(q)
+  y[heads, d_k] = W_y(a)
+  out = W_o(a + A(M(k)))
+""",
+    chunk="3",
+)
+def asked_before_the_chunk(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, state: Any) -> Any:
+        M, start, keys = state
+        start = M if t % 3 == 0 else start
+        keys = [] if t % 6 == 0 else keys
+        keys = [*keys, (read(start, q[:, t]), v[:, t]), (k[:, t], v[:, t])]
+
+        def attend(asked: Tensor) -> Tensor:
+            K, V = (torch.stack(pairs, 2) for pairs in zip(*keys, strict=True))
+            score = DK**-0.5 * torch.einsum("bhk,bhnk->bhn", asked, K)
+            return torch.einsum("bhn,bhnv->bhv", score.softmax(-1), V)
+
+        a = attend(q[:, t])
+        y = unit(linear(p, "W_y", a.flatten(-2)).unflatten(-1, (H, DK)))
+        M = 0.9 * M - 0.2 * outer(read(start, y) - q[:, t], y)
+        return (M, start, keys), a + attend(read(M, k[:, t]))
+
+    first = copies(p, "M.weight", x)
+    (M, *_), y = over_tokens(q, (first, first, []), move)
+    return out(p, y), {"M": M}
+
+
+@feature(
     "applied reads are frozen, the bare state is not",
     """
   memory S : linear(d_k -> d_v) at fast {

@@ -271,6 +271,40 @@ def forgetting(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
 
 
 @feature(
+    "two pairs a token in a window",
+    """
+  memory A : kernel(softmax, window = 2) at now {
+    key k, q
+    value v, 2 * v
+    init learned(1)
+    reset every 5 tokens
+  }
+  out = W_o(A(q) + prev(A)(k))
+""",
+)
+def two_pairs(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def attend(asked: Tensor, tokens: range) -> Tensor:
+        K = [p["A.key"].expand(x.shape[0], H, 1, DK)]
+        V = [p["A.value"].expand(x.shape[0], H, 1, DV)]
+        for i in tokens:
+            K += [k[:, i, :, None], q[:, i, :, None]]
+            V += [v[:, i, :, None], 2 * v[:, i, :, None]]
+        score = DK**-0.5 * torch.einsum("bhk,bhnk->bhn", asked, torch.cat(K, 2))
+        return torch.einsum("bhn,bhnv->bhv", score.softmax(-1), torch.cat(V, 2))
+
+    def move(t: int, _: Any) -> Any:
+        first = t - t % 5
+        now, before = range(max(first, t - 1), t + 1), range(max(first, t - 2), t)
+        return None, attend(q[:, t], now) + attend(k[:, t], before)
+
+    _, y = over_tokens(q, None, move)
+    last = torch.stack([k[:, -2:], q[:, -2:]], 2).flatten(1, 2).transpose(1, 2)
+    return out(p, y), {"A": {"key": last}}
+
+
+@feature(
     "queries with further axes",
     """
   dims_of = index(d)

@@ -530,3 +530,47 @@ def dgd(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
 
     M, y = over_tokens(q, copies(p, "M.weight", x), move)
     return out(p, y), {"M": M}
+
+
+@feature(
+    "a fast memory that begins each window with the slow one that took it over",
+    """
+  weights W_b : linear(d -> heads)
+  memory F : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    state T = 0
+    update {
+      T = 0.5 * T - 0.3 * grad
+      self = self + T
+    }
+    init from S
+    reset every 6 tokens
+  }
+  memory S[heads] : linear(d_k -> d_v) at beat {
+    update { S = lerp(S, F, mean(sigmoid(W_b(x)), over = tokens)) }
+    init learned
+  }
+  out = W_o(F(q) + S(k) + initial(F)(k))
+""",
+    levels=BEAT,
+)
+def takes_over(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+    share = torch.sigmoid(linear(p, "W_b", x))
+
+    def move(t: int, state: Any) -> Any:
+        F, T, S, begin, total = state
+        T = 0.5 * T - 0.3 * grad(F, k[:, t], v[:, t])
+        F = F + T
+        y = read(F, q[:, t]) + read(S, k[:, t]) + read(begin, k[:, t])
+        total = total + share[:, t]
+        if (t + 1) % 3 == 0:
+            S, total = S + total[..., None, None] / 3 * (F - S), torch.zeros_like(total)
+        if (t + 1) % 6 == 0:
+            F, T, begin = S, torch.zeros_like(T), S
+        return (F, T, S, begin, total), y
+
+    S = copies(p, "S.weight", x)
+    (F, T, S, _, total), y = over_tokens(q, (S, zeros(x, H, DV, DK), S, S, zeros(x, H)), move)
+    return out(p, y), {"F": F, "F.T": T, "S": S, "S.sum": total}

@@ -20,6 +20,8 @@ from tests.references import (
     library_memories,
     library_slots,
     library_test_time,
+    library_titans,
+    library_windows,
     rwkv7,
     titans,
 )
@@ -82,7 +84,7 @@ def attention(p: P, x: Tensor, dims: Dims) -> Mixed:
 def titans_lmm(p: P, x: Tensor, dims: Dims) -> Mixed:
     q, k = (unit(short(p, of, x, dims)) for of in "qk")
     v = silu(split(p, "W_v", x, dims))
-    gates = [torch.sigmoid(linear(p, n, x)) for n in ("W_lr", "W_m", "W_f")]
+    gates = library_titans.gates(p, x, 64)
     names = ("layer1.weight", "layer2.weight")
     first = tuple(p[f"M.{n}"].expand(x.shape[0], *p[f"M.{n}"].shape) for n in names)
     y, M, S = titans.mlp_memory(q, k, v, *gates, first, dims["chunk"])
@@ -159,6 +161,12 @@ MODELS: dict[str, Callable[[P, Tensor, Dims], Mixed]] = {
         ("mixer", gated_deltanet), ("ffn", glu), ("attention", attention), ("ffn_1", glu), passes=2
     ),
     "titans_lmm": stack(("mixer", titans_lmm)),
+    "titans_mac": stack(("mixer", library_titans.mac), ("ffn", glu)),
+    "titans_mag": stack(("mixer", library_titans.mag), ("ffn", glu)),
+    "titans_mal": stack(("mixer", library_titans.mal), ("ffn", glu)),
+    "lact": stack(("mixer", library_windows.lact), ("ffn", glu)),
+    "tnt": stack(("mixer", library_windows.tnt), ("ffn", glu)),
+    "consolidation": stack(("mixer", library_windows.consolidation), ("ffn", glu)),
     "titans_linear": stack(("mixer", library_memories.titans_linear)),
     "ttt_linear": stack(("mixer", library_test_time.ttt_linear), ("ffn", glu)),
     "ttt_mlp": stack(("mixer", library_test_time.ttt_mlp), ("ffn", glu)),

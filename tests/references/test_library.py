@@ -23,6 +23,9 @@ SPECS = Path(str(files("nlc.specs")))
 # small sizes, all different; the rest is as shipped
 SMALL = {"d": 8, "heads": 2, "d_k": 4, "d_v": 6, "hidden": 10, "window": 3, "waves": 4}
 SMALL |= {"rank": 3, "gate": 5, "inner": 7, "span": 3, "units": 5, "m": 5, "parts": 5}
+SMALL |= {"width": 5, "persistent": 2}
+# periods and chunks that are sizes of the spec; near and far divide a segment
+SMALL |= {"chunk": 3, "segment": 4, "near": 2, "far": 4, "day": 3}
 CHUNK = 3
 # what has no effect: the first layer of RWKV-7 has its own value where others have the first one's
 IDLE = {"rwkv7": ("repeat.0.time_mix.v0", "repeat.0.time_mix.v1", "repeat.0.time_mix.v2")}
@@ -33,7 +36,10 @@ def small(name: str) -> System:
     path = SPECS / f"{name}.nl"
     shipped = nlc.load(path)
     changes: dict[str, int] = {f"dims.{d}": SMALL[d] for d, _ in shipped.dims if d in SMALL}
-    changes |= {f"levels.{name}.chunk": chunk for name, chunk in chunks(shipped).items()}
+    smaller = nlc.load(path, set=changes)
+    # where no size of the spec stands for it
+    same = {v.name for v in smaller.levels if v.chunk == shipped.level(v.name).chunk}
+    changes |= {f"levels.{n}.chunk": chunk for n, chunk in chunks(shipped).items() if n in same}
     return nlc.load(path, set=changes)
 
 

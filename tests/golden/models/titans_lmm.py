@@ -701,8 +701,8 @@ def over_chunks(read: Any, course: list[Chunks], *q: Tensor) -> Tensor:
 class MixerM(nn.Module):
     """Memory M: mlp(d_k -> 2*d_k -> d_v), one per heads; every 1 token.
 
-    S = eta * S - theta * grad   (spec.nl:16)
-    self = (1 - alpha) * self + S   (spec.nl:17)
+    S = eta * S - theta * grad   (spec.nl:18)
+    self = (1 - alpha) * self + S   (spec.nl:19)
     state  M.layer1.weight [B, heads, 2*d_k, d_k]
     state  M.layer2.weight [B, heads, d_v, 2*d_k]
     state  M.S.layer1.weight [B, heads, 2*d_k, d_k]
@@ -809,12 +809,12 @@ class MixerM(nn.Module):
         value_3 = matvec(M_start["layer1.weight"], k)
         value_4 = F.gelu(value_3)
         difference = matvec(layer2_weight, value_4) - v
-        # S = eta * S - theta * grad   (spec.nl:16)
+        # S = eta * S - theta * grad   (spec.nl:18)
         product = 0.3989422804014327 * torch.exp(-0.5 * (value_3 * value_3))
         product_1 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_3))
         value_5 = outer(matvec(layer2_weight.mT, difference) * (product_1 + value_3 * product), k)
         M_S_layer1_weight = value_1 * M_S["layer1.weight"] - value_2 * value_5
-        # self = (1 - alpha) * self + S   (spec.nl:17)
+        # self = (1 - alpha) * self + S   (spec.nl:19)
         M_layer1_weight = value * M["layer1.weight"] + M_S_layer1_weight
         M_S_layer2_weight = value_1 * M_S["layer2.weight"] - value_2 * outer(difference, value_4)
         M_layer2_weight = value * M["layer2.weight"] + M_S_layer2_weight
@@ -882,23 +882,24 @@ class Mixer(nn.Module):
         convolved, conv_q = self.conv_q(
             self.W_q(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_q"]
         )
-        # q = unit(silu(conv_q(W_q(x))))   (spec.nl:27)
+        # q = unit(silu(conv_q(W_q(x))))   (spec.nl:29)
         q = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
         convolved, conv_k = self.conv_k(
             self.W_k(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_k"]
         )
-        # k = unit(silu(conv_k(W_k(x))))   (spec.nl:28)
+        # k = unit(silu(conv_k(W_k(x))))   (spec.nl:30)
         k = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
-        # v[heads, d_v] = silu(W_v(x))   (spec.nl:29)
+        # v[heads, d_v] = silu(W_v(x))   (spec.nl:31)
         v = F.silu(wide(self.W_v(x).unflatten(-1, (4, 32))))
-        # theta, eta, alpha = sigmoid(W_lr(x)), sigmoid(W_m(x)), sigmoid(W_f(x))   (spec.nl:30)
-        theta = torch.sigmoid(wide(self.W_lr(x)))
+        # theta, eta, alpha = sigmoid(W_lr(x)) / 64, sigmoid(W_m(x)), sigmoid(W_f(x) - 6)
+        # (spec.nl:32)
+        theta = torch.sigmoid(wide(self.W_lr(x))) / 64.0
         eta = torch.sigmoid(wide(self.W_m(x)))
-        alpha = torch.sigmoid(wide(self.W_f(x)))
+        alpha = torch.sigmoid(wide(self.W_f(x)) - 6.0)
         M_path, M, M_S, M_start = self.M(
             alpha, eta, theta, k, v, state["M"], state["M.S"], state["M.start"], position
         )
-        # out = W_o(rmsnorm(M(q)))   (spec.nl:40)
+        # out = W_o(rmsnorm(M(q)))   (spec.nl:42)
         out = self.W_o(rmsnorm(self.M.read(q, M_path)).flatten(-2).to(x.dtype))
         state = {
             "M": M,
@@ -919,21 +920,22 @@ class Mixer(nn.Module):
         convolved, conv_q = self.conv_q.step(
             self.W_q(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_q"]
         )
-        # q = unit(silu(conv_q(W_q(x))))   (spec.nl:27)
+        # q = unit(silu(conv_q(W_q(x))))   (spec.nl:29)
         q = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
         convolved, conv_k = self.conv_k.step(
             self.W_k(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_k"]
         )
-        # k = unit(silu(conv_k(W_k(x))))   (spec.nl:28)
+        # k = unit(silu(conv_k(W_k(x))))   (spec.nl:30)
         k = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
-        # v[heads, d_v] = silu(W_v(x))   (spec.nl:29)
+        # v[heads, d_v] = silu(W_v(x))   (spec.nl:31)
         v = F.silu(wide(self.W_v(x).unflatten(-1, (4, 32))))
-        # theta, eta, alpha = sigmoid(W_lr(x)), sigmoid(W_m(x)), sigmoid(W_f(x))   (spec.nl:30)
-        theta = torch.sigmoid(wide(self.W_lr(x)))
+        # theta, eta, alpha = sigmoid(W_lr(x)) / 64, sigmoid(W_m(x)), sigmoid(W_f(x) - 6)
+        # (spec.nl:32)
+        theta = torch.sigmoid(wide(self.W_lr(x))) / 64.0
         eta = torch.sigmoid(wide(self.W_m(x)))
-        alpha = torch.sigmoid(wide(self.W_f(x)))
+        alpha = torch.sigmoid(wide(self.W_f(x)) - 6.0)
         M, M_S = self.M.step(alpha, eta, theta, k, v, state["M"], state["M.S"], M_start)
-        # out = W_o(rmsnorm(M(q)))   (spec.nl:40)
+        # out = W_o(rmsnorm(M(q)))   (spec.nl:42)
         out = self.W_o(rmsnorm(self.M.read_step(q, M)).flatten(-2).to(x.dtype))
         M_start = M if (position + 1) % 16 == 0 else M_start
         state = {
@@ -970,9 +972,9 @@ class ModelRepeat(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:46)
+        # mixer(rmsnorm(x))   (spec.nl:48)
         mixer_out, mixer = self.mixer(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:46)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:48)
         x = x + mixer_out
         state = {"mixer": mixer}
         return x, state
@@ -981,9 +983,9 @@ class ModelRepeat(nn.Module):
         """Run one token: x [B, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:46)
+        # mixer(rmsnorm(x))   (spec.nl:48)
         mixer_out, mixer = self.mixer.step(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:46)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:48)
         x = x + mixer_out
         state = {"mixer": mixer}
         return x, state
@@ -1021,12 +1023,12 @@ class Model(nn.Module):
         """Run a whole sequence: tokens [B, T]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:45)
+        # x[d] = embed(tokens)   (spec.nl:47)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:47)
+        # logits = unembed(rmsnorm(x))   (spec.nl:49)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state
@@ -1037,12 +1039,12 @@ class Model(nn.Module):
         """Run one token: tokens [B]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:45)
+        # x[d] = embed(tokens)   (spec.nl:47)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer.step(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:47)
+        # logits = unembed(rmsnorm(x))   (spec.nl:49)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state

@@ -273,6 +273,8 @@ SHIPPED = {
     "ttt_linear": "marginal: given its gradients",
     "ttt_mlp": "marginal: given its gradients",
     "titans_lmm": "marginal: momentum below 1, given its gradients",
+    "titans_mag": "marginal: momentum below 1, given its gradients",
+    "titans_mal": "marginal: momentum below 1, given its gradients",
 }
 
 
