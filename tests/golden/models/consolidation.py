@@ -301,13 +301,16 @@ class TileScan(torch.autograd.Function):
             M = carried(M, decay) if known is None else carried(M, decay) + known
             M = torch.baddbmm(M, key.mT, writes[-1])
         E, S = torch.stack(writes), torch.stack(starts)
-        ctx.save_for_backward(solve, P, b, w, E, S)
+        ctx.save_for_backward(A, solve, P, b, w, E, S)
         ctx.adds = add is not None
         return E, S, M
 
     @staticmethod
     def backward(ctx, dE, dS, dM):
-        solve, P, b, w, E, S = ctx.saved_tensors
+        A, solve, P, b, w, E, S = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # this is differentiated again, and then the inverse hangs on A
+            solve = unit_lower_inverse(A)
         back, known, after = w.transpose(-3, -2), [], []
         for i in reversed(range(E.shape[0])):
             after.append(dM)
