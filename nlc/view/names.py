@@ -21,6 +21,8 @@ from nlc.view.words import amount, frequency_words
 ROOM = NAMES_END - MARGIN
 WORD, LINE, SPACE = 16.0, 21.0, 10.0
 BRACKET = NAMES_END + 12.0
+# the tip of an arrow between two states of an optimizer
+SMALL_TIP = 6.0
 
 
 class Names:
@@ -93,13 +95,32 @@ def _bracket(
             f'class="net optimises"/><path d="M{end:g} {y:g}l{-TIP:g} -5v10z" '
             'class="tip optimises"/></g>'
         )
-    if between:
-        # one state takes another: from box to box, or within one
+    places = {c.name: i for i, box in enumerate(boxes) for c in box.members}
+    ways: dict[tuple[int, int], list[Edge]] = defaultdict(list)
+    for edge in between:
+        ways[places[edge.source], places[edge.target]].append(edge)
+    for number, ((i, j), found) in enumerate(sorted(ways.items())):
+        path = _way(boxes[i], boxes[j], abs(i - j), number)
+        yield f'<g class="edge">{title(found)}{path}</g>'
+
+
+def _way(source: Box, target: Box, apart: int, number: int) -> str:
+    """Draw how one state is read by another: to the next box, or around those between them."""
+    if not apart:
+        return '<path d="" class="net reads"/>'
+    down = target.y > source.y
+    if apart == 1:
         x = MARGIN + 14
-        a = min(boxes, key=lambda box: box.y)
-        b = max(boxes, key=lambda box: box.y)
-        path = f"M{x:g} {a.bottom:g}V{b.y:g}" if a is not b else ""
-        yield f'<g class="edge">{title(between)}<path d="{path}" class="net reads"/></g>'
+        y = target.y if down else target.bottom
+        start = source.bottom if down else source.y
+        back = -SMALL_TIP if down else SMALL_TIP
+        line, tip = f"M{x:g} {start:g}V{y + back:g}", f"M{x:g} {y:g}l-4 {back:g}h8z"
+    else:
+        x = MARGIN - 7 - 4 * (number % 4)
+        a, b = source.y + source.high / 2 + 5, target.y + target.high / 2 - 5
+        line = f"M{source.left:g} {a:g}H{x:g}V{b:g}H{target.left - SMALL_TIP:g}"
+        tip = f"M{target.left:g} {b:g}l{-SMALL_TIP:g} -4v8z"
+    return f'<path d="{line}" class="net reads"/><path d="{tip}" class="tip reads"/>'
 
 
 def _words(system: System, level: Level) -> list[str]:

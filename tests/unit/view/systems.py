@@ -39,8 +39,8 @@ def hard(name: str) -> System:
 
 
 def path_of(name: str) -> Path:
-    """The file of one of the systems."""
-    return next(path for path in FILES if path.stem == name)
+    """The file of one of the systems, a harder one before one of the library."""
+    return next(path for path in (*HARD, *LIBRARY) if path.stem == name)
 
 
 @cache

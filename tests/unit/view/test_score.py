@@ -204,6 +204,34 @@ def test_a_block_is_framed_with_how_often_it_is_there() -> None:
     assert {"attention × 8", "delta × 24", "mlp_slow × 24", "frozen_features"} <= words
 
 
+def test_a_state_of_an_optimizer_is_joined_to_those_that_take_it_and_no_other() -> None:
+    text = """
+system a "a"
+dims { d = 4 }
+level slow every 1 step, optimizer r(lr = 0.1)
+rule r(lr) {
+  state fresh = 0
+  state calm = 0
+  state late[] = 0
+  fresh = fresh + grad
+  late  = late + 1
+  self  = self - lr * fresh * late
+  every 5 steps { calm = calm + grad; late = late + mean(calm, over = (in, out)) }
+}
+block b(x[d]) -> y[d] { weights W : linear(d -> d) at slow; y = W(x) }
+"""
+    picture = read(as_svg(nlc.parse(text)))
+    boxes = {name.rsplit(".", 1)[1]: box for box in picture.boxes for name in box.names}
+    ways = [w for w in picture.ways if w.edges[0][2] == "reads" and "slow.r" in w.edges[0][1]]
+    joined = {edge[:2] for way in ways for edge in way.edges}
+    assert joined == {("slow.r.calm", "slow.r.late")}
+    xs = [(part.y1, part.y2) for part in ways[0].parts]
+    ends = sorted(y for pair in xs for y in pair)
+    between = [boxes["calm"].area, boxes["late"].area]
+    upper, lower = sorted(between, key=lambda area: area.y1)
+    assert upper.y1 <= ends[0] and ends[-1] <= lower.y2
+
+
 def test_states_of_an_optimizer_stand_beside_the_name_of_their_level() -> None:
     found = seen(path_of("optimizers"))
     fast, slow = _box(found, "slow.m3.m1"), _box(found, "slow.m3.m2")
