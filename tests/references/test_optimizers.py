@@ -246,6 +246,25 @@ def test_deep_momentum_is_a_network_that_learns_to_answer() -> None:
     assert torch.allclose(state["layer2.weight"], W2.detach(), atol=1e-12)
 
 
+def test_delta_gradient_descent_erases_along_the_inputs() -> None:
+    """W (I - s mean k k^T) - s grad with s = lr / (1 + lr mean ||k||^2), at every token's input."""
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.Linear(4, 3, bias=False).double()
+    optimizer = RULES.rule("dgd")(layer, lr=0.5)
+    W = layer.weight.detach().clone()
+    for _ in range(4):
+        k = torch.randn(2, 5, 4, generator=generator, dtype=torch.float64)
+        target = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+        layer.zero_grad()
+        (layer(k) - target).square().mean().backward()
+        grad = 2 * ((k @ W.T - target) / target.numel()).flatten(0, 1).T @ k.flatten(0, 1)
+        step = 0.5 / (1 + 0.5 * k.square().sum(-1).mean())
+        erased = torch.einsum("bti,btj->ij", k, k) / 10
+        W = W @ (torch.eye(4, dtype=torch.float64) - step * erased) - step * grad
+        optimizer.step()
+        assert torch.allclose(layer.weight, W, atol=1e-12)
+
+
 def test_momentum_of_nested_learning_on_its_toy_problem() -> None:
     # psi(r, th) = r^2 + k (r - th + a sin(w r))^2 from (-3.5, 2): the momentum that forgets along
     # the gradient comes down
