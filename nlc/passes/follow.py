@@ -145,7 +145,7 @@ class Follow:
         column = next((p - len(roles) for p, role in enumerate(roles) if role == COLUMN), None)
         if w.op == "const" and w.attr("value") == 0.0:
             return Value(Matrix({}, ()), roles)
-        split = w.op == "outer" and len(roles) == 2 and column is not None
+        split = len(roles) == 2 and column is not None and _is_outer(w)
         if (row is None or row not in varies) and not split:
             ones = Vector({}, {}, register.full(register.one, register.rows))
             return Value(register.outer(ones, self.only(w, roles, column)), roles)
@@ -306,6 +306,12 @@ class Follow:
             return left, node.args[1], True
         assert right is not None
         return right, node.args[0], False
+
+
+def _is_outer(w: Expr) -> bool:
+    """Say whether a matrix is an outer product, or a number times one."""
+    terms = terms_of(w)
+    return terms is not None and [term.kind for term in terms] == ["outer"]
 
 
 def _along_one(w: Expr) -> bool:

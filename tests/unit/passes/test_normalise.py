@@ -297,6 +297,26 @@ def test_a_constant_step_may_be_stopped(evaluate):
     assert form.known and form.writes[0].offset.op == "stop"
 
 
+def test_a_number_times_a_stopped_step_is_known(evaluate):
+    c = Made()
+    step = c("stop", c("outer", c.stream("v", M), c.stream("k", N)))
+    form = c.check({"": c("sub", c.state(), c("mul", c.gate("eta"), step))}, evaluate)
+    assert form.known and len(form.writes) == 1
+
+
+def test_what_is_added_to_a_row_goes_along_its_key(evaluate):
+    c = Made(body=(Axis("", 1), N))
+    k, error = c.stream("k", N), c.stream("error", Axis("", 1))
+    step = c("mul", c.gate("eta"), c("outer", error, k))
+    form = c.check({"": c("sub", c.state(), step)}, evaluate)
+    (write,) = form.writes
+    assert write.targets == (k,)
+    assert {n.attr("name") for n in postorder([write.offset]) if n.op == "stream"} == {
+        "eta",
+        "error",
+    }
+
+
 def test_a_state_that_is_not_assigned_keeps_its_value(evaluate):
     c = Made(("S",))
     form = c.check({"": c("mul", c.gate("a"), c.state("S"))}, evaluate)
