@@ -31,11 +31,6 @@ def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Te
     return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
 
 
-def number(value: float, like: Tensor) -> Tensor:
-    """Give a number as a tensor, in float32 or better."""
-    return wide(like.new_full((), value))
-
-
 def read_linear(x: Tensor, weight: Tensor, lead: int) -> Tensor:
     """W x: x [B, *lead, *more, d_in], weight [B, *lead, d_out, d_in]."""
     if x.ndim == 2 + lead:
@@ -872,20 +867,15 @@ class MixerMEta(nn.Module):
             """What the tokens of a chunk write, from the state before it."""
             weight = start["weight"]
             p = (-eta).unsqueeze(2) * k
-            e1 = Write([(p, 0)], None, [(k, (0,))])
-            u = number(-1.0, eta).unsqueeze(0)
-            k = wide(k)
-            value = torch.einsum("boi,bti->bto", weight, wide(v)).squeeze(-1)
-            value_1 = outer(
-                (torch.einsum("boi,bti->bto", weight, k).squeeze(-1) - value).unsqueeze(2), k
-            )
-            b = (eta.unsqueeze(2).unsqueeze(3) * value_1).flatten(-2)
-            e2 = Write([], u, [(b, (0,))])
-            return {"weight": [e1, e2]}
+            value = torch.einsum("boi,bti->bto", weight, wide(k)).squeeze(-1)
+            product = eta * (value - torch.einsum("boi,bti->bto", weight, wide(v)).squeeze(-1))
+            negative = -product
+            u = negative.unsqueeze(2)
+            e = Write([(p, 0)], u, [(k, (0,))])
+            return {"weight": [e]}
 
-        # e1 = M_eta_{t-1} p
-        # e2 = u
-        # M_eta_t = M_eta_{t-1} g + e1 b^T + e2 b^T
+        # e = M_eta_{t-1} p + u
+        # M_eta_t = M_eta_{t-1} g + e b^T
         moves = {"weight": Moves([[alpha]], ScalarGate, 32)}
         path, M_eta, M_eta_start = run_chunks(
             writes, [eta, k, v], moves, [{"weight": M_eta}], {"weight": M_eta_start}, position, 16
@@ -958,20 +948,15 @@ class MixerMAlpha(nn.Module):
             """What the tokens of a chunk write, from the state before it."""
             weight = start["weight"]
             p = (-eta).unsqueeze(2) * k
-            e1 = Write([(p, 0)], None, [(k, (0,))])
-            u = number(-1.0, eta).unsqueeze(0)
-            k = wide(k)
-            value = torch.einsum("boi,bti->bto", weight, wide(v)).squeeze(-1)
-            value_1 = outer(
-                (torch.einsum("boi,bti->bto", weight, k).squeeze(-1) - value).unsqueeze(2), k
-            )
-            b = (eta.unsqueeze(2).unsqueeze(3) * value_1).flatten(-2)
-            e2 = Write([], u, [(b, (0,))])
-            return {"weight": [e1, e2]}
+            value = torch.einsum("boi,bti->bto", weight, wide(k)).squeeze(-1)
+            product = eta * (value - torch.einsum("boi,bti->bto", weight, wide(v)).squeeze(-1))
+            negative = -product
+            u = negative.unsqueeze(2)
+            e = Write([(p, 0)], u, [(k, (0,))])
+            return {"weight": [e]}
 
-        # e1 = M_alpha_{t-1} p
-        # e2 = u
-        # M_alpha_t = M_alpha_{t-1} g + e1 b^T + e2 b^T
+        # e = M_alpha_{t-1} p + u
+        # M_alpha_t = M_alpha_{t-1} g + e b^T
         moves = {"weight": Moves([[alpha]], ScalarGate, 32)}
         path, M_alpha, M_alpha_start = run_chunks(
             writes,
