@@ -6,7 +6,7 @@ that imports torch only; the same for the same spec.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -21,6 +21,7 @@ from nlc.codegen.unit import Unit, expressions, of_memory, starts_anew, units
 from nlc.codegen.writer import Writer
 
 from nlc.ir.expr import Expr, postorder
+from nlc.ir.kernel import Emitted
 from nlc.ir.schedule import Plan
 from nlc.ir.shape import show
 from nlc.ir.slots import further, routed, sparse_read
@@ -160,14 +161,14 @@ class Emitter:
         """The memories that have kernels, once their classes are written."""
         return {name: p for name, p in self.kernels.items() if isinstance(p, KernelPlan)}
 
-    def kernels_text(self) -> str:
-        """The whole of `kernels.py`, or nothing where no memory has kernels."""
+    def kernels_text(self) -> tuple[str, tuple[Emitted, ...]]:
+        """The whole of `kernels.py` and its kernels, or nothing where no memory has any."""
         plans = []
         for (block, memory), plan in self.planned().items():
             found = self.system.block(block).memory(memory)
             lines = [f"{s.text}   ({self.place(s.span)})" for s in found.statements]
             plans.append((plan, list(dict.fromkeys(lines))))
-        return emit_kernels(plans, self.spec, self.system.name) if plans else ""
+        return emit_kernels(plans, self.spec, self.system.name) if plans else ("", ())
 
     def head(self) -> list[str]:
         """The file's docstring."""
@@ -308,9 +309,19 @@ def emit_model(system: System, plan: Plan, spec: str) -> str:
     return Emitter(system, plan, spec).text()
 
 
-def emit_with_kernels(system: System, plan: Plan, spec: str) -> dict[str, str]:
-    """Return the texts of `model.py` and, where any memory has kernels, of `kernels.py`."""
+@dataclass(frozen=True)
+class WithKernels:
+    """A package with kernels: its texts, the kernels, and why other memories have none."""
+
+    texts: dict[str, str]
+    kernels: tuple[Emitted, ...]
+    plain: dict[tuple[str, str], str]
+
+
+def emit_with_kernels(system: System, plan: Plan, spec: str) -> WithKernels:
+    """Return `model.py` and, where any memory has kernels, `kernels.py`."""
     emitter = Emitter(system, plan, spec, "triton")
-    found = {"model.py": emitter.text()}
-    text = emitter.kernels_text()
-    return {**found, "kernels.py": text} if text else found
+    texts = {"model.py": emitter.text()}
+    text, made = emitter.kernels_text()
+    plain = {name: why for name, why in emitter.kernels.items() if isinstance(why, str)}
+    return WithKernels({**texts, "kernels.py": text} if text else texts, made, plain)

@@ -16,6 +16,8 @@ from nlc.codegen.triton_printer import KernelPrinter
 from nlc.codegen.triton_solve import Kernel, Solve
 from nlc.codegen.writer import Writer, split_call
 
+from nlc.ir.kernel import Emitted
+
 
 @dataclass
 class Launcher:
@@ -28,6 +30,7 @@ class Launcher:
     digest: str
     used: set[str]
     dims: dict[str, Dims] = field(default_factory=dict)
+    made: list[Emitted] = field(default_factory=list)
 
     def write(self, out: Writer) -> None:
         """Write everything."""
@@ -63,6 +66,18 @@ class Launcher:
         printer.write(f"{self.name}_{kernel.name}_kernel")
         out.blank(2)
         self.tensors[kernel.name] = printer.tensors()
+        self.made.append(
+            Emitted(
+                f"{self.name}_{kernel.name}_kernel",
+                self.name,
+                kernel.name,
+                self.table,
+                frozenset(w for x in ("q", *self.leaves) for w in (x, f"grad_{x}")),
+                bool(kernel.loop),
+                self.solve.sizes["K"],
+                self.solve.sizes["V"],
+            )
+        )
         for node in ordered(printer.roots):
             if node.op == "load":
                 self.dims[node.word] = node.dims

@@ -15,18 +15,23 @@ from nlc.codegen.triton_plan import KernelPlan
 from nlc.codegen.triton_table import block_sizes
 from nlc.codegen.writer import Writer
 
+from nlc.ir.kernel import Emitted
+
 HOST = (
     "Blocks", "Course", "Launch", "architecture", "as_copies", "dot_type", "front_of", "spread",
     "takes", "up",
 )  # fmt: skip
 
 
-def emit_kernels(plans: Sequence[tuple[KernelPlan, Sequence[str]]], spec: str, system: str) -> str:
-    """Return the text of `kernels.py`; each plan comes with the lines of its update."""
+def emit_kernels(
+    plans: Sequence[tuple[KernelPlan, Sequence[str]]], spec: str, system: str
+) -> tuple[str, tuple[Emitted, ...]]:
+    """Return the text of `kernels.py` and its kernels; each plan has the lines of its update."""
     used: set[str] = set()
-    texts = []
+    texts: list[str] = []
+    made: list[Emitted] = []
     for plan, about in plans:
-        texts.append(_memory(plan, about, used))
+        texts.append(_memory(plan, about, used, made))
     out = Writer()
     out.docstring([
         f"{system}: kernels of its memories",
@@ -42,14 +47,16 @@ def emit_kernels(plans: Sequence[tuple[KernelPlan, Sequence[str]]], spec: str, s
         out.line(line)
     out.blank(2)
     library = [*needed("library_launch", HOST), *needed("library_triton", sorted(used))]
-    return out.text() + "\n\n\n".join(t.strip("\n") for t in [*library, *texts]) + "\n"
+    body = "\n\n\n".join(t.strip("\n") for t in [*library, *texts]) + "\n"
+    return out.text() + body, tuple(made)
 
 
-def _memory(plan: KernelPlan, about: Sequence[str], used: set[str]) -> str:
+def _memory(plan: KernelPlan, about: Sequence[str], used: set[str], found: list[Emitted]) -> str:
     """The kernels of one memory."""
     body = Writer()
     made = Launcher(plan.name, plan.solve, list(plan.reads), list(about), DIGEST, used)
     made.write(body)
+    found += made.made
     text = body.text()
     # two packages may have a memory of the same name: their operations must not meet
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from nlc.codegen.names import class_names
 from nlc.codegen.optimizer import emit_optimizers
 from nlc.codegen.package import write_package
 from nlc.codegen.rule_names import rule_classes
-from nlc.codegen.torch_module import emit_model, emit_with_kernels
+from nlc.codegen.torch_module import WithKernels, emit_model, emit_with_kernels
 from nlc.diagnostics import Faults
 from nlc.ir.schedule import Plan, Schedule
 from nlc.ir.system import System
@@ -109,14 +110,23 @@ class Compiled:
         return self._texts.get("kernels.py", "")
 
     @cached_property
+    def with_kernels(self) -> WithKernels:
+        """The package with kernels, what they are, and why some memories have none."""
+        return emit_with_kernels(self._ready, self._plan, self.spec_name)
+
+    @cached_property
     def _texts(self) -> dict[str, str]:
         if self.target == "triton":
-            return emit_with_kernels(self._ready, self._plan, self.spec_name)
+            return self.with_kernels.texts
         return {"model.py": emit_model(self._ready, self._plan, self.spec_name)}
 
     @cached_property
     def module(self) -> ModuleType:
         """The emitted code, loaded."""
+        if self.kernels_source and find_spec("triton") is None:
+            # without triton it runs as it does on a CPU
+            plain = emit_model(self._ready, self._plan, self.spec_name)
+            return load_module(plain, self.system.name)
         if self.kernels_source:
             return load_package(self._texts, self.system.name)
         return load_module(self.source, self.system.name)
