@@ -19,7 +19,7 @@ MINUTES ?= 2
 DEMO ?= gated_deltanet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format golden docs bench clean
+.PHONY: help install demo test test-all check format golden golden-kernels docs bench clean
 
 help:
 	@echo 'nlc: from a spec of levels, memories and rules to a trained model'
@@ -30,6 +30,7 @@ help:
 	@echo '  make check     formatting, lint, types and layers'
 	@echo '  make format    put the Python files into their canonical format'
 	@echo '  make golden    write the golden files anew, for a change that is meant'
+	@echo '  make golden-kernels   write anew what kernels take of each GPU'
 	@echo '  make docs      write the generated pages in docs/ anew'
 	@echo '  make bench     measure speed against plain loops and published references'
 	@echo '  make install   only make $(VENV) and install nlc into it'
@@ -107,6 +108,10 @@ format: $(VENV)/.installed-dev
 golden: $(VENV)/.installed-dev
 	@echo '==> writing the golden files anew; git diff shows what changed'
 	@$(PYTEST) --update-golden tests/golden tests/errors
+
+golden-kernels: $(VENV)/.installed-dev
+	@echo '==> compiling kernels for every machine; git diff shows what changed'
+	@$(PYTEST) --update-golden -m slow tests/kernels/test_ahead.py -k what_kernels_take
 
 docs: $(VENV)/.installed-dev
 	@$(BIN)/python docs/generate.py

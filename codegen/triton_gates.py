@@ -8,6 +8,8 @@ In: the gates of n states as tiles: numbers, [C] or [C, K], None 0. Each class o
     asked(j, q)              what the first states are asked by a read of state j, each [C, K]
     left(into, j, b)         F(C, i) b_i [C, K], what a write leaves in state j at the tile's end
     whole(a, j)              F(C, 0): a number or [K]
+    kept(a, j, x)            F_aj(t, 0) applied to rows x [C, K] of state a
+    spread(into, j, s, b)    sum_i s[t, i] F(t, i) b_i [C, K]
 """
 
 from __future__ import annotations
@@ -144,6 +146,23 @@ class Scalar:
         column = self.column(into, j)
         return None if column is None else self.tiles.mul(column, b)
 
+    def kept(self, a: int, j: int, x: Tile, late: bool) -> Tile | None:
+        """F_aj(t, 0) x_t."""
+        since = self.since(a, j, late)
+        return None if since is None else self.tiles.mul(since, x)
+
+    def spread(
+        self, into: tuple[int, ...], j: int, scores: Tile, b: Tile, late: bool
+    ) -> Tile | None:
+        """sum_i s[t, i] F(t, i) b_i."""
+        tiles, total = self.tiles, None
+        for a in into:
+            table = self.table(a, j, late)
+            total = total if table is None else tiles.add(total, table)
+        if total is None:
+            return None
+        return tiles.dot(tiles.mul(total, scores), b, (False, False), ("C", "K"))
+
     def column(self, into: tuple[int, ...], j: int) -> Tile | None:
         """How much of a write is in state j at the tile's end [C]."""
         total = None
@@ -194,7 +213,69 @@ class Relative:
         """F(C, 0) [K]."""
         return self.end
 
+    def kept(self, a: int, j: int, x: Tile, late: bool) -> Tile | None:
+        """F(t, 0) x_t."""
+        return self.tiles.mul(self._since(late), x)
 
+    def spread(
+        self, into: tuple[int, ...], j: int, scores: Tile, b: Tile, late: bool
+    ) -> Tile | None:
+        """sum_i s[t, i] F(t, i) b_i."""
+        tiles = self.tiles
+        seen = tiles.named("upto" if late else "below", scores)
+        keys = tiles.binary("div", b, self.running)
+        return tiles.mul(self._since(late), tiles.dot(seen, keys, (False, False), ("C", "K")))
+
+
+@dataclass
+class Direct:
+    """A gate of each channel, multiplied forward: keys as every later token sees them."""
+
+    tiles: Tiles
+    gates: Given
+
+    def __post_init__(self) -> None:
+        g = self.gates[0][0]
+        assert g is not None
+        self.g = _full(self.tiles, g, ("C", "K"))
+
+    def _since(self, late: bool) -> Tile:
+        op = "passed" if late else "passed_early"
+        return renamed(self.tiles.named(op, self.g), "F" if late else "F_early", SAID_DIRECT[op])
+
+    def reach(self, into: tuple[int, ...], j: int, q: Tile, b: Tile, late: bool) -> Tile | None:
+        """<F(t, i) b_i, q_t>, channel by channel."""
+        return self.tiles.named("direct" if late else "direct_early", q, b, self.g)
+
+    def asked(self, j: int, q: Tile, late: bool) -> dict[int, Tile]:
+        """F(t, 0) q_t."""
+        return {0: self.tiles.mul(q, self._since(late))}
+
+    def left(self, into: tuple[int, ...], j: int, b: Tile) -> Tile | None:
+        """F(C, i) b_i."""
+        until = renamed(self.tiles.named("ahead", self.g), "F_end", "F(C, i)")
+        return self.tiles.mul(b, until)
+
+    def column(self, into: tuple[int, ...], j: int) -> Tile | None:
+        """There is none: what is left differs by channel."""
+        return None
+
+    def whole(self, a: int, j: int) -> Tile | None:
+        """F(C, 0) [K]."""
+        return renamed(self.tiles.named("last", self._since(True)), "F_whole", "F(C, 0)")
+
+    def kept(self, a: int, j: int, x: Tile, late: bool) -> Tile | None:
+        """F(t, 0) x_t."""
+        return self.tiles.mul(self._since(late), x)
+
+    def spread(
+        self, into: tuple[int, ...], j: int, scores: Tile, b: Tile, late: bool
+    ) -> Tile | None:
+        """sum_i s[t, i] F(t, i) b_i."""
+        return self.tiles.named("given" if late else "given_early", scores, b, self.g)
+
+
+SAID_DIRECT = {"passed": "F(t, 0)", "passed_early": "F(t-1, 0)"}
 WORDS = {
     "late": "F", "early": "F_early", "since": "f", "since_early": "f_early",
     "until": "f_end", "whole": "f_whole",
@@ -204,7 +285,10 @@ SAID = {
     "since_early": "F(t-1, 0)", "until": "F(C, i)", "whole": "F(C, 0)",
 }  # fmt: skip
 
-KINDS = {"ScalarGate": Scalar, "CoupledGates": Scalar, "RelativeGates": Relative}
+KINDS = {
+    "ScalarGate": Scalar, "CoupledGates": Scalar, "RelativeGates": Relative,
+    "ChannelGates": Direct,
+}  # fmt: skip
 
 
 def _full(tiles: Tiles, gate: Tile, dims: tuple[str, ...] = ("C",)) -> Tile:

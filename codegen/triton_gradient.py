@@ -172,6 +172,49 @@ def _solved(tiles: Tiles, node: Tile, grad: Tile) -> list[Tile | None]:
     return [tiles.named("below", tiles.dot(inner, node, (False, True), ("C", "I")))]
 
 
+def _passed(early: bool) -> Row:
+    """F(t, 0), or F(t-1, 0): the gates that have passed."""
+
+    def row(tiles: Tiles, node: Tile, grad: Tile) -> list[Tile | None]:
+        (g,) = node.args
+        grad = tiles.spread(grad, ("C", "K"))
+        # F(t-1, 0) is F of the row above
+        came = tiles.named("upwards", grad) if early else grad
+        return [tiles.named("passed_back", came, g)]
+
+    return row
+
+
+def _direct(word: str) -> Row:
+    """A[t, i] = <F(t, i) b_i, q_t>, of q, b and the gates."""
+
+    def row(tiles: Tiles, node: Tile, grad: Tile) -> list[Tile | None]:
+        q, b, g = node.args
+        grad = tiles.spread(grad, ("C", "I"))
+        return [
+            tiles.named(f"given{word}", grad, b, g),
+            tiles.named(f"taken{word}", grad, q, g),
+            tiles.named(f"decays{word}", grad, q, b, g),
+        ]
+
+    return row
+
+
+def _given(word: str) -> Row:
+    """x_t = sum_i s[t, i] F(t, i) b_i, of s, b and the gates."""
+
+    def row(tiles: Tiles, node: Tile, grad: Tile) -> list[Tile | None]:
+        scores, b, g = node.args
+        grad = tiles.spread(grad, ("C", "K"))
+        return [
+            tiles.named(f"direct{word}", grad, b, g),
+            tiles.named(f"taken{word}", scores, grad, g),
+            tiles.named(f"decays{word}", scores, grad, b, g),
+        ]
+
+    return row
+
+
 GRADIENTS: dict[str, Row] = {
     "add": _add,
     "sub": _sub,
@@ -208,6 +251,15 @@ GRADIENTS: dict[str, Row] = {
     "last": lambda tiles, node, grad: [
         tiles.named("at_last", tiles.spread(grad, node.args[0].dims))
     ],
+    "passed": _passed(early=False),
+    "passed_early": _passed(early=True),
+    "ahead": lambda tiles, node, grad: [
+        tiles.named("ahead_back", tiles.spread(grad, ("C", "K")), node.args[0])
+    ],
+    "direct": _direct(""),
+    "direct_early": _direct("_early"),
+    "given": _given(""),
+    "given_early": _given("_early"),
     "solved": _solved,
     "below": lambda tiles, node, grad: [tiles.named("below", grad)],
     "upto": lambda tiles, node, grad: [tiles.named("upto", grad)],

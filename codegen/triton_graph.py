@@ -50,8 +50,23 @@ NAMED: dict[str, Dims] = {
     # a gate of each channel
     "running": ("C", "K"),  # F(t, 0)
     "last": ("K",),  # the last row
+    "upwards": ("C", "K"),  # each row is the one below it, the last is 0
     "later": ("C", "K"),  # the sum of this row and those after it
     "at_last": ("C", "K"),  # the last row alone is kept
+    # ... that may be 0: nothing is divided
+    "passed": ("C", "K"),  # F(t, 0)
+    "passed_early": ("C", "K"),  # F(t-1, 0)
+    "passed_back": ("C", "K"),
+    "ahead": ("C", "K"),  # F(C, i)
+    "ahead_back": ("C", "K"),
+    "direct": ("C", "I"),  # <F(t, i) b_i, q_t> for i <= t
+    "direct_early": ("C", "I"),  # <F(t-1, i) b_i, q_t> for i < t
+    "given": ("C", "K"),  # sum_i s[t, i] F(t, i) b_i for i <= t
+    "given_early": ("C", "K"),
+    "taken": ("C", "K"),  # sum_t s[t, i] F(t, i) q_t for i <= t
+    "taken_early": ("C", "K"),
+    "decays": ("C", "K"),  # the gradient of the gates of direct
+    "decays_early": ("C", "K"),
     # a matrix of tokens
     "solved": ("C", "I"),  # (I - A)^-1
     "below": ("C", "I"),  # kept for i < t

@@ -43,7 +43,9 @@ class Launcher:
         self.states = [f"M{solve.number(j)}" for j in solve.states]
         self.tensors: dict[str, list[str]] = {}
         for kernel in (solve.tiles_kernel(), solve.states_kernel()):
-            self._kernel(out, kernel)
+            # where nothing hangs on anything, there is nothing to solve
+            if kernel.stores:
+                self._kernel(out, kernel)
         self._course(out)
         for kernel in (solve.states_back(), solve.tiles_back()):
             self._kernel(out, kernel)
@@ -185,6 +187,8 @@ class Launcher:
         self.tensors[kernel] = [names.get(word, word) for word in self.tensors[kernel]]
 
     def _make_tiles(self, out: Writer) -> None:
+        if "tiles" not in self.tensors:
+            return
         made = [word for word in self.tensors["tiles"] if word not in self.leaves]
         self._make(out, made, self.leaves[0])
         self._start(out, "tiles")
@@ -260,8 +264,8 @@ class Launcher:
             out.line("return y")
         self._fake(out, name, given)
         with out.indent():
-            d_v = self.solve.sizes["V"]
-            out.line(f"return q.new_empty(*q.shape[:3], {d_v}, dtype=torch.float32)")
+            size = self.solve.sizes[self.dims["y"][1]]
+            out.line(f"return q.new_empty(*q.shape[:3], {size}, dtype=torch.float32)")
         out.blank(2)
         grads = [f"grad_{word}" for word in given]
         moving = self.tensors[back.name]
@@ -303,13 +307,14 @@ class Launcher:
             self._listed(out, "given = ", pairs, "[]")
             out.line(f"front = front_of(given, {self.states[0]})")
             out.line("leaves = tuple(spread(x, front, vector) for x, vector in given)")
-            shape = f"{self.states[0]}.shape"
-            out.line(f"shape = {shape}")
-            states = [f"as_copies({state})" for state in self.states]
+            # the form may hold for the transposed states
+            turned = ".mT" if self.solve.form.transposed else ""
+            out.line(f"shape = {self.states[0]}{turned}.shape")
+            states = [f"as_copies({state}{turned})" for state in self.states]
             out.call(f"found = {self.name}(", ["*leaves", *states])
             w, s = len(self.writes), len(self.starts)
             out.line(f"writes, starts = found[:{w}], found[{w}:{w + s}]")
-            after = [f"found[{w + s + j}].reshape(shape)" for j in range(s)]
+            after = [f"found[{w + s + j}].reshape(shape){turned}" for j in range(s)]
             self._return(out, ["Course(leaves, writes, starts, front)", *after])
         out.blank(2)
         for state, late in self.reads:

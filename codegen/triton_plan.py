@@ -47,13 +47,14 @@ def plan_kernels(writer: MemoryWriter, block: str) -> KernelPlan | str:
     if reason:
         return reason
     (part,) = writer.memory.map.parts
-    sizes = {"K": part.shape[1].size, "V": part.shape[0].size}
+    rows, columns = (axis.size for axis in part.shape)
+    sizes = {"K": columns, "V": rows} if not form.transposed else {"K": rows, "V": columns}
     reads = [
         ([v.name for v in writer.memory.variables].index(var), when == "post")
         for kind, when, var, _ in sorted(writer.reads)
         if kind == "apply" and when in ("post", "prev")
     ]
-    several = range(max(len(form.states), len(form.writes)))
+    several = range(max(len(form.states), len(form.writes), 1))
     words = ("M", "dM", "e", "de", "starts", "dstarts", "dends", "w", "u", "M_after", "dM_after")
     own = {f"{word}{n}" for word in words for n in ["", *(i + 1 for i in several)]}
     name = identifier(f"{block}_{writer.memory.name}".lower())
@@ -69,8 +70,6 @@ def why_not(writer: MemoryWriter, form: Affine, keeping: Keeping) -> str:
         return "its state is no matrix"
     if max(axis.size for axis in part.shape) > LARGEST:
         return f"its state has more than {LARGEST} rows or columns"
-    if form.transposed:
-        return "its form holds for the transposed state"
     if memory.reset is not None:
         return "it is reset"
     if writer.has_start:
@@ -81,8 +80,6 @@ def why_not(writer: MemoryWriter, form: Affine, keeping: Keeping) -> str:
         return f"its gates are kept as {keeping.gates}"
     if keeping.gates == "RelativeGates" and keeping.tile < SHORTEST:
         return f"its gates hold for fewer than {SHORTEST} tokens"
-    if sum(not write.known for write in form.writes) > 1:
-        return "several of its writes read the state"
     if not any(any(b is not None for b in write.targets) for write in form.writes):
         return "nothing is written into it"
     if _circle(form):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from nlc.codegen.names import Names
 from nlc.codegen.triton_coefficients import Coefficients
-from nlc.codegen.triton_gates import KINDS, Relative, Scalar
+from nlc.codegen.triton_gates import KINDS, Direct, Relative, Scalar
 from nlc.codegen.triton_gradient import gradients
 from nlc.codegen.triton_graph import Tile, Tiles, renamed
 
@@ -52,6 +52,8 @@ class Solve:
     sizes: dict[str, int]
     names: Names
     coefficients: Coefficients = field(init=False)
+    # what the tiles kernel stores
+    words: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self.coefficients = Coefficients(Tiles(), self.sizes, self.names)
@@ -65,13 +67,14 @@ class Solve:
                 self.coefficients.number(c)
             self.offset(r)
             self.keys(r)
+        self.words = tuple(self.solved())
 
     def _begin(self) -> None:
         """Begin a graph."""
         self.tiles = Tiles()
         self.coefficients.tiles = self.tiles
         kind = KINDS[self.keeping.gates]
-        self.gates: Scalar | Relative = kind(
+        self.gates: Scalar | Relative | Direct = kind(
             self.tiles,
             [
                 [None if g is None else self._gate(g, i, j) for j, g in enumerate(row)]
@@ -172,27 +175,7 @@ class Solve:
 
     def solved(self) -> dict[str, Tile]:
         """What the tiles kernel stores: u and w, and the products at the tile's end."""
-        tiles, found = self.tiles, {}
-        for r in self.open_:
-            u = None if self.form.writes[r].offset is None else self.offset(r)
-            for s in self.known:
-                scores = self._scores(r, s)
-                if scores is not None:
-                    renamed(scores, f"A{r + 1}{s + 1}")
-                    seen = tiles.dot(scores, self.offset(s), (False, False), ("C", "V"))
-                    u = tiles.add(u, seen)
-            A = self._scores(r, r)
-            inverse = None
-            if A is not None:
-                renamed(A, "A", "<F(t-1, i) b_i, p_t>, i < t")
-                inverse = renamed(tiles.named("solved", A), "X", "(I - A)^-1")
-            for word, value, axis in [
-                *([] if u is None else [("u_x", u, "V")]),
-                *((f"w{self.number(a)}_x", x, "K") for a, x in self._asked(r).items()),
-            ]:
-                if inverse is not None:
-                    value = tiles.dot(inverse, value, (False, False), ("C", axis))
-                found[word] = renamed(value, word.removesuffix("_x") + "_solved")
+        found = self._eliminated()
         found |= {name: value for name, value, _ in self._ends()}
         for a in self.states:
             for j in self.states:
@@ -201,10 +184,75 @@ class Solve:
                     found[f"whole{self.pair(a, j)}"] = whole
         return found
 
-    def _has_u(self, r: int) -> bool:
-        """Say whether a write has a part that hangs on no state."""
-        seen = any(self._scores(r, s) is not None for s in self.known)
-        return self.form.writes[r].offset is not None or seen
+    def _eliminated(self) -> dict[str, Tile]:
+        """Solve E_r = sum_s A_rs E_s + U_r + P_r M for all writes that read, one after another.
+
+        A_rs is below the diagonal, or upto it for s < r, so what is left of A_rr when the writes
+        before r are taken out is below it again.
+        """
+        tiles, rows = self.tiles, self.open_
+        A = {(r, s): self._scores(r, s) for r in rows for s in rows}
+        given = {r: self._given(r) for r in rows}
+        X: dict[int, Tile] = {}
+        for r in rows:
+            own = A[r, r]
+            if own is not None:
+                label = self.label(r) if len(rows) > 1 else ""
+                renamed(own, f"A{label}", "<F(t-1, i) b_i, p_t>, i < t")
+                X[r] = renamed(tiles.named("solved", own), f"X{label}", "(I - A)^-1")
+            for q in rows[rows.index(r) + 1 :]:
+                below = A[q, r]
+                if below is None:
+                    continue
+                if r in X:
+                    below = tiles.dot(below, X[r], (False, False), ("C", "I"))
+                for s in rows[rows.index(r) + 1 :]:
+                    other = A[r, s]
+                    if other is not None:
+                        more = tiles.dot(below, other, (False, False), ("C", "I"))
+                        A[q, s] = tiles.add(A[q, s], more)
+                for word, (value, axis) in given[r].items():
+                    more = tiles.dot(below, value, (False, False), ("C", axis))
+                    before = given[q][word][0] if word in given[q] else None
+                    given[q][word] = (tiles.add(before, more), axis)
+        for r in reversed(rows):
+            for s in rows[rows.index(r) + 1 :]:
+                other = A[r, s]
+                if other is None:
+                    continue
+                for word, (value, axis) in given[s].items():
+                    more = tiles.dot(other, value, (False, False), ("C", axis))
+                    before = given[r][word][0] if word in given[r] else None
+                    given[r][word] = (tiles.add(before, more), axis)
+            if r in X:
+                given[r] = {
+                    word: (tiles.dot(X[r], value, (False, False), ("C", axis)), axis)
+                    for word, (value, axis) in given[r].items()
+                }
+        return {
+            self._word(word, r): renamed(value, f"{word}{self.label(r)}_solved")
+            for r in rows
+            for word, (value, _) in given[r].items()
+        }
+
+    def _word(self, word: str, r: int) -> str:
+        """The tensor that holds what is solved for a write."""
+        return f"{word}_{self.label(r)}x" if len(self.open_) > 1 else f"{word}_x"
+
+    def _given(self, r: int) -> dict[str, tuple[Tile, str]]:
+        """What a write is made of but for other writes that read: "u" [C, V], "w" [C, K]."""
+        tiles, found = self.tiles, {}
+        u = None if self.form.writes[r].offset is None else self.offset(r)
+        for s in self.known:
+            scores = self._scores(r, s)
+            if scores is not None:
+                renamed(scores, f"A{r + 1}{s + 1}")
+                u = tiles.add(u, tiles.dot(scores, self.offset(s), (False, False), ("C", "V")))
+        if u is not None:
+            found["u"] = (u, "V")
+        for a, x in self._asked(r).items():
+            found[f"w{self.number(a)}"] = (x, "K")
+        return found
 
     def _end_of(self, r: int, n: int) -> str:
         """What holds F(C, i) b_i of the n-th keys of a write."""
@@ -275,10 +323,14 @@ class Solve:
             if r in self.known:
                 E[r] = self.offset(r)
                 continue
-            e = tiles.load("u_x", ("C", "V"), about="(I - A)^-1 U") if self._has_u(r) else None
-            for a in self._asked(r):
-                w = tiles.load(f"w{self.number(a)}_x", ("C", "K"), about="(I - A)^-1 P")
-                e = tiles.add(e, tiles.dot(w, M[a], (False, False), ("C", "V")))
+            e: Tile | None = None
+            if self._word("u", r) in self.words:
+                e = tiles.load(self._word("u", r), ("C", "V"), about="(I - A)^-1 U")
+            for a in self.states:
+                word = self._word(f"w{self.number(a)}", r)
+                if word in self.words:
+                    w = tiles.load(word, ("C", "K"), about="(I - A)^-1 P")
+                    e = tiles.add(e, tiles.dot(w, M[a], (False, False), ("C", "V")))
             assert e is not None
             E[r] = renamed(e, f"e{self.label(r)}")
             stores.append((f"e{self.label(r)}", E[r]))
@@ -330,8 +382,9 @@ class Solve:
                 if whole is not None:
                     total = tiles.add(total, tiles.mul(whole, dM[j]))
             for r in self.open_:
-                if a in self._asked(r):
-                    w = tiles.load(f"w{self.number(a)}_x", ("C", "K"), about="(I - A)^-1 P")
+                word = self._word(f"w{self.number(a)}", r)
+                if word in self.words:
+                    w = tiles.load(word, ("C", "K"), about="(I - A)^-1 P")
                     total = tiles.add(total, tiles.dot(w, dE[r], (True, False), ("K", "V")))
             after.append(total)
         return Kernel(
@@ -357,11 +410,14 @@ class Solve:
 
         for r in self.open_:
             de = tiles.load(f"de{self.label(r)}_all", ("C", "V"))
-            if self._has_u(r):
-                reach(found["u_x"], de)
-            for a in self._asked(r):
-                M = self._state("starts", a)
-                reach(found[f"w{self.number(a)}_x"], tiles.dot(de, M, (False, True), ("C", "K")))
+            word = self._word("u", r)
+            if word in found:
+                reach(found[word], de)
+            for a in self.states:
+                word = self._word(f"w{self.number(a)}", r)
+                if word in found:
+                    M = self._state("starts", a)
+                    reach(found[word], tiles.dot(de, M, (False, True), ("C", "K")))
         for j in self.states:
             dM = self._state("dends", j)
             for r in range(len(self.form.writes)):
@@ -388,7 +444,7 @@ class Solve:
     # ---- reading -------------------------------------------------------------------------------
 
     def answer(self, state: int, late: bool) -> Tile:
-        """y [C, V], a read of a state after or before each token's update."""
+        """A read of a state after or before each token's update: y [C, V]."""
         tiles = self.tiles
         q = tiles.load("q", ("C", "K"))
         y: Tile | None = None
@@ -402,21 +458,37 @@ class Solve:
                     y = tiles.add(y, seen)
         return renamed(y or tiles.spread(tiles.number(0.0), ("C", "V")), "y")
 
+    def turned_answer(self, state: int, late: bool) -> Tile:
+        """A read of the transposed state: q [C, V] -> y [C, K]."""
+        tiles = self.tiles
+        q = tiles.load("q", ("C", "V"))
+        y: Tile | None = None
+        for a in self.states:
+            found = tiles.dot(q, self._state("starts", a), (False, True), ("C", "K"))
+            part = self.gates.kept(a, state, found, late)
+            y = y if part is None else tiles.add(y, part)
+        for r in range(len(self.form.writes)):
+            for b, into in self.keys(r):
+                scores = tiles.dot(q, self.written(r), (False, True), ("C", "I"))
+                part = self.gates.spread(into, state, scores, b, late)
+                y = y if part is None else tiles.add(y, part)
+        return renamed(y or tiles.spread(tiles.number(0.0), ("C", "K")), "y")
+
     def read_kernel(self, state: int, late: bool, name: str) -> Kernel:
         """A read at every token."""
         self._begin()
         about = "Read the state at every token: y_t = M_0 F(t, 0) q_t + sum <F(t, i) b_i, q_t> e_i."
-        return Kernel(name, about, (("y", self.answer(state, late)),))
+        return Kernel(name, about, (("y", self._answer(state, late)),))
+
+    def _answer(self, state: int, late: bool) -> Tile:
+        return (self.turned_answer if self.form.transposed else self.answer)(state, late)
 
     def read_back(self, state: int, late: bool, name: str) -> Kernel:
         """The gradients of what a read was given."""
         self._begin()
-        y = self.answer(state, late)
-        return self._back(
-            name,
-            "Give the gradients of all that a read hangs on.",
-            {y: self.tiles.load("dy", ("C", "V"))},
-        )
+        y = self._answer(state, late)
+        about = "Give the gradients of all that a read hangs on."
+        return self._back(name, about, {y: self.tiles.load("dy", y.dims)})
 
     def _back(self, name: str, about: str, reached: dict[Tile, Tile]) -> Kernel:
         found = gradients(self.tiles, reached)

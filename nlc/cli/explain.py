@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +16,20 @@ import typer
 
 from nlc.cli.common import CallError, Format, SetOption, colored, find_spec, say, settings
 from nlc.cli.faults import faults_shown
+from nlc.cli.lab import Target
 from nlc.diagnostics import Diagnostic, Faults, SpecError
 from nlc.errors import Entry, codes, entry, nearest
 from nlc.ir.system import System
+
+
+class Architecture(StrEnum):
+    """A GPU that kernels can be compiled for ahead of time."""
+
+    sm_80 = "sm_80"
+    sm_90 = "sm_90"
+    sm_100 = "sm_100"
+    gfx942 = "gfx942"
+
 
 CODE = re.compile(r"[Nn][Ll]\d+")
 
@@ -30,6 +42,12 @@ def explain(
     form: Annotated[
         Format, typer.Option("--format", help="As text, or as JSON for programs.")
     ] = Format.text,
+    target: Annotated[
+        Target, typer.Option(help="`triton` adds the kernels that would be written.")
+    ] = Target.torch,
+    architecture: Annotated[
+        Architecture, typer.Option("--arch", help="The GPU that kernels are compiled for.")
+    ] = Architecture.sm_90,
 ) -> None:
     """Tell what a code means, or how a spec runs: levels, normal forms, schedules, cost.
 
@@ -40,13 +58,15 @@ def explain(
         nlc explain NL0203
         nlc explain deltanet
         nlc explain deltanet --format json
+        nlc explain deltanet --target triton --arch sm_80
     """
     if form is Format.github:
         raise CallError("explain writes no annotations", "--format text or --format json")
     if CODE.fullmatch(what) and not Path(what).is_file():
         _explain_code(what, form)
     else:
-        _explain_spec(find_spec(what), change, form)
+        arch = str(architecture) if target is Target.triton else ""
+        _explain_spec(find_spec(what), change, form, arch)
 
 
 def _explain_code(word: str, form: Format) -> None:
@@ -108,7 +128,7 @@ def _indented(text: str) -> str:
     return "".join(f"    {line}".rstrip() + "\n" for line in lines) + "\n"
 
 
-def _explain_spec(path: Path, change: list[str] | None, form: Format) -> None:
+def _explain_spec(path: Path, change: list[str] | None, form: Format, arch: str) -> None:
     import nlc
     from nlc.cli.explanation import explanation
     from nlc.cli.told import as_json
@@ -119,7 +139,17 @@ def _explain_spec(path: Path, change: list[str] | None, form: Format) -> None:
         system = nlc.load(path, set=given)
         report = nlc.check(system)
     chunks = chunks_that_help(system, report, lambda more: nlc.load(path, set={**given, **more}))
+    kernels = None
+    if arch:
+        from nlc.cli.kernels_report import kernels_json, kernels_report, kernels_text
+
+        with faults_shown(form, str(path)):
+            kernels = kernels_report(system, arch)
     if form is Format.json:
-        say(json.dumps(as_json(str(path), system, report, chunks), ensure_ascii=False))
+        facts = as_json(str(path), system, report, chunks)
+        more = {"kernels": kernels_json(kernels)} if kernels is not None else {}
+        say(json.dumps({**facts, **more}, ensure_ascii=False))
     else:
         say(explanation(system, report, chunks))
+        if kernels is not None:
+            say("\n" + kernels_text(kernels))

@@ -130,9 +130,38 @@ def random_case(seed: int) -> dict[str, Any]:
     return compare(system, 17)
 
 
+CHANNELS = """
+  weights W_w : linear(d -> heads*d_k, bias)
+  w = sigmoid(W_w(x))
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    update {
+      M = M @ diag(w)
+      M = M - 0.3 * grad(at = M)
+    }
+  }
+  out = W_o(M(q) + prev(M)(q))
+"""
+TURNED = """
+  weights W_k2 : linear(d -> heads*d_k)
+  weights W_a : linear(d -> heads, bias)
+  k2, a = W_k2(x), sigmoid(W_a(x))
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    update {
+      M = a * M - 0.2 * outer(v, transpose(M) @ v - k2)
+      M = M - 0.1 * outer(v, transpose(M) @ v)
+    }
+  }
+  out = W_o(M(q))
+"""
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "earlier": partial(text_case, block(EARLIER), 21),
     "states": partial(text_case, block(STATES), 18),
+    "channels": partial(text_case, block(CHANNELS), 18),
+    "turned": partial(text_case, block(TURNED), 18),
     "half": half,
     "operations": operations,
     "rwkv7": partial(shipped, "rwkv7", "time_mix"),
@@ -140,7 +169,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
         name: partial(shipped, name)
         for name in (
             "deltanet", "gated_deltanet", "comba", "linear_attention", "mamba2", "titans_linear",
-            "mesanet",
+            "mesanet", "gated_deltaproduct", "gated_oja", "omega", "gla", "kda", "gdn2",
         )
     },
     "retnet": partial(shipped, "retnet", "retention"),

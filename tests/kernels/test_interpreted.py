@@ -38,6 +38,10 @@ def test_kernels_with_gates_by_channel_and_of_several_states_agree() -> None:
     small(interpreted("rwkv7", "states"))
 
 
+def test_kernels_of_several_writes_by_channel_and_transposed_agree() -> None:
+    small(interpreted("turned", "channels"))
+
+
 def test_kernels_in_half_precision_and_their_operations() -> None:
     found = interpreted("half", "operations")
     assert found["half"]["half"] < 5e-3
@@ -49,7 +53,21 @@ def test_kernels_in_half_precision_and_their_operations() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["deltanet", "comba", "mamba2", "titans_linear", "mesanet", "retnet"]
+    "name",
+    [
+        "deltanet",
+        "comba",
+        "mamba2",
+        "titans_linear",
+        "mesanet",
+        "retnet",
+        "gated_deltaproduct",
+        "gated_oja",
+        "omega",
+        "gla",
+        "kda",
+        "gdn2",
+    ],
 )
 def test_kernels_of_shipped_systems_agree(name: str) -> None:
     small(interpreted(name))

@@ -1,0 +1,71 @@
+"""Kernels compile for every architecture, without a GPU, and keep within what a machine has.
+
+The registers, spills and shared memory of each are a golden table: `golden/kernels/`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytest.importorskip("triton")
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
+# bytes that a kernel may spill for each thread, by the size of its keys and values
+BUDGET = {16: 0, 32: 0, 64: 256, 128: 1024}
+SYSTEMS = ("gated_deltanet", "titans_linear", "rwkv7", "gla")
+
+
+def compiled(name: str, architecture: str, **dims: int) -> list[dict[str, Any]]:
+    """What each kernel of a shipped spec takes, from a process that interprets nothing."""
+    words = [word for key, size in dims.items() for word in ("--set", f"dims.{key}={size}")]
+    command = [sys.executable, "-c", "from nlc.cli import main; main()", "explain", name]
+    command += ["--format", "json", *words]
+    command += ["--target", "triton", "--arch", architecture]
+    keep = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=keep)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)["kernels"]
+    assert found["missing"] is None
+    return list(found["kernels"])
+
+
+def check(kernels: list[dict[str, Any]], size: int) -> None:
+    """The gates that every kernel passes."""
+    for kernel in kernels:
+        assert kernel["faults"] == [], (kernel["name"], kernel["architecture"])
+        assert kernel["spilled"] <= BUDGET[size], (kernel["name"], kernel["architecture"])
+
+
+def test_kernels_compile_ahead_of_time() -> None:
+    check(compiled("linear_attention", "sm_90", d_k=16, d_v=16), 16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_what_kernels_take(name: str, golden: Callable[[str, str], None]) -> None:
+    lines = ["kernel        machine  warps registers spilled  shared tensor"]
+    for architecture in ARCHITECTURES:
+        kernels = compiled(name, architecture, d_k=64, d_v=64)
+        for k in kernels:
+            lines.append(
+                f"{k['role']:<13} {architecture:<8} {k['warps']:>5} {k['registers']:>9} "
+                f"{k['spilled']:>7} {k['shared']:>7} {k['tensor']:>6}"
+            )
+        check(kernels, 64)
+    golden(f"kernels/{name}.txt", "\n".join(lines) + "\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [32, 128])
+def test_kernels_of_other_sizes_compile(size: int) -> None:
+    for architecture in ARCHITECTURES:
+        check(compiled("gated_deltanet", architecture, d_k=size, d_v=size), size)
