@@ -18,6 +18,7 @@ FILES = (
     "library_gates",
     "library_scan",
     "library_chunks",
+    "library_entries",
     "library_attention",
     "library_slots",
     "library_online",

@@ -76,7 +76,11 @@ class MemoryWriter:
         self.step_arguments = {e: name for e, name in moving.items() if e.op != "due"}
         self.token_arguments = arguments(memory, [e.args[0] for e in tokens_of(memory)])
         self.run_arguments = moving
-        if self.parallel and not self.is_kernel:
+        if self.schedule.entries:
+            from nlc.codegen.torch_entries import run_arguments
+
+            self.run_arguments = run_arguments(self)
+        elif self.parallel and not self.is_kernel:
             roots = [e for _, form in self.forms for e in _coefficients(form)]
             self.run_arguments = arguments(memory, roots)
         initial = [
@@ -494,12 +498,22 @@ class MemoryWriter:
         from nlc.codegen.torch_chunks import write_chunks
         from nlc.codegen.torch_tiles import write_run
 
+        if self.schedule.entries:
+            from nlc.codegen.torch_entries import write_entries
+
+            write_entries(self, out)
+            return
         (write_chunks if self.schedule.by_chunks else write_run)(self, out)
 
     def _read_path(self, out: Writer) -> None:
         from nlc.codegen.torch_chunks import write_chunk_reads
         from nlc.codegen.torch_tiles import write_reads
 
+        if self.schedule.entries:
+            from nlc.codegen.torch_entries import write_entry_reads
+
+            write_entry_reads(self, out)
+            return
         (write_chunk_reads if self.schedule.by_chunks else write_reads)(self, out)
 
 

@@ -86,7 +86,7 @@ def _schedule(t: Told) -> Iterator[str]:
     tile = min(schedule.tile, schedule.chunk) if t.frozen else schedule.tile
     if tile > 1:
         how += f", {tile} tokens at a time"
-    told_before = any(isinstance(form, str) for _, form in t.forms)
+    told_before = any(isinstance(form, str) for _, form in t.forms) and not schedule.entries
     yield from _said("schedule", how if told_before else f"{how}: {schedule.reason}")
     if schedule.gates_reason:
         yield from _said("gates", schedule.gates_reason)

@@ -68,6 +68,19 @@ class Affine:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """One part of one state that moves entry by entry: Z' = gate * Z + added; None is 0.
+
+    Both read no running state but those of entries before it, `prev` or `post`.
+    """
+
+    var: str
+    part: str
+    gate: Expr | None
+    added: Expr | None
+
+
+@dataclass(frozen=True)
 class Neither:
     """Why there is no such form: the term that broke it, and where it stands."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nlc.ir.expr import Expr
-from nlc.ir.normal_form import NormalForm
+from nlc.ir.normal_form import Entry, NormalForm
 from nlc.ir.system import Step, Update
 from nlc.source import Span
 
@@ -38,9 +38,11 @@ class Schedule:
     """How one memory runs over a sequence, and why.
 
     `forms` are the normal forms by part of the map, `parts` how the gates of each are kept where
-    it runs in tiles; `chunk` is the language's. Where it runs token by token, `hint` is a change of
-    the spec that would help, and `span` the place of what keeps it from that. `by_chunks` says that
-    its state before the chunk is kept and it runs from chunk to chunk.
+    it runs in tiles; `chunk` is the language's. `entries` are its states in the order in which they
+    go through a chunk where it runs entry by entry, but for the last of each `ends` tokens.
+    Where it runs token by token, `hint` is a change of the spec that would help, and `span` the
+    place of what keeps it from that. `by_chunks` says that its state before the chunk is kept and
+    it runs from chunk to chunk.
     """
 
     memory: str
@@ -51,6 +53,8 @@ class Schedule:
     parts: tuple[tuple[str, Keeping], ...] = ()
     hint: str = ""
     by_chunks: bool = False
+    entries: tuple[Entry, ...] = ()
+    ends: int = 0
     span: Span | None = field(default=None, compare=False, repr=False)
 
     def keeping(self, part: str) -> Keeping:

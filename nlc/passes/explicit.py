@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nlc.ir.expr import Expr, Graph, postorder
+from nlc.ir.expr import Expr, Graph, postorder, rewrite
 from nlc.ir.system import (
     Assignment,
     Block,
@@ -75,11 +75,31 @@ def explicit_memory(graph: Graph, memory: Memory) -> Memory:
     roots += [value for statement in memory.statements for _, value in statement.values]
     roots = lower(graph, simplify(graph, roots), moves)
     # a gradient puts states in the place of variables: what it is taken at may be known before
-    written = simplify(graph, differentiate(graph, roots))
+    written = _once(graph, memory, simplify(graph, differentiate(graph, roots)))
     values = iter(gather(graph, written) if memory.window > 1 else written)
     update = tuple(Assignment(a.var, a.part, next(values)) for a in memory.update)
     statements = tuple(_statement(s, [next(values) for _ in s.values]) for s in memory.statements)
     return replace(memory, update=update, statements=statements)
+
+
+def _once(graph: Graph, memory: Memory, written: list[Expr]) -> list[Expr]:
+    """Write out a read at the chunk's start whose products a gradient takes as well."""
+
+    def own_start(node: Expr) -> bool:
+        own = node.op == "state" and node.attr("memory") == memory.name
+        return own and node.attr("when") == "start"
+
+    nodes = list(postorder(written))
+    products = {id(node) for node in nodes if node.op == "matvec"}
+    whole: dict[int, Expr] = {}
+    for read in nodes:
+        if read.op == "apply" and all(map(own_start, read.args[1:])):
+            (value,) = simplify(graph, lower(graph, [read], own_start))
+            if any(id(node) in products for node in postorder([value])):
+                whole[id(read)] = value
+    if not whole:
+        return written
+    return rewrite(graph, written, lambda node, args: whole.get(id(node)))
 
 
 def _statement(statement: Statement, values: list[Expr]) -> Statement:

@@ -7,7 +7,7 @@ from the equations alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import gcd
 
@@ -30,6 +30,7 @@ from nlc.ir.schedule import (
 from nlc.ir.slots import choice
 from nlc.ir.system import Block, Call, Equation, Memory, Step, System, Update
 from nlc.passes.bound import Bounds
+from nlc.passes.entrywise import entrywise
 from nlc.passes.gates import keep_gates
 from nlc.passes.hoist import Knot, Node, exprs_of, hoist, moves, node_of, sources_of
 from nlc.passes.normalise import normalise
@@ -292,6 +293,35 @@ def _schedule(
     schedules: Mapping[str, Schedule],
     by_chunks: bool = False,
 ) -> Schedule:
+    """Schedule a memory by its normal form; else entry by entry; else token by token."""
+    found = _by_form(graph, block, memory, group, schedules, by_chunks)
+    alone = found.kind == "sequential" and len(group) == 1 and reads_start(memory)
+    if not alone or (memory.reset is not None and _copies(memory)):
+        return found
+    hangs = choice(memory)
+    if (hangs is not None and hangs.sparse) or _read_elsewhere(block, memory, schedules):
+        return found
+    split = entrywise(graph, memory)
+    if split is None or not _varied(e for entry in split[0] for e in (entry.gate, entry.added)):
+        return found
+    entries, ends = split
+    reason = "entry by entry, as what is added is known at the chunk's start"
+    if ends:
+        reason += f"; the last of each {ends} tokens by itself"
+    return replace(
+        found, kind="scan", reason=reason, hint="", span=None,
+        by_chunks=True, entries=entries, ends=ends,
+    )  # fmt: skip
+
+
+def _by_form(
+    graph: Graph,
+    block: Block,
+    memory: Memory,
+    group: list[str],
+    schedules: Mapping[str, Schedule],
+    by_chunks: bool = False,
+) -> Schedule:
     def sequential(
         kind: str, forms: Forms = (), span: Span | None = None, **words: object
     ) -> Schedule:
@@ -413,4 +443,10 @@ def _varies(form: Affine) -> bool:
     roots = [gate.value for row in form.decay for gate in row if gate is not None]
     for write in form.writes:
         roots += [e for e in (*write.reads, write.offset, *write.targets) if e is not None]
-    return any(node.op in ("stream", "shift", "conv") for node in postorder(roots))
+    return _varied(roots)
+
+
+def _varied(roots: Iterable[Expr | None]) -> bool:
+    """Say whether anything in some values depends on the token."""
+    given = [root for root in roots if root is not None]
+    return any(node.op in ("stream", "shift", "conv") for node in postorder(given))

@@ -114,6 +114,8 @@ class Walk:
                 self.steps(steps)
             case Run(memory=name) if self.memory(name).map.kind == "kernel":
                 collect(self, name)
+            case Run(memory=name) if self.schedule(name).entries:
+                move_by_tokens(self, name)
             case Run(memory=name) if self.schedule(name).kind in TILED:
                 move_by_tiles(self, name)
             case Run(memory=name):

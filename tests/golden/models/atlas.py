@@ -9,7 +9,7 @@ Levels, fastest first:
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -175,41 +175,255 @@ class GLU(nn.Module):
         return F.linear(gated, self.down)
 
 
+class Entries(NamedTuple):
+    """The course over one chunk: each state by part, after its tokens [B, C, ...] and before."""
+
+    after: list[dict[str, Tensor]]
+    first: list[dict[str, Tensor]]
+    start: dict[str, Tensor]
+
+
+def scan_entries(gate: Any, added: Any, first: Tensor, tokens: int) -> Tensor:
+    """Z_t = gate_t * Z_{t-1} + added_t for all tokens of a chunk: [B, tokens, ...]."""
+    if isinstance(gate, float) and gate == 1.0 and added is None:
+        return first.unsqueeze(1).expand(-1, tokens, *first.shape[1:])
+    shape = (first.shape[0], tokens, *first.shape[1:])
+    if gate is None:
+        return first.new_zeros(shape) if added is None else added.to(first.dtype).expand(shape)
+    found, Z = [], first
+    gates = gate.unbind(1) if isinstance(gate, Tensor) else (gate,)
+    more = (None,) if added is None else added.unbind(1)
+    for t in range(tokens):
+        g, x = gates[t if len(gates) > 1 else 0], more[t if len(more) > 1 else 0]
+        Z = g * Z if x is None else g * Z + x
+        found.append(Z)
+    return torch.stack(found, 1)
+
+
+def before_entries(course: Tensor, first: Tensor) -> Tensor:
+    """A state before each token of a chunk, from its course and what it was before the first."""
+    return torch.cat([first.unsqueeze(1), course[:, :-1]], 1)
+
+
+def run_entries(
+    moves: Any,
+    streams: list[Tensor],
+    states: list[dict[str, Tensor]],
+    start: dict[str, Tensor],
+    position: int,
+    chunk: int,
+    ends: tuple[int, Any] | None = None,
+    reset: tuple[int, list[dict[str, Tensor]]] | None = None,
+) -> tuple[Any, ...]:
+    """Run a sequence: its course, the states after it and the one before the open chunk.
+
+    `ends` has a period and how a token at whose end it ends moves; `reset` a period and the states
+    to go back to.
+    """
+    course, at, tokens = [], 0, streams[0].shape[1]
+    while at < tokens:
+        length = min(chunk - position % chunk, tokens - at)
+        now = [x[:, at : at + length] for x in streams]
+        at, position, first = at + length, position + length, states
+        last = ends is not None and position % ends[0] == 0
+        after: list[list[dict[str, Tensor]]] = []
+        if length > last:
+            inner = [x[:, : length - last] for x in now]
+            after.append(moves(*inner, *states, start))
+            states = [{part: Z[:, -1] for part, Z in state.items()} for state in after[0]]
+        if ends is not None and last:
+            states = ends[1](*[x[:, -1] for x in now], *states, start, position)
+            after.append([{p: Z.unsqueeze(1) for p, Z in state.items()} for state in states])
+        course.append(Entries(joined_entries(after), first, start))
+        if reset is not None and position % reset[0] == 0:
+            states = reset[1]
+        if position % chunk == 0:
+            start = states[0]
+    return course, *states, start
+
+
+def joined_entries(pieces: list[list[dict[str, Tensor]]]) -> list[dict[str, Tensor]]:
+    """Join what tokens one after another have left."""
+    if len(pieces) == 1:
+        return pieces[0]
+    by_state = zip(*pieces, strict=True)
+    return [{p: torch.cat([x[p] for x in found], 1) for p in found[0]} for found in by_state]
+
+
+def over_entries(read: Any, course: list[Entries], when: str, state: int, *q: Tensor) -> Tensor:
+    """Read a course: `read(*q, parts)` for each chunk, with a state at its tokens, by part."""
+    found, at = [], 0
+    for piece in course:
+        length = next(iter(piece.after[state].values())).shape[1]
+        here = [x[:, at : at + length] for x in q]
+        found.append(read(*here, parts_of_entries(piece, when, state)))
+        at += length
+    return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+
+def parts_of_entries(piece: Entries, when: str, state: int) -> dict[str, Tensor]:
+    """A state at every token of a chunk, by part: after it, before it, or before the chunk."""
+    after = piece.after[state]
+    if when == "after":
+        return after
+    if when == "before":
+        return {p: before_entries(Z, piece.first[state][p]) for p, Z in after.items()}
+    return {p: piece.start[p].unsqueeze(1).expand_as(Z) for p, Z in after.items()}
+
+
 class MixerM(nn.Module):
-    """Memory M: mlp(features -> 2*d_v -> d_v, act = gelu), one per heads; every 1 token.
+    """Memory M: mlp(features -> d_v -> d_v, act = gelu), one per heads; every 1 token.
 
     S = theta * S + grad   (spec.nl:56)
     M = alpha * M - eta * newton_schulz(S)   (spec.nl:57)
-    state  M.layer1.weight [B, heads, 2*d_v, features]
-    state  M.layer2.weight [B, heads, d_v, 2*d_v]
-    state  M.S.layer1.weight [B, heads, 2*d_v, features]
-    state  M.S.layer2.weight [B, heads, d_v, 2*d_v]
-    runs   sequential: `layer1`: `newton_schulz` of the running state is not linear in it
+    state  M.layer1.weight [B, heads, d_v, features]
+    state  M.layer2.weight [B, heads, d_v, d_v]
+    state  M.S.layer1.weight [B, heads, d_v, features]
+    state  M.S.layer2.weight [B, heads, d_v, d_v]
+    runs   scan: entry by entry, as what is added is known at the chunk's start
     """
 
     def __init__(self, device=None, dtype=None):
         super().__init__()
         new = {"device": device, "dtype": dtype}
-        self.layer1 = Tensors(weight=(4, 64, 72), **new)
-        self.layer2 = Tensors(weight=(4, 32, 64), **new)
+        self.layer1 = Tensors(weight=(4, 32, 20), **new)
+        self.layer2 = Tensors(weight=(4, 32, 32), **new)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the initial state anew."""
-        uniform(self.layer1.weight, 72)
-        uniform(self.layer2.weight, 64)
+        uniform(self.layer1.weight, 20)
+        uniform(self.layer2.weight, 32)
 
     def initial(self, batch: int, like: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Give the state at the start."""
         M = {
-            "layer1.weight": wide(self.layer1.weight).expand(batch, 4, 64, 72),
-            "layer2.weight": wide(self.layer2.weight).expand(batch, 4, 32, 64),
+            "layer1.weight": wide(self.layer1.weight).expand(batch, 4, 32, 20),
+            "layer2.weight": wide(self.layer2.weight).expand(batch, 4, 32, 32),
         }
         M_S = {
-            "layer1.weight": zeros(like, batch, 4, 64, 72),
-            "layer2.weight": zeros(like, batch, 4, 32, 64),
+            "layer1.weight": zeros(like, batch, 4, 32, 20),
+            "layer2.weight": zeros(like, batch, 4, 32, 32),
         }
         return M, M_S
+
+    def forward(
+        self,
+        theta: Tensor,
+        gamma_3_ago: Tensor,
+        phi_k_3_ago: Tensor,
+        v_3_ago: Tensor,
+        gamma_2_ago: Tensor,
+        phi_k_2_ago: Tensor,
+        v_2_ago: Tensor,
+        gamma_1_ago: Tensor,
+        phi_k_1_ago: Tensor,
+        v_1_ago: Tensor,
+        gamma: Tensor,
+        phi_k: Tensor,
+        v: Tensor,
+        alpha: Tensor,
+        eta: Tensor,
+        place: Tensor,
+        M: dict[str, Tensor],
+        M_S: dict[str, Tensor],
+        M_start: dict[str, Tensor],
+        position: int,
+    ) -> tuple[list[Entries], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Move over a sequence, a chunk of 16 tokens at a time, entry by entry."""
+
+        def moves(theta, gamma_3_ago, phi_k_3_ago, v_3_ago, gamma_2_ago, phi_k_2_ago, v_2_ago, gamma_1_ago, phi_k_1_ago, v_1_ago, gamma, phi_k, v, alpha, eta, place, M, M_S, M_start):
+            """The states after each token of a chunk, from those before it."""
+            layer1_weight = M_start["layer1.weight"]
+            layer2_weight = M_start["layer2.weight"]
+            value = wide(theta.unsqueeze(3).unsqueeze(4))
+            value_1 = number(1.0, theta)
+            phi_k_3_ago = wide(phi_k_3_ago)
+            value_2 = torch.einsum("bhoi,bthi->btho", layer1_weight, phi_k_3_ago)
+            value_3 = F.gelu(value_2)
+            product = torch.where(place >= 3.0, value_1, 0.0).unsqueeze(2) * gamma_3_ago
+            difference = torch.einsum("bhoi,bthi->btho", layer2_weight, value_3) - v_3_ago
+            product = 2.0 * (product.unsqueeze(3) * difference)
+            phi_k_2_ago = wide(phi_k_2_ago)
+            value_4 = torch.einsum("bhoi,bthi->btho", layer1_weight, phi_k_2_ago)
+            value_5 = F.gelu(value_4)
+            product_1 = torch.where(place >= 2.0, value_1, 0.0).unsqueeze(2) * gamma_2_ago
+            difference = torch.einsum("bhoi,bthi->btho", layer2_weight, value_5) - v_2_ago
+            product_2 = 2.0 * (product_1.unsqueeze(3) * difference)
+            phi_k_1_ago = wide(phi_k_1_ago)
+            value_6 = torch.einsum("bhoi,bthi->btho", layer1_weight, phi_k_1_ago)
+            value_7 = F.gelu(value_6)
+            product_3 = torch.where(place >= 1.0, value_1, 0.0).unsqueeze(2) * gamma_1_ago
+            difference = torch.einsum("bhoi,bthi->btho", layer2_weight, value_7) - v_1_ago
+            product_4 = 2.0 * (product_3.unsqueeze(3) * difference)
+            phi_k = wide(phi_k)
+            value_8 = torch.einsum("bhoi,bthi->btho", layer1_weight, phi_k)
+            value_9 = F.gelu(value_8)
+            difference = torch.einsum("bhoi,bthi->btho", layer2_weight, value_9) - v
+            product_5 = 2.0 * (gamma.unsqueeze(3) * difference)
+            value_10 = torch.einsum("bhoi,bthi->btho", layer2_weight.mT, product_2)
+            value_11 = torch.einsum("bhoi,bthi->btho", layer2_weight.mT, product_4)
+            value_12 = torch.einsum("bhoi,bthi->btho", layer2_weight.mT, product_5)
+            value_13 = torch.einsum("bhoi,bthi->btho", layer2_weight.mT, product)
+            product_6 = 0.3989422804014327 * torch.exp(-0.5 * (value_2 * value_2))
+            product_7 = 0.3989422804014327 * torch.exp(-0.5 * (value_4 * value_4))
+            product_8 = 0.3989422804014327 * torch.exp(-0.5 * (value_6 * value_6))
+            product_9 = 0.3989422804014327 * torch.exp(-0.5 * (value_8 * value_8))
+            product_10 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_2))
+            value_14 = outer(value_13 * (product_10 + value_2 * product_6), phi_k_3_ago)
+            product_11 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_4))
+            value_15 = outer(value_10 * (product_11 + value_4 * product_7), phi_k_2_ago)
+            product_12 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_6))
+            value_16 = outer(value_11 * (product_12 + value_6 * product_8), phi_k_1_ago)
+            product_13 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_8))
+            value_17 = outer(value_12 * (product_13 + value_8 * product_9), phi_k)
+            M_S_layer1_weight = scan_entries(
+                value,
+                value_14 + value_15 + value_16 + value_17,
+                M_S["layer1.weight"],
+                theta.shape[1],
+            )
+            value_18 = wide(alpha.unsqueeze(3).unsqueeze(4))
+            value_19 = eta.unsqueeze(3).unsqueeze(4)
+            value_20 = newton_schulz(M_S_layer1_weight, 5, ((3.4445, -4.775, 2.0315),), 1e-07)
+            M_layer1_weight = scan_entries(
+                value_18, -(value_19 * value_20), M["layer1.weight"], theta.shape[1]
+            )
+            total = outer(product, value_3) + outer(product_2, value_5)
+            M_S_layer2_weight = scan_entries(
+                value,
+                total + outer(product_4, value_7) + outer(product_5, value_9),
+                M_S["layer2.weight"],
+                theta.shape[1],
+            )
+            value = newton_schulz(M_S_layer2_weight, 5, ((3.4445, -4.775, 2.0315),), 1e-07)
+            M_layer2_weight = scan_entries(
+                value_18, -(value_19 * value), M["layer2.weight"], theta.shape[1]
+            )
+            return [
+                {"layer1.weight": M_layer1_weight, "layer2.weight": M_layer2_weight},
+                {"layer1.weight": M_S_layer1_weight, "layer2.weight": M_S_layer2_weight},
+            ]
+
+        path, M, M_S, M_start = run_entries(
+            moves,
+            [theta, gamma_3_ago, phi_k_3_ago, v_3_ago, gamma_2_ago, phi_k_2_ago, v_2_ago, gamma_1_ago, phi_k_1_ago, v_1_ago, gamma, phi_k, v, alpha, eta, place],
+            [M, M_S],
+            M_start,
+            position,
+            16,
+        )
+        return path, M, M_S, M_start
+
+    def read(self, q: Tensor, path: list[Entries]) -> Tensor:
+        """Read M(q) at every token, after its update."""
+
+        def read(q, parts):
+            value = matvec(parts["layer2.weight"], F.gelu(matvec(parts["layer1.weight"], wide(q))))
+            result = value.to(q.dtype)
+            return result
+
+        return over_entries(read, path, "after", 0, q)
 
     def step(
         self,
@@ -305,8 +519,8 @@ class Mixer(nn.Module):
     def __init__(self, device=None, dtype=None):
         super().__init__()
         new = {"device": device, "dtype": dtype}
-        self.W_q = nn.Linear(128, 32, bias=False, **new)
-        self.W_k = nn.Linear(128, 32, bias=False, **new)
+        self.W_q = nn.Linear(128, 16, bias=False, **new)
+        self.W_k = nn.Linear(128, 16, bias=False, **new)
         self.W_v = nn.Linear(128, 128, bias=False, **new)
         self.W_g = nn.Linear(128, 128, bias=False, **new)
         self.W_o = nn.Linear(128, 128, bias=False, **new)
@@ -314,8 +528,8 @@ class Mixer(nn.Module):
         self.W_eta = nn.Linear(128, 4, bias=True, **new)
         self.W_gamma = nn.Linear(128, 4, bias=True, **new)
         self.W_theta = nn.Linear(128, 4, bias=True, **new)
-        self.conv_q = Conv(32, 4, **new)
-        self.conv_k = Conv(32, 4, **new)
+        self.conv_q = Conv(16, 4, **new)
+        self.conv_k = Conv(16, 4, **new)
         self.conv_v = Conv(128, 4, **new)
         self.a_1 = nn.Parameter(torch.empty((), **new))
         self.a_2 = nn.Parameter(torch.empty((), **new))
@@ -349,17 +563,17 @@ class Mixer(nn.Module):
             "M": M,
             "M.S": M_S,
             "M.start": M,
-            "conv_q": like.new_zeros(batch, 3, 32),
-            "conv_k": like.new_zeros(batch, 3, 32),
+            "conv_q": like.new_zeros(batch, 3, 16),
+            "conv_k": like.new_zeros(batch, 3, 16),
             "conv_v": like.new_zeros(batch, 3, 128),
             "shift_1": like.new_zeros(batch, 1, 4),
-            "shift_2": like.new_zeros(batch, 1, 4, 72),
+            "shift_2": like.new_zeros(batch, 1, 4, 20),
             "shift_3": like.new_zeros(batch, 1, 4, 32),
             "shift_4": like.new_zeros(batch, 1, 4),
-            "shift_5": like.new_zeros(batch, 1, 4, 72),
+            "shift_5": like.new_zeros(batch, 1, 4, 20),
             "shift_6": like.new_zeros(batch, 1, 4, 32),
             "shift_7": like.new_zeros(batch, 1, 4),
-            "shift_8": like.new_zeros(batch, 1, 4, 72),
+            "shift_8": like.new_zeros(batch, 1, 4, 20),
             "shift_9": like.new_zeros(batch, 1, 4, 32),
             "position": 0,
         }
@@ -374,15 +588,15 @@ class Mixer(nn.Module):
             return x.new_zeros(x.shape[0], 0, 128), state
         position = state["position"]
         convolved, conv_q = self.conv_q(
-            self.W_q(x).unflatten(-1, (4, 8)).flatten(-2), state["conv_q"]
+            self.W_q(x).unflatten(-1, (4, 4)).flatten(-2), state["conv_q"]
         )
         # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:40)
-        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 8)))))
+        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 4)))))
         convolved, conv_k = self.conv_k(
-            self.W_k(x).unflatten(-1, (4, 8)).flatten(-2), state["conv_k"]
+            self.W_k(x).unflatten(-1, (4, 4)).flatten(-2), state["conv_k"]
         )
         # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:41)
-        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 8)))))
+        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 4)))))
         convolved, conv_v = self.conv_v(
             self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
         )
@@ -391,10 +605,10 @@ class Mixer(nn.Module):
         value = wide(self.a_1.unsqueeze(0).unsqueeze(1))
         value_1 = wide(self.a_2.unsqueeze(0).unsqueeze(1))
         # phi_q = concat(a_1 * q, a_2 * split(flat(outer(q, q)), heads, squares))   (spec.nl:43)
-        phi_q = concat(value * q, value_1 * outer(q, q).flatten(-3).unflatten(-1, (4, 64)))
+        phi_q = concat(value * q, value_1 * outer(q, q).flatten(-3).unflatten(-1, (4, 16)))
         # phi_k = unit(concat(a_1 * k, a_2 * split(flat(outer(k, k)), heads, squares)))
         # (spec.nl:44)
-        phi_k = unit(concat(value * k, value_1 * outer(k, k).flatten(-3).unflatten(-1, (4, 64))))
+        phi_k = unit(concat(value * k, value_1 * outer(k, k).flatten(-3).unflatten(-1, (4, 16))))
         # alpha = sigmoid(W_alpha(x) + 4)   (spec.nl:45)
         alpha = torch.sigmoid(wide(self.W_alpha(x)) + 4.0)
         # eta   = sigmoid(W_eta(x) - 2) / 8   (spec.nl:46)
@@ -412,74 +626,30 @@ class Mixer(nn.Module):
         shifted_6, shift_7 = shift(shifted_3, state["shift_7"])
         shifted_7, shift_8 = shift(shifted_4, state["shift_8"])
         shifted_8, shift_9 = shift(shifted_5, state["shift_9"])
-        M = state["M"]
-        M_S = state["M.S"]
-        M_start = state["M.start"]
-        M_read_rows = []
-        tokens = zip(
-            alpha.unbind(1),
-            eta.unbind(1),
-            theta.unbind(1),
-            shifted_6.unbind(1),
-            shifted_7.unbind(1),
-            shifted_8.unbind(1),
-            shifted_3.unbind(1),
-            shifted_4.unbind(1),
-            shifted_5.unbind(1),
-            shifted.unbind(1),
-            shifted_1.unbind(1),
-            shifted_2.unbind(1),
-            gamma.unbind(1),
-            phi_k.unbind(1),
-            v.unbind(1),
-            phi_q.unbind(1),
-            strict=True,
+        M_path, M, M_S, M_start = self.M(
+            theta,
+            shifted_6,
+            shifted_7,
+            shifted_8,
+            shifted_3,
+            shifted_4,
+            shifted_5,
+            shifted,
+            shifted_1,
+            shifted_2,
+            gamma,
+            phi_k,
+            v,
+            alpha,
+            eta,
+            positions(position, x.shape[1], x),
+            state["M"],
+            state["M.S"],
+            state["M.start"],
+            position,
         )
-        for t, (
-            alpha_t,
-            eta_t,
-            theta_t,
-            gamma_3_ago_t,
-            phi_k_3_ago_t,
-            v_3_ago_t,
-            gamma_2_ago_t,
-            phi_k_2_ago_t,
-            v_2_ago_t,
-            gamma_1_ago_t,
-            phi_k_1_ago_t,
-            v_1_ago_t,
-            gamma_t,
-            phi_k_t,
-            v_t,
-            phi_q_t,
-        ) in enumerate(tokens, start=position):
-            M, M_S = self.M.step(
-                alpha_t,
-                eta_t,
-                theta_t,
-                gamma_3_ago_t,
-                phi_k_3_ago_t,
-                v_3_ago_t,
-                gamma_2_ago_t,
-                phi_k_2_ago_t,
-                v_2_ago_t,
-                gamma_1_ago_t,
-                phi_k_1_ago_t,
-                v_1_ago_t,
-                gamma_t,
-                phi_k_t,
-                v_t,
-                positions(t, 1, x).squeeze(1),
-                M,
-                M_S,
-                M_start,
-            )
-            M_read = self.M.read_step(phi_q_t, M)
-            M_start = M if (t + 1) % 16 == 0 else M_start
-            M_read_rows.append(M_read)
-        M_read_1 = torch.stack(M_read_rows, 1)
         # out = W_o(rmsnorm(M(phi_q), gain = gain) * silu(W_g(x)))   (spec.nl:62)
-        product = rmsnorm(M_read_1) * self.gain.unsqueeze(0)
+        product = rmsnorm(self.M.read(phi_q, M_path)) * self.gain.unsqueeze(0)
         out = self.W_o(
             (product * F.silu(self.W_g(x).unflatten(-1, (4, 32)))).flatten(-2).to(x.dtype)
         )
@@ -510,15 +680,15 @@ class Mixer(nn.Module):
         M_start = state["M.start"]
         position = state["position"]
         convolved, conv_q = self.conv_q.step(
-            self.W_q(x).unflatten(-1, (4, 8)).flatten(-2), state["conv_q"]
+            self.W_q(x).unflatten(-1, (4, 4)).flatten(-2), state["conv_q"]
         )
         # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:40)
-        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 8)))))
+        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 4)))))
         convolved, conv_k = self.conv_k.step(
-            self.W_k(x).unflatten(-1, (4, 8)).flatten(-2), state["conv_k"]
+            self.W_k(x).unflatten(-1, (4, 4)).flatten(-2), state["conv_k"]
         )
         # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:41)
-        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 8)))))
+        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 4)))))
         convolved, conv_v = self.conv_v.step(
             self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
         )
@@ -527,10 +697,10 @@ class Mixer(nn.Module):
         value = wide(self.a_1.unsqueeze(0).unsqueeze(1))
         value_1 = wide(self.a_2.unsqueeze(0).unsqueeze(1))
         # phi_q = concat(a_1 * q, a_2 * split(flat(outer(q, q)), heads, squares))   (spec.nl:43)
-        phi_q = concat(value * q, value_1 * outer(q, q).flatten(-3).unflatten(-1, (4, 64)))
+        phi_q = concat(value * q, value_1 * outer(q, q).flatten(-3).unflatten(-1, (4, 16)))
         # phi_k = unit(concat(a_1 * k, a_2 * split(flat(outer(k, k)), heads, squares)))
         # (spec.nl:44)
-        phi_k = unit(concat(value * k, value_1 * outer(k, k).flatten(-3).unflatten(-1, (4, 64))))
+        phi_k = unit(concat(value * k, value_1 * outer(k, k).flatten(-3).unflatten(-1, (4, 16))))
         # alpha = sigmoid(W_alpha(x) + 4)   (spec.nl:45)
         alpha = torch.sigmoid(wide(self.W_alpha(x)) + 4.0)
         # eta   = sigmoid(W_eta(x) - 2) / 8   (spec.nl:46)

@@ -9,7 +9,7 @@ Levels, fastest first:
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -136,18 +136,165 @@ class GLU(nn.Module):
         return F.linear(gated, self.down)
 
 
+class Entries(NamedTuple):
+    """The course over one chunk: each state by part, after its tokens [B, C, ...] and before."""
+
+    after: list[dict[str, Tensor]]
+    first: list[dict[str, Tensor]]
+    start: dict[str, Tensor]
+
+
+def scan_entries(gate: Any, added: Any, first: Tensor, tokens: int) -> Tensor:
+    """Z_t = gate_t * Z_{t-1} + added_t for all tokens of a chunk: [B, tokens, ...]."""
+    if isinstance(gate, float) and gate == 1.0 and added is None:
+        return first.unsqueeze(1).expand(-1, tokens, *first.shape[1:])
+    shape = (first.shape[0], tokens, *first.shape[1:])
+    if gate is None:
+        return first.new_zeros(shape) if added is None else added.to(first.dtype).expand(shape)
+    found, Z = [], first
+    gates = gate.unbind(1) if isinstance(gate, Tensor) else (gate,)
+    more = (None,) if added is None else added.unbind(1)
+    for t in range(tokens):
+        g, x = gates[t if len(gates) > 1 else 0], more[t if len(more) > 1 else 0]
+        Z = g * Z if x is None else g * Z + x
+        found.append(Z)
+    return torch.stack(found, 1)
+
+
+def before_entries(course: Tensor, first: Tensor) -> Tensor:
+    """A state before each token of a chunk, from its course and what it was before the first."""
+    return torch.cat([first.unsqueeze(1), course[:, :-1]], 1)
+
+
+def run_entries(
+    moves: Any,
+    streams: list[Tensor],
+    states: list[dict[str, Tensor]],
+    start: dict[str, Tensor],
+    position: int,
+    chunk: int,
+    ends: tuple[int, Any] | None = None,
+    reset: tuple[int, list[dict[str, Tensor]]] | None = None,
+) -> tuple[Any, ...]:
+    """Run a sequence: its course, the states after it and the one before the open chunk.
+
+    `ends` has a period and how a token at whose end it ends moves; `reset` a period and the states
+    to go back to.
+    """
+    course, at, tokens = [], 0, streams[0].shape[1]
+    while at < tokens:
+        length = min(chunk - position % chunk, tokens - at)
+        now = [x[:, at : at + length] for x in streams]
+        at, position, first = at + length, position + length, states
+        last = ends is not None and position % ends[0] == 0
+        after: list[list[dict[str, Tensor]]] = []
+        if length > last:
+            inner = [x[:, : length - last] for x in now]
+            after.append(moves(*inner, *states, start))
+            states = [{part: Z[:, -1] for part, Z in state.items()} for state in after[0]]
+        if ends is not None and last:
+            states = ends[1](*[x[:, -1] for x in now], *states, start, position)
+            after.append([{p: Z.unsqueeze(1) for p, Z in state.items()} for state in states])
+        course.append(Entries(joined_entries(after), first, start))
+        if reset is not None and position % reset[0] == 0:
+            states = reset[1]
+        if position % chunk == 0:
+            start = states[0]
+    return course, *states, start
+
+
+def joined_entries(pieces: list[list[dict[str, Tensor]]]) -> list[dict[str, Tensor]]:
+    """Join what tokens one after another have left."""
+    if len(pieces) == 1:
+        return pieces[0]
+    by_state = zip(*pieces, strict=True)
+    return [{p: torch.cat([x[p] for x in found], 1) for p in found[0]} for found in by_state]
+
+
+def over_entries(read: Any, course: list[Entries], when: str, state: int, *q: Tensor) -> Tensor:
+    """Read a course: `read(*q, parts)` for each chunk, with a state at its tokens, by part."""
+    found, at = [], 0
+    for piece in course:
+        length = next(iter(piece.after[state].values())).shape[1]
+        here = [x[:, at : at + length] for x in q]
+        found.append(read(*here, parts_of_entries(piece, when, state)))
+        at += length
+    return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+
+def parts_of_entries(piece: Entries, when: str, state: int) -> dict[str, Tensor]:
+    """A state at every token of a chunk, by part: after it, before it, or before the chunk."""
+    after = piece.after[state]
+    if when == "after":
+        return after
+    if when == "before":
+        return {p: before_entries(Z, piece.first[state][p]) for p, Z in after.items()}
+    return {p: piece.start[p].unsqueeze(1).expand_as(Z) for p, Z in after.items()}
+
+
 class MixerS(nn.Module):
     """Memory S: linear(m -> d_v), one per heads; every 1 token.
 
     S = S - beta * grad   (spec.nl:39)
     S = unit(S, over = out)   (spec.nl:40)
     state  S [B, heads, d_v, m]
-    runs   sequential: a whole matrix is added each token, not an outer product
+    runs   scan: entry by entry, as what is added is known at the chunk's start; the last of each 16
+        tokens by itself
     """
 
     def initial(self, batch: int, like: Tensor, S_0_weight: Tensor) -> Tensor:
         """Give the state at the start."""
         return wide(unit(S_0_weight, dim=-2)).expand(batch, 4, 32, 16)
+
+    def forward(
+        self, beta: Tensor, k: Tensor, v: Tensor, S: Tensor, S_start: Tensor, position: int
+    ) -> tuple[list[Entries], Tensor, Tensor]:
+        """Move over a sequence, a chunk of 16 tokens at a time, entry by entry."""
+
+        def moves(beta, k, v, S, S_start):
+            """The states after each token of a chunk, from those before it."""
+            weight = S_start["weight"]
+            value = unit(weight, dim=-2)
+            k = wide(k)
+            value_1 = outer(torch.einsum("bhoi,bthi->btho", value, k) - v, k)
+            value_2 = torch.linalg.vector_norm(weight, dim=-2, keepdim=True)
+            value = value.unsqueeze(1)
+            value_3 = torch.where(
+                (value_2 > 1e-12).unsqueeze(1), value * (value_1 * value).sum(-2, keepdim=True), 0.0
+            )
+            quotient = (value_1 - value_3) / value_2.clamp_min(1e-12).unsqueeze(1)
+            S_weight = scan_entries(
+                1.0, -(beta.unsqueeze(3).unsqueeze(4) * quotient), S["weight"], beta.shape[1]
+            )
+            return [
+                {"weight": S_weight},
+            ]
+
+        def alone(beta, k, v, S, S_start, position):
+            """The states after a token at which a period ends."""
+            found = self.step(
+                beta, k, v, S["weight"], S_start["weight"], ends_16=position % 16 == 0
+            )
+            return [{"weight": found}]
+
+        path, S, S_start = run_entries(
+            moves,
+            [beta, k, v],
+            [{"weight": S}],
+            {"weight": S_start},
+            position,
+            16,
+            ends=(16, alone),
+        )
+        return path, S["weight"], S_start["weight"]
+
+    def read(self, q: Tensor, path: list[Entries]) -> Tensor:
+        """Read S(q) at every token, after its update."""
+
+        def read(q, parts):
+            return matvec(parts["weight"], wide(q)).to(q.dtype)
+
+        return over_entries(read, path, "after", 0, q)
 
     def step(
         self, beta: Tensor, k: Tensor, v: Tensor, S: Tensor, S_start: Tensor, ends_16: bool
@@ -242,19 +389,9 @@ class Mixer(nn.Module):
         v = F.silu(wide(convolved.unflatten(-1, (4, 32))))
         # beta = sigmoid(W_beta(x))   (spec.nl:32)
         beta = torch.sigmoid(wide(self.W_beta(x)))
-        S = state["S"]
-        S_start = state["S.start"]
-        S_read_rows = []
-        for t, (beta_t, k_t, v_t, q_t) in enumerate(
-            zip(beta.unbind(1), k.unbind(1), v.unbind(1), q.unbind(1), strict=True), start=position
-        ):
-            S = self.S.step(beta_t, k_t, v_t, S, S_start, (t + 1) % 16 == 0)
-            S_read = self.S.read_step(q_t, S)
-            S_start = S if (t + 1) % 16 == 0 else S_start
-            S_read_rows.append(S_read)
-        S_read_1 = torch.stack(S_read_rows, 1)
+        S_path, S, S_start = self.S(beta, k, v, state["S"], state["S.start"], position)
         # out = W_o(rmsnorm(S(q), gain = gain) * silu(W_g(x)))   (spec.nl:45)
-        product = rmsnorm(S_read_1) * self.gain.unsqueeze(0)
+        product = rmsnorm(self.S.read(q, S_path)) * self.gain.unsqueeze(0)
         out = self.W_o(
             (product * F.silu(self.W_g(x).unflatten(-1, (4, 32)))).flatten(-2).to(x.dtype)
         )

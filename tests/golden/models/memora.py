@@ -9,7 +9,7 @@ Levels, fastest first:
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -171,6 +171,102 @@ class LoRA(nn.Module):
         return self.up(y) if self.biased else F.linear(y, self.up)
 
 
+class Entries(NamedTuple):
+    """The course over one chunk: each state by part, after its tokens [B, C, ...] and before."""
+
+    after: list[dict[str, Tensor]]
+    first: list[dict[str, Tensor]]
+    start: dict[str, Tensor]
+
+
+def scan_entries(gate: Any, added: Any, first: Tensor, tokens: int) -> Tensor:
+    """Z_t = gate_t * Z_{t-1} + added_t for all tokens of a chunk: [B, tokens, ...]."""
+    if isinstance(gate, float) and gate == 1.0 and added is None:
+        return first.unsqueeze(1).expand(-1, tokens, *first.shape[1:])
+    shape = (first.shape[0], tokens, *first.shape[1:])
+    if gate is None:
+        return first.new_zeros(shape) if added is None else added.to(first.dtype).expand(shape)
+    found, Z = [], first
+    gates = gate.unbind(1) if isinstance(gate, Tensor) else (gate,)
+    more = (None,) if added is None else added.unbind(1)
+    for t in range(tokens):
+        g, x = gates[t if len(gates) > 1 else 0], more[t if len(more) > 1 else 0]
+        Z = g * Z if x is None else g * Z + x
+        found.append(Z)
+    return torch.stack(found, 1)
+
+
+def before_entries(course: Tensor, first: Tensor) -> Tensor:
+    """A state before each token of a chunk, from its course and what it was before the first."""
+    return torch.cat([first.unsqueeze(1), course[:, :-1]], 1)
+
+
+def run_entries(
+    moves: Any,
+    streams: list[Tensor],
+    states: list[dict[str, Tensor]],
+    start: dict[str, Tensor],
+    position: int,
+    chunk: int,
+    ends: tuple[int, Any] | None = None,
+    reset: tuple[int, list[dict[str, Tensor]]] | None = None,
+) -> tuple[Any, ...]:
+    """Run a sequence: its course, the states after it and the one before the open chunk.
+
+    `ends` has a period and how a token at whose end it ends moves; `reset` a period and the states
+    to go back to.
+    """
+    course, at, tokens = [], 0, streams[0].shape[1]
+    while at < tokens:
+        length = min(chunk - position % chunk, tokens - at)
+        now = [x[:, at : at + length] for x in streams]
+        at, position, first = at + length, position + length, states
+        last = ends is not None and position % ends[0] == 0
+        after: list[list[dict[str, Tensor]]] = []
+        if length > last:
+            inner = [x[:, : length - last] for x in now]
+            after.append(moves(*inner, *states, start))
+            states = [{part: Z[:, -1] for part, Z in state.items()} for state in after[0]]
+        if ends is not None and last:
+            states = ends[1](*[x[:, -1] for x in now], *states, start, position)
+            after.append([{p: Z.unsqueeze(1) for p, Z in state.items()} for state in states])
+        course.append(Entries(joined_entries(after), first, start))
+        if reset is not None and position % reset[0] == 0:
+            states = reset[1]
+        if position % chunk == 0:
+            start = states[0]
+    return course, *states, start
+
+
+def joined_entries(pieces: list[list[dict[str, Tensor]]]) -> list[dict[str, Tensor]]:
+    """Join what tokens one after another have left."""
+    if len(pieces) == 1:
+        return pieces[0]
+    by_state = zip(*pieces, strict=True)
+    return [{p: torch.cat([x[p] for x in found], 1) for p in found[0]} for found in by_state]
+
+
+def over_entries(read: Any, course: list[Entries], when: str, state: int, *q: Tensor) -> Tensor:
+    """Read a course: `read(*q, parts)` for each chunk, with a state at its tokens, by part."""
+    found, at = [], 0
+    for piece in course:
+        length = next(iter(piece.after[state].values())).shape[1]
+        here = [x[:, at : at + length] for x in q]
+        found.append(read(*here, parts_of_entries(piece, when, state)))
+        at += length
+    return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+
+def parts_of_entries(piece: Entries, when: str, state: int) -> dict[str, Tensor]:
+    """A state at every token of a chunk, by part: after it, before it, or before the chunk."""
+    after = piece.after[state]
+    if when == "after":
+        return after
+    if when == "before":
+        return {p: before_entries(Z, piece.first[state][p]) for p, Z in after.items()}
+    return {p: piece.start[p].unsqueeze(1).expand_as(Z) for p, Z in after.items()}
+
+
 class MixerM(nn.Module):
     """Memory M: mlp(d_k -> units -> d_k, act = gelu), one per heads; every 1 token.
 
@@ -181,7 +277,7 @@ class MixerM(nn.Module):
     state  M.layer2.weight [B, heads, d_k, units]
     state  M.L.layer1.weight [B, heads, units, d_k]
     state  M.L.layer2.weight [B, heads, d_k, units]
-    runs   sequential: `layer1`: `softmax` of the running state is not linear in it
+    runs   scan: entry by entry, as what is added is known at the chunk's start
     """
 
     def initial(
@@ -196,6 +292,76 @@ class MixerM(nn.Module):
             "layer2.weight": torch.log(value_1).expand(batch, 4, 32, 128),
         }
         return M, M_L
+
+    def forward(
+        self,
+        alpha: Tensor,
+        k: Tensor,
+        v: Tensor,
+        eta: Tensor,
+        g: Tensor,
+        b: Tensor,
+        M: dict[str, Tensor],
+        M_L: dict[str, Tensor],
+        M_start: dict[str, Tensor],
+        position: int,
+    ) -> tuple[list[Entries], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Move over a sequence, a chunk of 16 tokens at a time, entry by entry."""
+
+        def moves(alpha, k, v, eta, M, M_L, M_start):
+            """The states after each token of a chunk, from those before it."""
+            layer2_weight = M_start["layer2.weight"]
+            value = alpha.unsqueeze(3)
+            k_1 = wide(k)
+            value_1 = torch.einsum("bhoi,bthi->btho", M_start["layer1.weight"], k_1)
+            value_2 = F.gelu(value_1)
+            value_3 = torch.einsum("bhoi,bthi->btho", layer2_weight, value_2)
+            value_4 = layernorm(value_3)
+            value_5 = g.unflatten(-1, (4, 32))
+            product = 2.0 * (k + (value_4 * value_5 + b.unflatten(-1, (4, 32))) - v) * value_5
+            difference = value_3 - value_3.mean(-1, keepdim=True)
+            value_6 = torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
+            product_1 = value_4 * (product * value_4).mean(-1, keepdim=True)
+            quotient = (product - product.mean(-1, keepdim=True) - product_1) / value_6
+            value_7 = eta.unsqueeze(3)
+            value_8 = torch.einsum("bhoi,bthi->btho", layer2_weight.mT, quotient)
+            product = 0.3989422804014327 * torch.exp(-0.5 * (value_1 * value_1))
+            product_2 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_1))
+            M_L_layer1_weight = scan_entries(
+                wide(value),
+                -(outer(value_8 * (product_2 + value_1 * product), k_1) * value_7),
+                M_L["layer1.weight"],
+                alpha.shape[1],
+            )
+            M_1 = 128.0 * torch.softmax(M_L_layer1_weight, -2)
+            M_layer1_weight = scan_entries(None, M_1, M["layer1.weight"], alpha.shape[1])
+            M_L_layer2_weight = scan_entries(
+                wide(value.mT),
+                -(outer(value_2, quotient) * value_7).mT,
+                M_L["layer2.weight"],
+                alpha.shape[1],
+            )
+            M_2 = 128.0 * torch.softmax(M_L_layer2_weight, -1)
+            M_layer2_weight = scan_entries(None, M_2, M["layer2.weight"], alpha.shape[1])
+            return [
+                {"layer1.weight": M_layer1_weight, "layer2.weight": M_layer2_weight},
+                {"layer1.weight": M_L_layer1_weight, "layer2.weight": M_L_layer2_weight},
+            ]
+
+        path, M, M_L, M_start = run_entries(
+            moves, [alpha, k, v, eta], [M, M_L], M_start, position, 16
+        )
+        return path, M, M_L, M_start
+
+    def read(self, q: Tensor, path: list[Entries]) -> Tensor:
+        """Read M(q) at every token, after its update."""
+
+        def read(q, parts):
+            value = matvec(parts["layer2.weight"], F.gelu(matvec(parts["layer1.weight"], wide(q))))
+            result = value.to(q.dtype)
+            return result
+
+        return over_entries(read, path, "after", 0, q)
 
     def step(
         self,
@@ -328,23 +494,12 @@ class Mixer(nn.Module):
         eta = 0.1 * torch.sigmoid(wide(self.W_eta(x).unflatten(-1, (4, 32)))) / 32.0
         # alpha = 1 - sigmoid(W_alpha(x) - 8) / 2   (spec.nl:37)
         alpha = 1.0 - torch.sigmoid(wide(self.W_alpha(x).unflatten(-1, (4, 32))) - 8.0) / 2.0
-        M = state["M"]
-        M_L = state["M.L"]
-        M_start = state["M.start"]
-        M_read_rows = []
-        for t, (alpha_t, k_t, v_t, eta_t, q_t) in enumerate(
-            zip(alpha.unbind(1), k.unbind(1), v.unbind(1), eta.unbind(1), q.unbind(1), strict=True),
-            start=position,
-        ):
-            M, M_L = self.M.step(alpha_t, k_t, v_t, eta_t, self.g, self.b, M, M_L, M_start)
-            M_read = self.M.read_step(q_t, M)
-            M_start = M if (t + 1) % 16 == 0 else M_start
-            M_read_rows.append(M_read)
-        M_read_1 = torch.stack(M_read_rows, 1)
+        M_path, M, M_L, M_start = self.M(
+            alpha, k, v, eta, self.g, self.b, state["M"], state["M.L"], state["M.start"], position
+        )
         # y   = q + layernorm(M(q), gain = g, offset = b)   (spec.nl:52)
-        product = layernorm(M_read_1) * self.g.unflatten(-1, (4, 32))
-        total = product + self.b.unflatten(-1, (4, 32))
-        y = q + total
+        product = layernorm(self.M.read(q, M_path)) * self.g.unflatten(-1, (4, 32))
+        y = q + (product + self.b.unflatten(-1, (4, 32)))
         # out = W_o(rmsnorm(y, gain = gain) * silu(W_g(x)))   (spec.nl:53)
         value = F.silu(self.W_g(x).unflatten(-1, (4, 32)))
         product = rmsnorm(y) * self.gain.unsqueeze(0) * value

@@ -10,7 +10,7 @@ Levels, fastest first:
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -182,6 +182,102 @@ class LoRA(nn.Module):
         return self.up(y) if self.biased else F.linear(y, self.up)
 
 
+class Entries(NamedTuple):
+    """The course over one chunk: each state by part, after its tokens [B, C, ...] and before."""
+
+    after: list[dict[str, Tensor]]
+    first: list[dict[str, Tensor]]
+    start: dict[str, Tensor]
+
+
+def scan_entries(gate: Any, added: Any, first: Tensor, tokens: int) -> Tensor:
+    """Z_t = gate_t * Z_{t-1} + added_t for all tokens of a chunk: [B, tokens, ...]."""
+    if isinstance(gate, float) and gate == 1.0 and added is None:
+        return first.unsqueeze(1).expand(-1, tokens, *first.shape[1:])
+    shape = (first.shape[0], tokens, *first.shape[1:])
+    if gate is None:
+        return first.new_zeros(shape) if added is None else added.to(first.dtype).expand(shape)
+    found, Z = [], first
+    gates = gate.unbind(1) if isinstance(gate, Tensor) else (gate,)
+    more = (None,) if added is None else added.unbind(1)
+    for t in range(tokens):
+        g, x = gates[t if len(gates) > 1 else 0], more[t if len(more) > 1 else 0]
+        Z = g * Z if x is None else g * Z + x
+        found.append(Z)
+    return torch.stack(found, 1)
+
+
+def before_entries(course: Tensor, first: Tensor) -> Tensor:
+    """A state before each token of a chunk, from its course and what it was before the first."""
+    return torch.cat([first.unsqueeze(1), course[:, :-1]], 1)
+
+
+def run_entries(
+    moves: Any,
+    streams: list[Tensor],
+    states: list[dict[str, Tensor]],
+    start: dict[str, Tensor],
+    position: int,
+    chunk: int,
+    ends: tuple[int, Any] | None = None,
+    reset: tuple[int, list[dict[str, Tensor]]] | None = None,
+) -> tuple[Any, ...]:
+    """Run a sequence: its course, the states after it and the one before the open chunk.
+
+    `ends` has a period and how a token at whose end it ends moves; `reset` a period and the states
+    to go back to.
+    """
+    course, at, tokens = [], 0, streams[0].shape[1]
+    while at < tokens:
+        length = min(chunk - position % chunk, tokens - at)
+        now = [x[:, at : at + length] for x in streams]
+        at, position, first = at + length, position + length, states
+        last = ends is not None and position % ends[0] == 0
+        after: list[list[dict[str, Tensor]]] = []
+        if length > last:
+            inner = [x[:, : length - last] for x in now]
+            after.append(moves(*inner, *states, start))
+            states = [{part: Z[:, -1] for part, Z in state.items()} for state in after[0]]
+        if ends is not None and last:
+            states = ends[1](*[x[:, -1] for x in now], *states, start, position)
+            after.append([{p: Z.unsqueeze(1) for p, Z in state.items()} for state in states])
+        course.append(Entries(joined_entries(after), first, start))
+        if reset is not None and position % reset[0] == 0:
+            states = reset[1]
+        if position % chunk == 0:
+            start = states[0]
+    return course, *states, start
+
+
+def joined_entries(pieces: list[list[dict[str, Tensor]]]) -> list[dict[str, Tensor]]:
+    """Join what tokens one after another have left."""
+    if len(pieces) == 1:
+        return pieces[0]
+    by_state = zip(*pieces, strict=True)
+    return [{p: torch.cat([x[p] for x in found], 1) for p in found[0]} for found in by_state]
+
+
+def over_entries(read: Any, course: list[Entries], when: str, state: int, *q: Tensor) -> Tensor:
+    """Read a course: `read(*q, parts)` for each chunk, with a state at its tokens, by part."""
+    found, at = [], 0
+    for piece in course:
+        length = next(iter(piece.after[state].values())).shape[1]
+        here = [x[:, at : at + length] for x in q]
+        found.append(read(*here, parts_of_entries(piece, when, state)))
+        at += length
+    return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+
+def parts_of_entries(piece: Entries, when: str, state: int) -> dict[str, Tensor]:
+    """A state at every token of a chunk, by part: after it, before it, or before the chunk."""
+    after = piece.after[state]
+    if when == "after":
+        return after
+    if when == "before":
+        return {p: before_entries(Z, piece.first[state][p]) for p, Z in after.items()}
+    return {p: piece.start[p].unsqueeze(1).expand_as(Z) for p, Z in after.items()}
+
+
 class MixerM(nn.Module):
     """Memory M: mlp(d_k -> 4*d_k -> d_k, residual, norm, act = gelu), one per heads; every 1
     token.
@@ -202,7 +298,8 @@ class MixerM(nn.Module):
     state  M.A.norm.bias [B, heads, d_k]
     state  M.n_1 [B, heads]
     state  M.n_2 [B, heads]
-    runs   sequential: `layer1`: `pow` of the running state is not linear in it
+    runs   scan: entry by entry, as what is added is known at the chunk's start; the last of each 16
+        tokens by itself
     """
 
     def __init__(self, device=None, dtype=None):
@@ -241,6 +338,114 @@ class MixerM(nn.Module):
             "norm.bias": value_3.expand(batch, 4, 32),
         }
         return M, M_A, full(1.0, like, batch, 4), full(1.0, like, batch, 4)
+
+    def forward(
+        self,
+        alpha: Tensor,
+        k: Tensor,
+        v: Tensor,
+        eta: Tensor,
+        M: dict[str, Tensor],
+        M_A: dict[str, Tensor],
+        M_n_1: Tensor,
+        M_n_2: Tensor,
+        M_start: dict[str, Tensor],
+        position: int,
+    ) -> tuple[list[Entries], dict[str, Tensor], dict[str, Tensor], Tensor, Tensor, dict[str, Tensor]]:
+        """Move over a sequence, a chunk of 16 tokens at a time, entry by entry."""
+
+        def moves(alpha, k, v, eta, M, M_A, M_n_1, M_n_2, M_start):
+            """The states after each token of a chunk, from those before it."""
+            __ = M_n_1[""]
+            ___1 = M_n_2[""]
+            layer2_weight = M_start["layer2.weight"]
+            M_norm_weight = scan_entries(1.0, None, M["norm.weight"], alpha.shape[1])
+            M_norm_bias = scan_entries(1.0, None, M["norm.bias"], alpha.shape[1])
+            value = alpha.unsqueeze(3)
+            k_1 = wide(k)
+            value_1 = torch.einsum("bhoi,bthi->btho", M_start["layer1.weight"], k_1)
+            value_2 = F.gelu(value_1)
+            value_3 = torch.einsum("bhoi,bthi->btho", layer2_weight, value_2)
+            value_4 = layernorm(value_3)
+            value_5 = M_start["norm.weight"].unsqueeze(1)
+            difference = k + (value_4 * value_5 + M_start["norm.bias"].unsqueeze(1)) - v
+            product = 3.0 * torch.tanh(10.0 * difference) * (difference.square() + 1e-06)
+            product = product * value_5
+            difference = value_3 - value_3.mean(-1, keepdim=True)
+            value_6 = torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
+            product_1 = value_4 * (product * value_4).mean(-1, keepdim=True)
+            quotient = (product - product.mean(-1, keepdim=True) - product_1) / value_6
+            value_7 = eta.unsqueeze(3)
+            value_8 = torch.einsum("bhoi,bthi->btho", layer2_weight.mT, quotient)
+            product = 0.3989422804014327 * torch.exp(-0.5 * (value_1 * value_1))
+            product_2 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_1))
+            M_A_layer1_weight = scan_entries(
+                wide(value),
+                -(outer(value_8 * (product_2 + value_1 * product), k_1) * value_7),
+                M_A["layer1.weight"],
+                alpha.shape[1],
+            )
+            M_A_layer2_weight = scan_entries(
+                wide(value.mT),
+                -(outer(value_2, quotient) * value_7).mT,
+                M_A["layer2.weight"],
+                alpha.shape[1],
+            )
+            M_A_norm_weight = scan_entries(1.0, None, M_A["norm.weight"], alpha.shape[1])
+            M_A_norm_bias = scan_entries(1.0, None, M_A["norm.bias"], alpha.shape[1])
+            M_n_1 = scan_entries(1.0, None, __, alpha.shape[1])
+            M_1 = M_A_layer1_weight / before_entries(M_n_1, __).unsqueeze(3).unsqueeze(4)
+            M_layer1_weight = scan_entries(None, M_1, M["layer1.weight"], alpha.shape[1])
+            M_n_2 = scan_entries(1.0, None, ___1, alpha.shape[1])
+            M_2 = M_A_layer2_weight / before_entries(M_n_2, ___1).unsqueeze(3).unsqueeze(4)
+            M_layer2_weight = scan_entries(None, M_2, M["layer2.weight"], alpha.shape[1])
+            return [
+                {
+                    "layer1.weight": M_layer1_weight,
+                    "layer2.weight": M_layer2_weight,
+                    "norm.weight": M_norm_weight,
+                    "norm.bias": M_norm_bias,
+                },
+                {
+                    "layer1.weight": M_A_layer1_weight,
+                    "layer2.weight": M_A_layer2_weight,
+                    "norm.weight": M_A_norm_weight,
+                    "norm.bias": M_A_norm_bias,
+                },
+                {"": M_n_1},
+                {"": M_n_2},
+            ]
+
+        def alone(alpha, k, v, eta, M, M_A, M_n_1, M_n_2, M_start, position):
+            """The states after a token at which a period ends."""
+            found = self.step(
+                alpha, k, v, eta, M, M_A, M_n_1[""], M_n_2[""], M_start, ends_16=position % 16 == 0
+            )
+            return [found[0], found[1], {"": found[2]}, {"": found[3]}]
+
+        path, M, M_A, M_n_1, M_n_2, M_start = run_entries(
+            moves,
+            [alpha, k, v, eta],
+            [M, M_A, {"": M_n_1}, {"": M_n_2}],
+            M_start,
+            position,
+            16,
+            ends=(16, alone),
+        )
+        return path, M, M_A, M_n_1[""], M_n_2[""], M_start
+
+    def read(self, q: Tensor, path: list[Entries]) -> Tensor:
+        """Read M(q) at every token, after its update."""
+
+        def read(q, parts):
+            q_1 = wide(q)
+            value = layernorm(
+                matvec(parts["layer2.weight"], F.gelu(matvec(parts["layer1.weight"], q_1)))
+            )
+            result = (q_1 + (value * parts["norm.weight"] + parts["norm.bias"])).to(q.dtype)
+            return result
+
+        return over_entries(read, path, "after", 0, q)
 
     def step(
         self,
@@ -392,25 +597,20 @@ class Mixer(nn.Module):
         eta = 0.1 * torch.sigmoid(wide(self.W_eta(x).unflatten(-1, (4, 32)))) / 32.0
         # alpha = 1 - sigmoid(W_alpha(x) - 8) / 2   (spec.nl:34)
         alpha = 1.0 - torch.sigmoid(wide(self.W_alpha(x).unflatten(-1, (4, 32))) - 8.0) / 2.0
-        M = state["M"]
-        M_A = state["M.A"]
-        M_n_1 = state["M.n_1"]
-        M_n_2 = state["M.n_2"]
-        M_start = state["M.start"]
-        M_read_rows = []
-        for t, (alpha_t, k_t, v_t, eta_t, q_t) in enumerate(
-            zip(alpha.unbind(1), k.unbind(1), v.unbind(1), eta.unbind(1), q.unbind(1), strict=True),
-            start=position,
-        ):
-            M, M_A, M_n_1, M_n_2 = self.M.step(
-                alpha_t, k_t, v_t, eta_t, M, M_A, M_n_1, M_n_2, M_start, (t + 1) % 16 == 0
-            )
-            M_read = self.M.read_step(q_t, M)
-            M_start = M if (t + 1) % 16 == 0 else M_start
-            M_read_rows.append(M_read)
-        M_read_1 = torch.stack(M_read_rows, 1)
+        M_path, M, M_A, M_n_1, M_n_2, M_start = self.M(
+            alpha,
+            k,
+            v,
+            eta,
+            state["M"],
+            state["M.A"],
+            state["M.n_1"],
+            state["M.n_2"],
+            state["M.start"],
+            position,
+        )
         # out = W_o(rmsnorm(M(q), gain = gain) * silu(W_g(x)))   (spec.nl:56)
-        product = rmsnorm(M_read_1) * self.gain.unsqueeze(0)
+        product = rmsnorm(self.M.read(q, M_path)) * self.gain.unsqueeze(0)
         out = self.W_o(
             (product * F.silu(self.W_g(x).unflatten(-1, (4, 32)))).flatten(-2).to(x.dtype)
         )

@@ -8,6 +8,7 @@ import nlc
 from nlc import parse as resolve
 from tests.references import (
     features_chunk,
+    features_entries,
     features_memory,
     features_slots,
     features_times,
@@ -22,7 +23,7 @@ from tests.unit.codegen.agree import agree, close, randomised, streams
 
 SYSTEMS = {name: text for name, (text, _) in FEATURES.items()} | dict(PROBES)
 assert features_chunk and features_memory and features_update
-assert features_slots and features_times and features_window
+assert features_entries and features_slots and features_times and features_window
 assert probes_slots and probes_window
 
 

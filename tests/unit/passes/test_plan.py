@@ -11,6 +11,7 @@ from nlc.passes.explicit import explicit
 from nlc.passes.plan import plan
 from tests.references import (
     features_chunk,
+    features_entries,
     features_memory,
     features_slots,
     features_times,
@@ -224,7 +225,7 @@ def test_chunks_with_nothing_in_common_run_token_by_token():
 SYSTEMS = {name: text for name, (text, _) in FEATURES.items()} | dict(PROBES)
 # these register their features when they are imported
 assert features_chunk and features_memory and features_update
-assert features_slots and features_times and features_window
+assert features_entries and features_slots and features_times and features_window
 assert probes_slots and probes_window
 
 
@@ -279,3 +280,19 @@ def test_written_out_updates_hold_no_gradient_and_do_not_change_again(name):
             shown = {id(v) for s in memory.statements for _, v in s.values}
             # a frozen gradient is taken at values that were not written down
             assert lets <= shown or memory.frozen
+
+
+@pytest.mark.parametrize("update, kind, ends", [
+    ("S = 0.9 * S - grad; self = self + newton_schulz(S)", "scan", 0),
+    ("S = 0.9 * S - tanh(grad); self = tanh(S)", "scan", 0),
+    ("S = grad; every 4 tokens { self = unit(self + S) }", "scan", 4),
+    # the end of a period within a chunk, and states that need each other's course
+    ("S = grad; every 3 tokens { self = unit(self + S) }", "sequential", 0),
+    ("S = tanh(S) - grad; self = self + S", "sequential", 0),
+    ("S = S + tanh(self) - grad; self = self + tanh(S)", "sequential", 0),
+])  # fmt: skip
+def test_what_goes_through_a_chunk_entry_by_entry(update: str, kind: str, ends: int) -> None:
+    body = "memory M : linear(d_k -> d_v) at fast {\nkey k\nvalue v\nstate S = 0\nupdate { %s }\n}"
+    system = resolve(block(body % update + "\nout = W_o(M(q))", chunk="2"))
+    (schedule,) = plan(system).blocks[0].schedules
+    assert (schedule.kind, schedule.ends) == (kind, ends)

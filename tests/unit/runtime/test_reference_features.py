@@ -6,6 +6,7 @@ import pytest
 
 from tests.references import (
     features_chunk,
+    features_entries,
     features_memory,
     features_slots,
     features_times,
@@ -18,7 +19,7 @@ from tests.references.specs import resolve
 
 # importing them fills the registry
 assert features_chunk and features_memory and features_update
-assert features_slots and features_times and features_window
+assert features_entries and features_slots and features_times and features_window
 
 
 @pytest.mark.parametrize("name", sorted(FEATURES))
