@@ -5,7 +5,6 @@ In: a spec or a run folder. Out: a run folder, text, numbers. These load torch.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from enum import StrEnum
@@ -30,6 +29,7 @@ from nlc.cli.subjects import (
     LengthsOption,
     TaskOption,
     TextOption,
+    as_json,
     lengths_of,
     subject_of,
     training,
@@ -299,7 +299,7 @@ def evaluate(
     what = "held out" if own else "whole text"
     if form is Answer.json:
         answer = {"text": subject.name, "what": what, "bytes": len(measured)}
-        say(json.dumps({**answer, "length": read_at_once, "bits_per_byte": bits}))
+        say(as_json({**answer, "length": read_at_once, "bits_per_byte": bits}))
     else:
         say(f"{bits:.4f} bits/byte   {subject.name}, {what}, {len(measured):,} bytes")
 
@@ -317,7 +317,7 @@ def _show_task(
         rows = measured_at(model, task, lengths or (run.settings.length,), by_part=True)
     history = run.measurements() if run.origin.data["name"] == task.spelled else []
     if form is Answer.json:
-        say(json.dumps({"task": task.spelled, **measured_json(rows, forgetting(history))}))
+        say(as_json({"task": task.spelled, **measured_json(rows, forgetting(history))}))
     elif task.parts > 1:
         say(stream_text(task.spelled, rows, forgetting(history)))
     else:

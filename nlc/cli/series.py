@@ -6,7 +6,6 @@ In: specs, a subject, a budget. Out: a folder of runs, and a table of what they 
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +31,7 @@ from nlc.cli.subjects import (
     LengthsOption,
     TaskOption,
     TextOption,
+    as_json,
     lengths_of,
     subject_of,
     training,
@@ -367,7 +367,7 @@ def _run(kind: str, series: Any, metric: Metric | None, form: Answer) -> None:
     groups = grouped(series)
     trees = _trees(series) if kind == "compare" else {}
     if form is Answer.json:
-        say(json.dumps(series_json(series, groups, trees)))
+        say(as_json(series_json(series, groups, trees)))
     else:
         say(series_text(series, groups, metric))
         if trees:

@@ -5,6 +5,8 @@ In: options. Out: a text or a task, and the settings of a run. Loads torch only 
 
 from __future__ import annotations
 
+import json
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,6 +53,26 @@ LengthsOption = Annotated[
     ),
 ]
 AnswerOption = Annotated[Answer, typer.Option("--format", help="How the numbers are written.")]
+
+
+def as_json(answer: object) -> str:
+    """Write an answer as JSON, null where a number is not finite.
+
+    >>> as_json({"bits": float("nan"), "lengths": (16, 32)})
+    '{"bits": null, "lengths": [16, 32]}'
+    """
+    return json.dumps(_finite(answer))
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: _finite(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_finite(inner) for inner in value]
+    return value
 
 
 def subject_of(text: Path | None, data: str | None, task: str | None) -> Any:

@@ -5,7 +5,6 @@ In: rows measured by the lab, tasks. Out: text, plain data.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +13,7 @@ import typer
 
 from nlc.cli.common import say
 from nlc.cli.report import table
-from nlc.cli.subjects import Answer, AnswerOption
+from nlc.cli.subjects import Answer, AnswerOption, as_json
 
 if TYPE_CHECKING:
     from nlc.lab.lesson import Row
@@ -89,13 +88,13 @@ def tasks(
 
         found = [find_task(word) for word in TASK_NAMES.split()]
         if form is Answer.json:
-            say(json.dumps([task_json(task) for task in found]))
+            say(as_json([task_json(task) for task in found]))
         else:
             say(table([[task.name, _about(task)[0]] for task in found], indent=""))
             say("\nnlc tasks NAME shows one of them: its source, its options, an example.")
         return
     task = find_task(name)
-    say(json.dumps(task_json(task)) if form is Answer.json else task_text(task))
+    say(as_json(task_json(task)) if form is Answer.json else task_text(task))
 
 
 def _about(task: Task) -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 from nlc.cli.common import CallError
 from nlc.cli.series import split_values
 from nlc.cli.starter import starter
+from nlc.cli.subjects import as_json
 from nlc.lab import series as lab
 from nlc.lab.run import read
 
@@ -206,3 +207,8 @@ def test_commas_in_brackets_do_not_part_values() -> None:
     assert split_values("1,1, 2") == ["1", "2"]
     with pytest.raises(CallError):
         split_values("1,")
+
+
+def test_numbers_that_are_not_finite_are_null_in_json() -> None:
+    found = as_json({"a": [float("nan"), 1.5], "b": {"c": float("inf")}, "d": (2, "x")})
+    assert json.loads(found) == {"a": [None, 1.5], "b": {"c": None}, "d": [2, "x"]}
