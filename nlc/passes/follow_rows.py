@@ -7,6 +7,7 @@ operation without a row is not linear in the state.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from nlc.ir.expr import Expr
 from nlc.passes.affine import Matrix, Vector
@@ -66,6 +67,15 @@ def _where(f: Follow, node: Expr) -> Value:
         part = f.times(part, f.register.make("where", condition, yes, no))
         total = part if total is None else f.add(total, part)
     assert total is not None
+    return _as_in_both(total, values)
+
+
+def _as_in_both(total: Value, values: list[Value | None]) -> Value:
+    """Leave the gates as they are that both values of a choice have."""
+    match total.form, *(value.form if value is not None else None for value in values):
+        case Matrix() as whole, Matrix() as yes, Matrix() as no:
+            same = {j: gates for j, gates in yes.gates.items() if no.gates.get(j) == gates}
+            return replace(total, form=replace(whole, gates=whole.gates | same))
     return total
 
 

@@ -94,7 +94,7 @@ class _Hoisting:
 
     def __init__(self, graph: Graph, block: Block, taken: set[str]):
         self.graph, self.block, self.taken = graph, block, taken
-        self.moves = moves(block)
+        self.moves, self.starts = moves(block), starts_read(block)
 
     def stages(self, stages: list[Stage]) -> list[Stage]:
         """Move the reads of some stages, then those inside of windows."""
@@ -147,8 +147,11 @@ class _Hoisting:
         return self._stream(name, read)
 
     def _of_chunks(self, stage: Stage, name: str) -> bool:
-        """Say whether pairs are gathered chunk by chunk: no read goes over all chunks at once."""
-        return isinstance(stage, ChunkLoop) and self.block.memory(name).map.kind == "kernel"
+        """Say whether a memory moves in a loop over chunks without a start of its own.
+
+        Then it has no course over all of them, and is read inside.
+        """
+        return isinstance(stage, ChunkLoop) and name not in self.starts
 
     def _stream(self, name: str, value: Expr) -> Expr:
         return self.graph.make("stream", name=name, shape=value.shape, span=value.span)
@@ -250,6 +253,13 @@ def moves(block: Block) -> Moves:
         return node.attr("when") != "initial" or node.attr("memory") in again
 
     return moving
+
+
+def starts_read(block: Block) -> set[str]:
+    """Name the memories of which something reads the state before the chunk."""
+    roots = [e for step in block.steps for e in exprs_of(block, step)]
+    leaves = (node for node in postorder(roots) if node.op == "state")
+    return {str(node.attr("memory")) for node in leaves if node.attr("when") == "start"}
 
 
 def read_by(block: Block, memory: Memory) -> set[str]:

@@ -32,7 +32,17 @@ from nlc.ir.system import Block, Call, Equation, Memory, Step, System, Update
 from nlc.passes.bound import Bounds
 from nlc.passes.entrywise import entrywise
 from nlc.passes.gates import keep_gates
-from nlc.passes.hoist import Knot, Node, exprs_of, hoist, moves, node_of, sources_of
+from nlc.passes.hoist import (
+    Knot,
+    Node,
+    exprs_of,
+    hoist,
+    made_by,
+    moves,
+    node_of,
+    sources_of,
+    starts_read,
+)
 from nlc.passes.normalise import normalise
 from nlc.passes.obstacles import obstacle
 from nlc.passes.ties import ties, window_reason
@@ -148,7 +158,7 @@ class _Planning:
             for name, found in together.items():
                 # a chunk by itself holds its tiles to its length when it runs
                 self.schedules[name] = _in_pieces(found, piece) if found.chunk > piece else found
-            return ChunkLoop(tuple(group), tuple(names), piece)
+            return ChunkLoop(self._in_order(group), tuple(names), piece)
         others = [name for _, name in nodes]
         for memory in memories:
             self.schedules[memory.name] = _schedule(
@@ -157,6 +167,14 @@ class _Planning:
         if len(group) == 1 and self.schedules[names[0]].kind != "sequential":
             return Run(names[0])
         return TokenLoop(tuple(group), tuple(names))
+
+    def _in_order(self, group: list[Step]) -> tuple[Step, ...]:
+        """Put the steps of a chunk in order: whose states are read at its tokens goes first."""
+        steps = {node_of(step): step for step in group}
+        place = {node: i for i, node in enumerate(steps)}
+        needs = _within(self.block, list(steps))
+        order = nx.lexicographical_topological_sort(needs, key=place.__getitem__)
+        return tuple(steps[node] for node in order)
 
     def _windows(self, group: list[Step], windowed: tuple[str, ...]) -> Windows:
         """Run a group window by window: in there, the states of the windows do not move."""
@@ -217,22 +235,18 @@ def _in_chunks(
     memories = [memory for memory in memories if memory.map.kind != "kernel"]
     if piece < 2:
         return {}
-    by_node = {node_of(step): step for step in block.steps}
-    roots = [e for node in group for e in exprs_of(block, by_node[node])]
-    roots += [a.value for memory in memories for a in memory.update]
-    for node in postorder(roots):
-        if node.op in ("state", "attend") and node.attr("memory") in names:
-            own = node.attr("when") in ("post", "start", "initial")
-            moving = node.op == "state" and node.attr("when") == "prev"
-            if not own and not (moving and _only_own(node, memories)):
-                return {}
+    within = _within(block, group)
+    knots = nx.strongly_connected_components(within)
+    if any(len(knot) > 1 for knot in knots) or any(a == b for a, b in within.edges):
+        return {}
     found: dict[str, Schedule] = {}
     for memory in memories:
         # while it is asked, the others run as it hopes that they do
         others = {name: Schedule(name, "tile-scan", "") for name in names}
         asked = {**schedules, **others}
-        schedule = _schedule(graph, block, memory, [memory.name], asked, by_chunks=True)
-        if schedule.kind not in ("tile-scan", "tile-solve"):
+        starts = memory.name in starts_read(block)
+        schedule = _schedule(graph, block, memory, [memory.name], asked, by_chunks=starts)
+        if schedule.kind not in ("tile-scan", "tile-solve", "scan"):
             return {}
         found[memory.name] = schedule
     for memory in attending:
@@ -251,13 +265,22 @@ def _in_pieces(schedule: Schedule, length: int) -> Schedule:
     return replace(schedule, parts=tuple(parts))
 
 
-def _only_own(leaf: Expr, memories: list[Memory]) -> bool:
-    """Say whether a running state stands in its own memory's update alone."""
-    for memory in memories:
-        inside = any(node is leaf for node in postorder([a.value for a in memory.update]))
-        if inside != (memory.name == leaf.attr("memory")):
-            return False
-    return True
+def _within(block: Block, group: list[Node]) -> nx.DiGraph:
+    """What the steps of a group need of each other inside a chunk: not the states before it."""
+    steps = {node_of(step): step for step in block.steps}
+    makers = {name: node for node in group for name in made_by(steps[node])}
+    graph = nx.DiGraph()
+    graph.add_nodes_from(group)
+    for node in group:
+        for leaf in postorder(exprs_of(block, steps[node])):
+            source: Node | None = None
+            if leaf.op == "stream":
+                source = makers.get(leaf.attr("name"))
+            elif leaf.op in ("state", "attend") and leaf.attr("when") in ("prev", "post"):
+                source = ("memory", leaf.attr("memory"))
+            if source in graph and (source != node or leaf.op == "attend"):
+                graph.add_edge(source, node)
+    return graph
 
 
 def _merge(stages: list[Stage]) -> list[Stage]:
@@ -423,14 +446,23 @@ def _read_elsewhere(
     for node in postorder([a.value for a in memory.update]):
         states = [a for a in node.args if a.op == "state" and a.attr("memory") != memory.name]
         states = [arg for arg in states if moving(arg)]
-        if node.op == "apply":
-            # the state of a memory that runs over the whole sequence can be asked at every token
-            states = [arg for arg in states if schedules[arg.attr("memory")].kind not in ASKED]
+        # a memory that runs over the whole sequence can be asked at every token, and has its state
+        # for each where that is a number or a vector
+        states = [
+            arg for arg in states
+            if schedules[arg.attr("memory")].kind not in ASKED
+            or not (node.op == "apply" or _is_small(block, arg))
+        ]  # fmt: skip
         if states:
             return str(states[0].attr("memory")), node.span
         if node.op == "attend" and schedules[node.attr("memory")].kind not in WHOLE:
             return str(node.attr("memory")), node.span
     return None
+
+
+def _is_small(block: Block, state: Expr) -> bool:
+    """Say whether a state is a number or a vector for each copy."""
+    return len(state.shape) - len(block.memory(state.attr("memory")).lead) < 2
 
 
 def _is_own(node: Expr, memory: Memory, op: str = "state") -> bool:

@@ -111,6 +111,47 @@ def asked_before_the_chunk(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
 
 
 @feature(
+    "a memory that waits for what another makes of its surprise",
+    """
+  memory usual[heads] : scalar at fast {
+    update { self = 0.8 * self + 0.2 * loss(M) }
+    init 0.5
+  }
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    update {
+      self = 0.9 * self
+      when loss(M) > prev(usual) { self = self - 0.2 * grad }
+    }
+    reset every 6 tokens
+  }
+  out = W_o(usual * M(q) + prev(usual) * v)
+""",
+    chunk="3",
+)
+def waits(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+
+    def move(t: int, state: Any) -> Any:
+        M, start, usual = state
+        M = torch.zeros_like(M) if t % 6 == 0 else M
+        start = M if t % 3 == 0 else start
+        error = read(start, k[:, t]) - v[:, t]
+        loss = error.pow(2).sum(-1) / 2
+        chosen = (loss > usual)[..., None, None]
+        M = 0.9 * M - torch.where(chosen, 0.2 * outer(error, k[:, t]), 0.0)
+        now = 0.8 * usual + 0.2 * loss
+        y = now[..., None] * read(M, q[:, t]) + usual[..., None] * v[:, t]
+        return (M, start, now), y
+
+    first = zeros(x, H, DV, DK)
+    (M, _, usual), y = over_tokens(q, (first, first, zeros(x, H) + 0.5), move)
+    M = torch.zeros_like(M) if x.shape[1] % 6 == 0 else M
+    return out(p, y), {"M": M, "usual": usual}
+
+
+@feature(
     "applied reads are frozen, the bare state is not",
     """
   memory S : linear(d_k -> d_v) at fast {

@@ -167,6 +167,7 @@ MODELS: dict[str, Callable[[P, Tensor, Dims], Mixed]] = {
     "lact": stack(("mixer", library_windows.lact), ("ffn", glu)),
     "tnt": stack(("mixer", library_windows.tnt), ("ffn", glu)),
     "consolidation": stack(("mixer", library_windows.consolidation), ("ffn", glu)),
+    "surprise": stack(("mixer", library_windows.surprise), ("ffn", glu)),
     "titans_linear": stack(("mixer", library_memories.titans_linear)),
     "ttt_linear": stack(("mixer", library_test_time.ttt_linear), ("ffn", glu)),
     "ttt_mlp": stack(("mixer", library_test_time.ttt_mlp), ("ffn", glu)),

@@ -141,3 +141,23 @@ def consolidation(p: P, x: Tensor, dims: Dims) -> Mixed:
             F, S = state(x, dims), S + share * (F - S)
     y = rmsnorm(torch.cat(found, 1)) * silu(split(p, "W_g", x, dims))
     return out(p, y), {"F": F, "S": S}
+
+
+def surprise(p: P, x: Tensor, dims: Dims) -> Mixed:
+    """The delta rule where |M_c k - v|^2 / 2 is above its running mean; c: the chunk's start."""
+    q, k = (unit(short(p, of, x, dims)) for of in "qk")
+    v = silu(split(p, "W_v", x, dims))
+    alpha = torch.sigmoid(linear(p, "W_alpha", x) + 4)[..., None, None]
+    beta = torch.sigmoid(linear(p, "W_beta", x))[..., None, None]
+    M = start = state(x, dims)
+    usual, found = x.new_zeros(x.shape[0], dims["heads"]), []
+    for t in range(x.shape[1]):
+        start = M if t % dims["chunk"] == 0 else start
+        error = read(start, k[:, t]) - v[:, t]
+        surprising = error.pow(2).sum(-1) / 2
+        step = beta[:, t] * outer(error, k[:, t])
+        M = alpha[:, t] * M - (surprising > usual)[..., None, None] * step
+        usual = usual + 0.1 * (surprising - usual)
+        found.append(read(M, q[:, t]))
+    y = rmsnorm(torch.stack(found, 1)) * silu(split(p, "W_g", x, dims))
+    return out(p, y), {"M": M, "usual": usual}
