@@ -290,6 +290,12 @@ def states_of_tiles(path: Tiles, late: bool = True, state: int = 0) -> Tensor:
     return untiled(states, path.front)
 
 
+def held(p: list[tuple[Tensor, int]], u: Tensor | None, path: Tiles) -> Tensor:
+    """At every token, before its update: sum M_j p + u."""
+    found = [read_tiles(x.to(path.starts.dtype), path, False, j) for x, j in p]
+    return sum(found[1:], found[0]) if u is None else sum(found, u)
+
+
 # ---- courses of several chunks -----------------------------------------------------------------
 
 

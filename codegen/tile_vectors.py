@@ -69,9 +69,9 @@ class Vectors:
             ]
         return [self.write(write, write_name(form, r)) for r, write in enumerate(form.writes)]
 
-    def write(self, write: Write, name: str) -> fx.Node:
-        """A call of `Write`."""
-        reads = [
+    def asked(self, write: Write) -> tuple[list[Operand], fx.Node | None]:
+        """What a write reads the states with, and what is added to that."""
+        reads: list[Operand] = [
             (self.vector(p, self.rank >= 1, "p"), j)
             for j, p in enumerate(write.reads)
             if p is not None
@@ -79,6 +79,11 @@ class Vectors:
         offset = None
         if write.offset is not None:
             offset = self.vector(write.offset, self.rank == 2, "u")
+        return reads, offset
+
+    def write(self, write: Write, name: str) -> fx.Node:
+        """A call of `Write`."""
+        reads, offset = self.asked(write)
         into: dict[Expr, list[int]] = {}
         for j, b in enumerate(write.targets):
             if b is not None:

@@ -83,6 +83,10 @@ class MemoryWriter:
         elif self.parallel and not self.is_kernel:
             roots = [e for _, form in self.forms for e in _coefficients(form)]
             self.run_arguments = arguments(memory, roots)
+            for _, form in self.forms:
+                for leaf, _ in form.stopped.held if form.stopped else ():
+                    # made by `forward` itself
+                    self.run_arguments.pop(leaf, None)
         initial = [
             p.initial.expr for v in memory.variables for p in v.parts if p.initial.expr is not None
         ]
@@ -582,6 +586,9 @@ def _coefficients(form: Affine) -> list[Expr]:
         found += [None if gate is None else gate.value for gate in row]
     for write in form.writes:
         found += [*write.reads, *(c for _, c in write.earlier), write.offset, *write.targets]
+    if form.stopped is not None:
+        found += _coefficients(form.stopped.form)
+        found += [e for _, h in form.stopped.held for e in (*h.reads, h.offset)]
     return [expr for expr in found if expr is not None]
 
 

@@ -54,10 +54,12 @@ def write_run(writer: MemoryWriter, out: Writer) -> None:
         with out.indent():
             write_course(writer, writer.kernels, out)
     program, inputs = writer.begin(writer.run_arguments, 2)
-    path, after = _move(writer, program, inputs, form)
+    inputs |= _held_inputs(program, form)
+    path, after = _move(writer, program, inputs, seen(form))
     program.finish((path, *after))
     with out.indent():
-        equations(out, form, writer.states)
+        _hold(writer, out, form, {})
+        equations(out, seen(form), writer.states)
         printer = writer.body(out, program)
         out.line(f"return {', '.join(printer.operand(x) for x in (path, *after))}")
     out.blank()
@@ -96,6 +98,50 @@ def _move(
     return path, [_from_matrix(program, x, rank, form.transposed) for x in after]
 
 
+def seen(form: Affine) -> Affine:
+    """The form that gradients see."""
+    return form if form.stopped is None else form.stopped.form
+
+
+def _held_inputs(program: Program, form: Affine) -> dict[Expr, fx.Node]:
+    """What is held, as inputs."""
+    held = form.stopped.held if form.stopped is not None else ()
+    return {e: note(program.input(held_name(e)), e.shape, 2, wide=True) for e, _ in held}
+
+
+def held_name(leaf: Expr) -> str:
+    """The variable of what is held."""
+    return identifier(str(leaf.attr("name")).replace(".", "_"))
+
+
+def _hold(writer: MemoryWriter, out: Writer, form: Affine, known: dict[str, str]) -> None:
+    """Write what finds the values that gradients take for constant: the course, without any."""
+    from nlc.codegen.torch_memory import taken
+
+    if form.stopped is None:
+        return
+    program, inputs = writer.begin(writer.run_arguments, 2)
+    path, _ = _move(writer, program, inputs, form)
+    leaf = inputs.__getitem__
+    low = Lowering(program, 2, leaf, taken(inputs, leaf), writer.like(program, inputs, []))
+    rank = len(writer.memory.map.parts[0].shape)
+    vectors = Vectors(low, len(writer.memory.lead), rank)
+    found = {}
+    for e, write in form.stopped.held:
+        node = program.call(library_tiles.held, *vectors.asked(write), path)
+        # a number of a state of lower rank has no axis
+        found[held_name(e)] = node if rank == 2 else program.method("squeeze", node, -1)
+    program.finish(tuple(found.values()))
+    out.comment("the course by itself, for what is a constant to gradients")
+    equations(out, form, writer.states)
+    out.line("with torch.no_grad():")
+    with out.indent():
+        printer = writer.body(out, program, known)
+        for name, node in found.items():
+            printer.settle(node, out.room - len(name) - 3)
+            out.line(f"{name} = {printer.operand(node)}")
+
+
 def _as_matrix(program: Program, state: fx.Node, rank: int, transposed: bool) -> fx.Node:
     for _ in range(2 - rank):
         state = program.method("unsqueeze", state, -2 if rank == 1 else -1)
@@ -111,12 +157,13 @@ def _from_matrix(program: Program, state: fx.Node, rank: int, transposed: bool) 
 def _segments(writer: MemoryWriter, out: Writer, form: Affine, length: int) -> None:
     """Write the loop over what lies between resets."""
     program, inputs = writer.begin(writer.run_arguments, 2)
-    path, after = _move(writer, program, inputs, form)
+    inputs |= _held_inputs(program, form)
+    path, after = _move(writer, program, inputs, seen(form))
     program.finish((path, *after))
     varying = [name for expr, name in writer.run_arguments.items() if writer.varies(expr)]
     writer.used.update({"cuts", "Tiles"})
     with out.indent():
-        equations(out, form, writer.states)
+        equations(out, seen(form), writer.states)
         out.line("paths = []")
         out.line(f"lengths = cuts(position, {varying[0]}.shape[1], {length})")
         inner = [f"{name}_c" for name in varying]
@@ -128,7 +175,9 @@ def _segments(writer: MemoryWriter, out: Writer, form: Affine, length: int) -> N
             for text in split_call(head, [*pieces, "strict=True"], "):", out.room):
                 out.line(text)
         with out.indent():
-            printer = writer.body(out, program, dict(zip(varying, inner, strict=True)))
+            pieces_of = dict(zip(varying, inner, strict=True))
+            _hold(writer, out, form, pieces_of)
+            printer = writer.body(out, program, pieces_of)
             out.line(f"paths.append({printer.operand(path)})")
             for state, value in zip(writer.states, after, strict=True):
                 text = printer.operand(value)

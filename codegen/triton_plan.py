@@ -42,6 +42,8 @@ def plan_kernels(writer: MemoryWriter, block: str) -> KernelPlan | str:
     form = writer.form
     if writer.schedule.kind not in ("tile-solve", "tile-scan") or form is None:
         return f"`{writer.schedule.kind}` runs as PyTorch"
+    if form.stopped is not None:
+        return "its gradient does not pass through all that moves it: it runs as PyTorch"
     keeping = writer.schedule.keeping(writer.forms[0][0])
     reason = why_not(writer, form, keeping)
     if reason:

@@ -54,12 +54,14 @@ class Affine:
 
     `states` names them (variable, part), the memory's own first. `transposed`: the form holds for
     the transposed states. A vector state is a matrix of one row. `decay[i][j]` is D_{i,j}, None 0.
+    `stopped` says how gradients pass where something that reads a running state is a constant.
     """
 
     states: tuple[tuple[str, str], ...]
     decay: tuple[tuple[Gate | None, ...], ...]
     writes: tuple[Write, ...]
     transposed: bool = False
+    stopped: Stopped | None = None
 
     @property
     def known(self) -> bool:
@@ -78,6 +80,18 @@ class Entry:
     part: str
     gate: Expr | None
     added: Expr | None
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """How an update looks to a gradient: `form` has the same values, with constants for some.
+
+    `held` has, for each of these, the stream that stands for it in `form`, and what it is: a vector
+    sum_j M_j p_j + u over the states before the token.
+    """
+
+    form: Affine
+    held: tuple[tuple[Expr, Write], ...]
 
 
 @dataclass(frozen=True)

@@ -314,6 +314,15 @@ class Register:
             diagonal = self.make("add", wide, diagonal)
         return ("diagonal", diagonal)
 
+    def as_write(self, e: Vector, states: int) -> Write:
+        """Give a vector over states and streams alone as a write that goes nowhere."""
+        return Write(
+            tuple(self._lift(e.reads.get(j), self.columns) for j in range(states)),
+            (),
+            self._lift(e.offset, self.rows),
+            (None,) * states,
+        )
+
     def _lift(self, value: Expr | None, axis: Axis | None) -> Expr | None:
         """Give a value of a state of lower rank the axis of size 1 that the form has."""
         if value is None or axis is not None:

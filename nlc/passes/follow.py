@@ -75,6 +75,7 @@ class Follow:
         if turned:
             self.roles = self.roles[::-1]
         self.values: dict[int, Value] = {}
+        self.held: dict[tuple[object, ...], tuple[Expr, Vector]] = {}
         self.at: Expr | None = None
 
     def visit(self, node: Expr) -> None:
@@ -98,6 +99,17 @@ class Follow:
             raise Stuck("other state", name=state[0])
         matrix = Matrix({self.states.index(state): (self.register.one, None)}, ())
         self.values[id(node)] = Value(matrix, self.roles)
+
+    def hold(self, e: Vector) -> Expr:
+        """Return the stream that stands for a vector whose value is a constant to gradients."""
+        if e.earlier:
+            raise Stuck("stop")
+        if e.key not in self.held:
+            rows = self.register.rows
+            shape = (*self.memory.lead, *(() if rows is None else (rows,)))
+            name = f"{self.memory.name}.held{len(self.held) + 1}"
+            self.held[e.key] = (self.graph.make("stream", name=name, shape=shape), e)
+        return self.held[e.key][0]
 
     def matrix_of(self, node: Expr | None, number: int) -> Matrix:
         """Return the new value of a state; one that is not assigned keeps its value."""

@@ -176,14 +176,13 @@ def _reshape(f: Follow, node: Expr) -> Value:
 
 def _stop(f: Follow, node: Expr) -> Value:
     value = _first(f, node)
-    raise_if = value.form.gates if isinstance(value.form, Matrix) else not value.form.known
-    if raise_if:
+    if isinstance(value.form, Matrix) and value.form.gates:
         raise Stuck("stop")
     if isinstance(value.form, Vector):
         return Value(_stopped(f, value.form), value.roles)
     total = Matrix({}, ())
     for term in value.form.terms:
-        if isinstance(term.e, int) or not term.e.known:
+        if isinstance(term.e, int):
             raise Stuck("stop")
         direction = f.register.make("stop", term.direction)
         matrix = f.register.outer(_stopped(f, term.e), direction)
@@ -193,6 +192,8 @@ def _stop(f: Follow, node: Expr) -> Value:
 
 
 def _stopped(f: Follow, e: Vector) -> Vector:
+    if not e.known:
+        return Vector({}, {}, f.hold(e))
     return Vector({}, {}, None if e.offset is None else f.register.make("stop", e.offset))
 
 

@@ -2,7 +2,9 @@
 
 In: a memory whose update is over the states before the token. Out: per part of its map the
 `NormalForm` of that part together with the extra states of its shape. Nothing is looked up by
-name: an update written out and the same through a rule give the same form.
+name: an update written out and the same through a rule give the same form. Where something that
+reads the running state is a constant to gradients, the form is that of the values, and `stopped`
+has what gradients see.
 
 Values that read the running state are followed through the expressions as `Vector` or `Matrix` of
 `affine`, with a role for each of their last axes: `row` and `column` of the state's matrix, `one`
@@ -14,9 +16,10 @@ the value's side it is tried once more for the transposed state.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from nlc.ir.expr import Expr, Graph, postorder
-from nlc.ir.normal_form import Affine, Gate, Neither, NormalForm
+from nlc.ir.expr import Expr, Graph, postorder, rewrite
+from nlc.ir.normal_form import Affine, Gate, Neither, NormalForm, Stopped
 from nlc.ir.system import Memory
 from nlc.passes.affine import MOST_WRITES, Register, TooManyWrites
 from nlc.passes.explicit import explicit_memory
@@ -109,4 +112,17 @@ def _follow(
         )
         for i in range(len(states))
     )
-    return Affine(tuple(states), decay, writes, transposed=turned)
+    form = Affine(tuple(states), decay, writes, transposed=turned)
+    if not follow.held:
+        return form
+    # what moves, and what gradients see of it
+    bare = dict(zip(update, rewrite(graph, update.values(), _unstopped), strict=True))
+    whole = _follow(graph, memory, states, bare, turned)
+    if not isinstance(whole, Affine):
+        return whole
+    held = tuple((leaf, register.as_write(e, len(states))) for leaf, e in follow.held.values())
+    return replace(whole, stopped=Stopped(form, held))
+
+
+def _unstopped(node: Expr, args: tuple[Expr, ...]) -> Expr | None:
+    return args[0] if node.op == "stop" else None

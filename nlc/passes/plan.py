@@ -372,6 +372,9 @@ def _by_form(
             return one_by_one(where + form.reason, form.hint, forms, form.span)
     found = [(part, form) for part, form in forms if isinstance(form, Affine)]
     by_chunks = by_chunks or reads_start(memory)
+    stopped = any(form.stopped is not None for _, form in found)
+    if stopped and by_chunks:
+        return sequential("stop", forms)
     if any(len(memory.variables) > len(form.states) for _, form in found):
         extra = [v for v in memory.variables if v.name not in dict(found[0][1].states)]
         names = ", ".join(f"`{v.name}`" for v in extra)
@@ -396,6 +399,8 @@ def _by_form(
         reason = "affine in its state, and its writes are known in advance"
         if by_chunks:
             reason = "affine in its state, and its writes are known at the chunk's start"
+    if stopped:
+        reason = "affine in its state; what gradients take for constant is found first"
     log = Bounds(block).log
     parts = tuple((part, keep_gates(form, log)) for part, form in found)
     kind: Kind = "tile-scan" if known else "tile-solve"

@@ -97,7 +97,7 @@ def move_by_tiles(walk: Walk, name: str) -> None:
         _move_part(walk, name, part, form)
 
 
-def _move_part(walk: Walk, name: str, part: str, form: Affine) -> None:
+def _move_part(walk: Walk, name: str, part: str, form: Affine, gradients: bool = True) -> None:
     memory, schedule = walk.memory(name), walk.schedule(name)
     kept = dict(schedule.parts).get(part, Keeping())
     decays = [[None if gate is None else gate.value for gate in row] for row in form.decay]
@@ -107,7 +107,10 @@ def _move_part(walk: Walk, name: str, part: str, form: Affine) -> None:
         for e in (*write.reads, *(c for _, c in write.earlier), write.offset, *write.targets)
     ]
     found = [e for e in coefficients if e is not None]
-    walk.visit(found, name)
+    if form.stopped is not None:
+        _hold(walk, name, part, form)
+        return
+    walk.visit(found, name, live=gradients)
     if schedule.kind == "scan":
         _scan(walk, memory, form, found)
         return
@@ -120,8 +123,21 @@ def _move_part(walk: Walk, name: str, part: str, form: Affine) -> None:
             tiles, writes, kept.gates, gates, form.transposed, memory.learned
         )
         runs.append(course)
-        walk.add(name, moved)
+        walk.add(name, moved if gradients else Tally(moved.forward))
     walk.courses[name][part] = tuple(runs)
+
+
+def _hold(walk: Walk, name: str, part: str, form: Affine) -> None:
+    """Count a course that is found twice: first for what gradients take for constant."""
+    assert form.stopped is not None
+    _move_part(walk, name, part, replace(form, stopped=None), gradients=False)
+    for leaf, write in form.stopped.held:
+        walk.flat.add(str(leaf.attr("name")))
+        for j, p in enumerate(write.reads):
+            for course in walk.courses[name][part] if p is not None else ():
+                assert isinstance(course, Course)
+                walk.add(name, Tally(work_tiles.read_tiles(course, 1, j).forward))
+    _move_part(walk, name, part, form.stopped.form)
 
 
 def _gates(

@@ -408,3 +408,43 @@ def conditions(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
 
     (M, n), y = over_tokens(q, (zeros(x, H, DV, DK), zeros(x, H)), move)
     return out(p, y), {"M": M, "M.n": n}
+
+
+@feature(
+    "momentum, erasing and gates by channel through first order",
+    """
+  weights W_a, W_b : linear(d -> heads, bias)
+  weights W_w : linear(d -> heads*d_k, bias)
+  a, b, w = sigmoid(W_a(x)), sigmoid(W_b(x)), sigmoid(W_w(x))
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    state S = 0
+    update {
+      S = a * S - b * grad
+      self = self @ diag(w) + S - 0.1 * outer(self(q), k)
+    }
+    init learned
+    reset every 5 tokens
+    through first_order
+  }
+  out = W_o(M(q) + prev(M)(k))
+""",
+)
+def stopped_reads(p: P, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    q, k, v = project(p, x)
+    a, b = (torch.sigmoid(linear(p, n, x))[..., None, None] for n in ("W_a", "W_b"))
+    w = torch.sigmoid(heads(linear(p, "W_w", x), H))
+    first = copies(p, "M.weight", x)
+
+    def move(t: int, state: Any) -> Any:
+        M, S = state
+        before = M
+        S = a[:, t] * S - b[:, t] * outer(read(M, k[:, t]) - v[:, t], k[:, t]).detach()
+        erased = outer(read(M, q[:, t]).detach(), k[:, t])
+        M = M * w[:, t, :, None, :] + S - 0.1 * erased
+        y = read(M, q[:, t]) + read(before, k[:, t])
+        return ((first, torch.zeros_like(S)) if t % 5 == 4 else (M, S)), y
+
+    (M, S), y = over_tokens(q, (first, zeros(x, H, DV, DK)), move)
+    return out(p, y), {"M": M, "M.S": S}

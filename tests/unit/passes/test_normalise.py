@@ -304,6 +304,19 @@ def test_a_number_times_a_stopped_step_is_known(evaluate):
     assert form.known and len(form.writes) == 1
 
 
+def test_a_read_that_is_stopped_moves_the_values_and_is_a_constant_to_gradients(evaluate):
+    c = Made(("S",))
+    step = c("mul", c.gate("eta"), c("stop", delta(c, c.state())))
+    S = c("sub", c("mul", c.gate("mu"), c.state("S")), step)
+    form = c.check({"": c("add", c("mul", c.gate("a"), c.state()), S), "S": S}, evaluate)
+    assert not form.known and form.stopped is not None and form.stopped.form.known
+    ((leaf, what),) = form.stopped.held
+    assert leaf.shape == (H, M) and what.reads[1] is None and not what.earlier
+    (write,) = form.stopped.form.writes
+    assert leaf in postorder([write.offset])
+    assert form.stopped.form.decay == form.decay
+
+
 def test_what_is_added_to_a_row_goes_along_its_key(evaluate):
     c = Made(body=(Axis("", 1), N))
     k, error = c.stream("k", N), c.stream("error", Axis("", 1))

@@ -111,8 +111,8 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         memory("self = self + outer(v, k)", out="M(q) - sum(M(k), over = d_v) * v"),
     ),
     "stop": (
-        memory(STEP, KEYED + "through stop"),
-        memory(STEP, KEYED + "through full"),
+        memory("self = 0.9 * self - 0.1 * grad", KEYED + "through stop"),
+        memory("self = 0.9 * self - 0.1 * grad", KEYED + "through full"),
     ),
     "shape": (
         memory("self = transpose(split(flat(0.9 * self), d_k, d_v)) + outer(v, k)"),
