@@ -131,7 +131,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         ),
     ),
     "moving gates": (
-        memory("self = sigmoid(<self(k), v>) * self + outer(v, k)").replace(
+        memory("self = sigmoid(<self(k), v>) * self + outer(v - 0.1 * self @ k, k)").replace(
             "every 1 token", "every 1 token, chunk 4"
         ),
         memory("self = sigmoid(sum(v)) * self + outer(v - self(k), k)").replace(
