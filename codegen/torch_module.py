@@ -15,6 +15,7 @@ from nlc.codegen.names import class_names
 from nlc.codegen.torch_block import UnitWriter
 from nlc.codegen.torch_memory import MemoryWriter
 from nlc.codegen.torch_tiles import read_product
+from nlc.codegen.triton_fuse import fuse
 from nlc.codegen.triton_module import emit_kernels
 from nlc.codegen.triton_plan import KernelPlan, plan_kernels
 from nlc.codegen.unit import Unit, expressions, of_memory, starts_anew, units
@@ -77,11 +78,25 @@ class Emitter:
                 },
             )
             if self.target == "triton":
-                planned = plan_kernels(found[memory.name], block.name)
-                self.kernels[block.name, memory.name] = planned
-                if isinstance(planned, KernelPlan):
-                    found[memory.name].kernels = planned
+                found[memory.name] = self.with_kernels(found[memory.name], block)
         return found
+
+    def with_kernels(self, writer: MemoryWriter, block: Block) -> MemoryWriter:
+        """The writer of a memory's class with its kernels, if it has any."""
+        planned = plan_kernels(writer, block.name)
+        if isinstance(planned, KernelPlan):
+            plan, form = self.plan.block(block.name), planned.solve.form
+            form, called = fuse(
+                self.system.graph_of, form, block, plan, lambda step: self.comment(step)[0]
+            )
+            parts = ((writer.forms[0][0], form),)
+            schedule = replace(writer.schedule, forms=parts)
+            writer = replace(writer, schedule=schedule)
+            planned = plan_kernels(writer, block.name, called)
+        self.kernels[block.name, writer.memory.name] = planned
+        if isinstance(planned, KernelPlan):
+            writer.kernels = planned
+        return writer
 
     def classes(self) -> list[str]:
         """The text of every class, in order."""

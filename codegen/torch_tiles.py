@@ -83,6 +83,8 @@ def _move(
     leaf = inputs.__getitem__
     like = writer.like(program, inputs, states)
     low = Lowering(program, 2, leaf, taken(inputs, leaf), like)
+    # activations that were taken in are as exact here as where they stood
+    low.lift = writer.kernels is not None
     rank = len(part.shape)
     writes = Vectors(low, len(memory.lead), rank).writes(form)
     scans = schedule.kind == "scan"

@@ -6,10 +6,11 @@ In: expressions of one token, [*lead] or [*lead, d]. Out: tiles [C] or [C, d], a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from nlc.codegen.names import Names
-from nlc.codegen.triton_graph import Dims, Tile, Tiles
+from nlc.codegen.triton_graph import Dims, Tile, Tiles, renamed
 
 from nlc.ir.expr import Expr
 from nlc.ir.normal_form import Gate
@@ -46,11 +47,15 @@ class Leaf:
 
 @dataclass
 class Coefficients:
-    """Builds the coefficients of one form; `sizes` are those of K and V."""
+    """Builds the coefficients of one form; `sizes` are those of K and V.
+
+    `called` are the names, and lines, of streams for the expressions that stand for them.
+    """
 
     tiles: Tiles
     sizes: dict[str, int]
     names: Names
+    called: Mapping[Expr, tuple[str, str]] = field(default_factory=dict)
     leaves: dict[tuple[Expr, bool], Leaf] = field(default_factory=dict)
 
     def vector(self, expr: Expr, axis: str, about: str = "") -> Tile:
@@ -73,6 +78,10 @@ class Coefficients:
 
     def value(self, expr: Expr, axis: str) -> Tile:
         """An expression whose last axis is `axis`, or which has none of its own ("")."""
+        found = self._value(expr, axis)
+        return renamed(found, *self.called[expr]) if expr in self.called else found
+
+    def _value(self, expr: Expr, axis: str) -> Tile:
         tiles = self.tiles
         match expr.op:
             case "const":
@@ -84,6 +93,8 @@ class Coefficients:
             case "silu":
                 x = self.value(expr.args[0], axis)
                 return tiles.mul(x, tiles.unary("sigmoid", x))
+            case "unit" | "rmsnorm" if _last(expr, axis):
+                return self._over_last(expr, axis)
             case "relu":
                 return tiles.binary("max", self.value(expr.args[0], axis), tiles.number(0.0))
             case "pow" if _is(expr.args[1], 2.0):
@@ -99,16 +110,47 @@ class Coefficients:
                 return tiles.binary(BINARY[op], x, y)
         return self.leaf(expr, axis)
 
+    def _over_last(self, expr: Expr, axis: str) -> Tile:
+        """x / max(|x|, eps), or x / sqrt(mean(x^2) + eps)."""
+        tiles, eps = self.tiles, float(expr.attr("eps"))
+        x = self.value(expr.args[0], axis)
+        if x.dims != ("C", axis):
+            return self.leaf(expr, axis)
+        x = x if still(x, 0.0) else tiles.here(x, 0.0)
+        square = tiles.sum(tiles.mul(x, x), axis)
+        if expr.op == "unit":
+            # the larger of squares, whose root has a slope at 0
+            size = tiles.binary("max", square, tiles.number(eps * eps))
+        else:
+            mean = tiles.mul(square, tiles.number(1.0 / self.sizes[axis]))
+            size = tiles.add(mean, tiles.number(eps))
+        return tiles.binary("div", x, tiles.unary("sqrt", size))
+
     def leaf(self, expr: Expr, axis: str) -> Tile:
         """What is loaded: a stream, or what PyTorch has computed."""
         key = (expr, bool(axis))
         if key not in self.leaves:
             wide = bool(axis) and bool(expr.shape) and expr.shape[-1].size == self.sizes[axis] > 1
             dims: Dims = ("C", axis) if wide else ("C",)
-            name = str(expr.attr("name")) if expr.has("name") else "x"
+            name = called_after(expr)
             self.leaves[key] = Leaf(expr, bool(axis), dims, self.names.fresh(name))
         leaf = self.leaves[key]
         return self.tiles.load(leaf.name, leaf.dims)
+
+
+def called_after(expr: Expr) -> str:
+    """A name for a leaf: a stream's, or that of the weights which make it."""
+    while expr.op in ("reshape", "unsqueeze", "let"):
+        expr = expr.args[0]
+    if expr.op in ("conv", "shift"):
+        return str(expr.attr("slot"))
+    if expr.op == "apply" and expr.args[1].has("name"):
+        return str(expr.args[1].attr("name")).split(".")[0]
+    return str(expr.attr("name")).replace(".", "_") if expr.has("name") else "x"
+
+
+def _last(expr: Expr, axis: str) -> bool:
+    return bool(axis) and tuple(expr.attr("axes")) == (-1,) and len(expr.args) == 1
 
 
 def still(tile: Tile, value: float) -> bool:
@@ -116,6 +158,8 @@ def still(tile: Tile, value: float) -> bool:
     match tile.op:
         case "load":
             return tile.number == value and tile.dims[-1] != "C"
+        case "div":
+            return still(tile.args[0], value) and tile.args[0].dims == tile.dims
         case "mul":
             return any(still(arg, value) and arg.dims == tile.dims for arg in tile.args)
         case "add" | "sub":

@@ -119,12 +119,20 @@ class Launcher:
         out.call("run.run(", [*words, *(["loop=True"] if loop else [])])
 
     def _declare(self, out: Writer, name: str, words: list[str], results: int, about: str) -> None:
-        kind = "Tensor" if results == 1 else f"tuple[{', '.join(['Tensor'] * results)}]"
+        kinds = ["Tensor"] * results
+        kind = "Tensor" if results == 1 else f"tuple[{', '.join(kinds)}]"
         out.line(f'@torch.library.custom_op("{self.digest}::{name}", mutates_args=())')
-        for text in split_call(
-            f"def {name}(", [f"{word}: Tensor" for word in words], f") -> {kind}:", out.room
-        ):
+        typed = [f"{word}: Tensor" for word in words]
+        *head, last = split_call(f"def {name}(", typed, f") -> {kind}:", out.room)
+        for text in head:
             out.line(text)
+        if len(last) <= out.room:
+            out.line(last)
+        else:
+            inside = ", ".join(kinds)
+            rows = [inside] if 4 + len(inside) <= out.room else [f"{k}," for k in kinds]
+            for text in (") -> tuple[", *(f"    {row}" for row in rows), "]:"):
+                out.line(text)
         with out.indent():
             out.docstring([about])
 

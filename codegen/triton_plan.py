@@ -6,6 +6,7 @@ words. Decided from the form alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from nlc.codegen.triton_gates import KINDS
 from nlc.codegen.triton_solve import Solve
 from nlc.codegen.triton_table import LARGEST
 
+from nlc.ir.expr import Expr
 from nlc.ir.normal_form import Affine
 from nlc.ir.schedule import Keeping
 
@@ -37,8 +39,13 @@ class KernelPlan:
     reads: tuple[tuple[int, bool], ...]
 
 
-def plan_kernels(writer: MemoryWriter, block: str) -> KernelPlan | str:
-    """Plan the kernels of a memory; a text says why it has none."""
+def plan_kernels(
+    writer: MemoryWriter, block: str, called: Mapping[Expr, tuple[str, str]] | None = None
+) -> KernelPlan | str:
+    """Plan the kernels of a memory; a text says why it has none.
+
+    `called` are the names of expressions that stand for streams.
+    """
     form = writer.form
     if writer.schedule.kind not in ("tile-solve", "tile-scan") or form is None:
         return f"`{writer.schedule.kind}` runs as PyTorch"
@@ -60,7 +67,7 @@ def plan_kernels(writer: MemoryWriter, block: str) -> KernelPlan | str:
     words = ("M", "dM", "e", "de", "starts", "dstarts", "dends", "w", "u", "M_after", "dM_after")
     own = {f"{word}{n}" for word in words for n in ["", *(i + 1 for i in several)]}
     name = identifier(f"{block}_{writer.memory.name}".lower())
-    solve = Solve(form, keeping, sizes, Names(USED | own))
+    solve = Solve(form, keeping, sizes, Names(USED | own), called or {})
     return KernelPlan(name, solve, tuple(dict.fromkeys(reads)))
 
 

@@ -13,6 +13,7 @@ How they are printed stands in `triton_printer`, what launches them in `triton_l
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from nlc.codegen.names import Names
@@ -51,12 +52,13 @@ class Solve:
     keeping: Keeping
     sizes: dict[str, int]
     names: Names
+    called: Mapping[Expr, tuple[str, str]] = field(default_factory=dict)
     coefficients: Coefficients = field(init=False)
     # what the tiles kernel stores
     words: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.coefficients = Coefficients(Tiles(), self.sizes, self.names)
+        self.coefficients = Coefficients(Tiles(), self.sizes, self.names, self.called)
         self._begin()
         # the list of leaves is that of all coefficients
         for r, write in enumerate(self.form.writes):

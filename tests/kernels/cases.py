@@ -74,6 +74,19 @@ def half() -> dict[str, float]:
     return {"half": max(ratio(our_y, y), ratio(our_after, after))}
 
 
+def half_module() -> dict[str, float]:
+    """A whole block in float16, whose streams reach the kernels in that type."""
+    given = nlc.load("specs/gated_deltanet.nl", set=SMALL)
+    mine, truth, _ = both(given, "mixer")
+    torch.manual_seed(2)
+    x = torch.randn(2, 19, 6, dtype=torch.float64)
+    y, state = truth(x)
+    our_y, ours = mine.half()(x.half())
+    our_y.float().sum().backward()
+    assert our_y.dtype == torch.float16 and ours["S"].dtype == torch.float32
+    return {"half": max(ratio(our_y, y), ratio(ours["S"], state["S"]))}
+
+
 def operations() -> dict[str, Any]:
     """What torch asks of its operations, and whole graphs of `torch.compile`."""
     mine, _, compiled = both(resolve(block(STATES)), "mixer")
@@ -163,6 +176,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "channels": partial(text_case, block(CHANNELS), 18),
     "turned": partial(text_case, block(TURNED), 18),
     "half": half,
+    "half_module": half_module,
     "operations": operations,
     "rwkv7": partial(shipped, "rwkv7", "time_mix"),
     **{

@@ -80,9 +80,9 @@ def streams(system: System, name: str, tokens: int, rows: int = 2) -> list[Tenso
     return found
 
 
-def agree(system: System, name: str = "mixer", tokens: int = 11) -> Compiled:
+def agree(system: System, name: str = "mixer", tokens: int = 11, target: str = "torch") -> Compiled:
     """Hold an emitted block against the interpreter."""
-    compiled = compile_system(system)
+    compiled = compile_system(system, target)
     module = randomised(compiled.block(name).double())
     xs = streams(system, name, tokens)
     outputs, state = module(*xs)

@@ -86,6 +86,24 @@ def test_a_package_with_kernels_runs_as_pytorch_on_a_cpu(tmp_path: Path) -> None
         assert done.stdout.strip() == "torch.Size([1, 3, 8])", done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "inside"), [("gated_deltanet", "mixer"), ("rwkv7", "time_mix"), ("mamba2", "mixer")]
+)
+def test_what_stands_below_the_kernels_equals_the_interpreter(name: str, inside: str) -> None:
+    known = dict(nlc.load(f"specs/{name}.nl").dims)
+    small = {"d": 6, "heads": 2, "d_k": 4, "d_v": 3, "rank": 3, "gate": 3}
+    small |= {"d_v": 4} if name == "rwkv7" else {}
+    sizes = {f"dims.{key}": size for key, size in small.items() if key in known}
+    compiled = agree(nlc.load(f"specs/{name}.nl", set=sizes), inside, 9, target="triton")
+    assert compiled.kernels_source
+
+
+def test_activations_before_a_memory_are_part_of_its_kernels() -> None:
+    text = texts("gated_deltanet")["kernels.py"]
+    assert "v = conv_v * (tl.sigmoid(conv_v))" in text
+    assert "k    = unit(silu(conv_k(W_k(x))))   (spec.nl:" in text
+
+
 def test_a_stream_called_kernels_is_no_trouble() -> None:
     text = block("""
   kernels = 2 * k
