@@ -9,6 +9,7 @@ import os
 from typing import Any, NamedTuple
 
 import torch
+import triton.language as tl
 from torch import Tensor
 
 # ---- what a machine is -------------------------------------------------------------------------
@@ -84,6 +85,40 @@ def as_copies(state: Tensor) -> Tensor:
     return state.reshape(state.shape[0], -1, *state.shape[-2:]).contiguous()
 
 
+# ---- between resets ----------------------------------------------------------------------------
+
+
+def over_pieces(
+    course: Any,
+    leaves: list[tuple[Tensor, bool]],
+    states: list[Tensor],
+    again: list[Tensor],
+    position: int,
+    length: int,
+) -> tuple[Any, ...]:
+    """Move over what lies between resets, after which the states begin `again`.
+
+    Each leaf comes with whether it has tokens. Gives the courses and the states after them.
+    """
+    tokens = next(x.shape[1] for x, moves in leaves if moves)
+    courses, at = [], 0
+    while at < tokens:
+        n = min(length - position % length, tokens - at)
+        here = [x[:, at : at + n] if moves else x for x, moves in leaves]
+        path, *states = course(*here, *states)
+        courses.append(path)
+        at, position = at + n, position + n
+        if position % length == 0:
+            states = again
+    return courses, *states
+
+
+def read_pieces(read: Any, q: Tensor, courses: list[Course]) -> Tensor:
+    """Read the courses between resets."""
+    pieces = q.split([path.front[1] for path in courses], 1)
+    return torch.cat([read(x, path) for x, path in zip(pieces, courses, strict=True)], 1)
+
+
 # ---- kernels -----------------------------------------------------------------------------------
 
 
@@ -112,17 +147,17 @@ class Launch(NamedTuple):
 
     def run(self, kernel: Any, *tensors: Tensor, loop: bool = False) -> None:
         """Start a kernel: a program for each tile, or one that loops over them."""
-        import triton.language as tl
-
         B, T, H = self.size
         b = self.blocks
         V = min(up(self.d_v), b.channels) if loop else up(self.d_v)
-        grid = (B * H, -(-self.d_v // V)) if loop else (self.N, B * H)
+        grid = (B * H, -(-self.d_v // V)) if loop else (B * H, self.N)
         dot = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}.get(self.dot, tl.float32)
         tf32 = torch.backends.cuda.matmul.allow_tf32
-        kernel[grid](
-            *tensors, T, H, self.N,
-            d_k=self.d_k, d_v=self.d_v, C=b.tokens, K=up(self.d_k), V=V,
-            DOT=dot, PRECISION="tf32" if tf32 else "ieee",
-            num_warps=b.loop_warps if loop else b.warps, num_stages=b.stages,
-        )  # fmt: skip
+        # whichever GPU is the present one, the kernel runs where its tensors are
+        with torch.cuda.device_of(tensors[0]):
+            kernel[grid](
+                *tensors, T, H, self.N,
+                d_k=self.d_k, d_v=self.d_v, C=b.tokens, K=up(self.d_k), V=V,
+                DOT=dot, PRECISION="tf32" if tf32 else "ieee",
+                num_warps=b.loop_warps if loop else b.warps, num_stages=b.stages,
+            )  # fmt: skip

@@ -43,16 +43,16 @@ def write_run(writer: MemoryWriter, out: Writer) -> None:
     writer.used.add("Rows" if rows else "Tiles")
     result[0] = "Rows" if rows else result[0]
     if writer.kernels is not None:
-        result[0] += " | kernels.Course"
+        result[0] += " | list[kernels.Course]" if segment else " | kernels.Course"
     about = f"Move over a sequence, {writer.schedule.tile} tokens at a time."
     about = "Move over a sequence, its tiles side by side." if rows else about
     writer.method(out, "forward", words, f"tuple[{', '.join(result)}]", about)
+    if writer.kernels is not None:
+        with out.indent():
+            write_course(writer, writer.kernels, out, segment)
     if segment:
         _segments(writer, out, form, segment)
         return
-    if writer.kernels is not None:
-        with out.indent():
-            write_course(writer, writer.kernels, out)
     program, inputs = writer.begin(writer.run_arguments, 2)
     inputs |= _held_inputs(program, form)
     path, after = _move(writer, program, inputs, seen(form))
@@ -227,7 +227,7 @@ def _path_type(writer: MemoryWriter) -> str:
     if writer.schedule.kind == "scan":
         return "Rows"
     if writer.kernels is not None:
-        return "Tiles | kernels.Course"
+        return "list[Tiles | kernels.Course]" if segments(writer) else "Tiles | kernels.Course"
     return "list[Tiles]" if segments(writer) else "Tiles"
 
 
@@ -256,8 +256,12 @@ def _write_read(writer: MemoryWriter, out: Writer, var: str, late: bool) -> None
     if writer.kernels is not None:
         with out.indent():
             name = f"{writer.kernels.name}_{read_word(writer, var, late)}"
-            out.line("if isinstance(path, kernels.Course):")
-            out.line(f"    return kernels.{name}(q, path)")
+            if segments(writer):
+                out.line("if isinstance(path[0], kernels.Course):")
+                out.line(f"    return kernels.read_pieces(kernels.{name}, q, path)")
+            else:
+                out.line("if isinstance(path, kernels.Course):")
+                out.line(f"    return kernels.{name}(q, path)")
     program = Program()
     q, path = _query(program, writer), program.input("path")
     how: dict[str, Operand] = {} if late else {"late": False}

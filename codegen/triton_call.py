@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nlc.codegen.lowering import Lowering
+from nlc.codegen.lowering import Lowering, batch_of
 from nlc.codegen.program import note
 from nlc.codegen.tile_vectors import leaf_value
 from nlc.codegen.triton_plan import KernelPlan
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from nlc.codegen.torch_memory import MemoryWriter
 
 
-def write_course(writer: MemoryWriter, plan: KernelPlan, out: Writer) -> None:
-    """Write `if kernels.takes(M): return kernels.NAME_course(...)`."""
+def write_course(writer: MemoryWriter, plan: KernelPlan, out: Writer, length: int) -> None:
+    """Write `if kernels.takes(M): return kernels.NAME_course(...)`.
+
+    With a length the memory is reset after so many tokens, and what lies between is cut.
+    """
     from nlc.codegen.torch_memory import taken
 
     program, inputs = writer.begin(writer.run_arguments, 2)
@@ -37,8 +40,16 @@ def write_course(writer: MemoryWriter, plan: KernelPlan, out: Writer) -> None:
     out.line(f"if kernels.takes({writer.states[0]}):")
     with out.indent():
         printer = writer.body(out, program)
-        words = [printer.operand(node) for node in (*found, *states)]
-        out.call(f"return kernels.{plan.name}_course(", words)
+        words = [printer.operand(node) for node in found]
+        if not length:
+            out.call(f"return kernels.{plan.name}_course(", [*words, *writer.states])
+            return
+        moving = [f"({w}, {batch_of(n) == 2})" for w, n in zip(words, found, strict=True)]
+        lists = [moving, writer.states, [f"{state}_0" for state in writer.states]]
+        for name, entries in zip(("leaves", "states", "again"), lists, strict=True):
+            out.call(f"{name} = [", entries, "]")
+        out.line(f"course = kernels.{plan.name}_course")
+        out.line(f"return kernels.over_pieces(course, leaves, states, again, position, {length})")
 
 
 def read_word(writer: MemoryWriter, var: str, late: bool) -> str:

@@ -106,8 +106,8 @@ class Launcher:
     def _begin(self, out: Writer, like: str, leaves: list[str]) -> None:
         d_k, d_v = self.solve.sizes["K"], self.solve.sizes["V"]
         out.line(f"blocks = {self.table}[architecture({like}.device)]")
-        words = [f"tuple({like}.shape[:3])", str(d_k), str(d_v), "blocks"]
-        out.call("run = Launch(", [*words, f"dot_type({', '.join(leaves)})"])
+        out.call("dot = dot_type(", leaves)
+        out.line(f"run = Launch(tuple({like}.shape[:3]), {d_k}, {d_v}, blocks, dot)")
 
     @property
     def table(self) -> str:

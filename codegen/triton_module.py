@@ -18,8 +18,8 @@ from nlc.codegen.writer import Writer
 from nlc.ir.kernel import Emitted
 
 HOST = (
-    "Blocks", "Course", "Launch", "architecture", "as_copies", "dot_type", "front_of", "spread",
-    "takes", "up",
+    "Blocks", "Course", "Launch", "architecture", "as_copies", "dot_type", "front_of",
+    "over_pieces", "read_pieces", "spread", "takes", "up",
 )  # fmt: skip
 
 

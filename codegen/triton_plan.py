@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 # names that the functions of `kernels.py` use themselves
 USED = {
-    "q", "y", "dy", "run", "blocks", "front", "given", "leaves", "found", "path", "shape", "came",
-    "x", "vector", "rows", "writes", "starts", "torch", "tl", "triton", "ctx", "e", "de", "N",
+    "q", "y", "dy", "run", "dot", "blocks", "front", "given", "leaves", "found", "path", "shape",
+    "came", "x", "vector", "rows", "writes", "starts", "torch", "tl", "triton", "ctx", "e", "de",
+    "N",
 }  # fmt: skip
 SHORTEST = 16
 
@@ -79,8 +80,6 @@ def why_not(writer: MemoryWriter, form: Affine, keeping: Keeping) -> str:
         return "its state is no matrix"
     if max(axis.size for axis in part.shape) > LARGEST:
         return f"its state has more than {LARGEST} rows or columns"
-    if memory.reset is not None:
-        return "it is reset"
     if writer.has_start:
         return "its update reads the state of its chunk's start"
     if any(kind == "bare" and when in ("post", "prev") for kind, when, *_ in writer.reads):

@@ -32,6 +32,8 @@ RESERVED = {
     "step", "whole_m", "product",
 }  # fmt: skip
 CONSTANTS = ("d_k", "d_v", "C", "K", "V", "DOT", "PRECISION")
+# what is longer gets a name: two such parts and an operation fit a line
+INLINE = 34
 # functions of the library that multiply matrices
 MULTIPLIES = {"solved"}
 
@@ -78,7 +80,7 @@ class KernelPrinter:
         for text in split_call(f"def {name}(", words, "):", out.room):
             out.line(text)
         with out.indent():
-            grid = "grid (B * H, blocks of d_v)" if kernel.loop else "grid (N, B * H)"
+            grid = "grid (B * H, blocks of d_v)" if kernel.loop else "grid (B * H, N)"
             out.docstring([kernel.about, *self.about, grid])
             self._body()
 
@@ -89,10 +91,9 @@ class KernelPrinter:
         # the axes of what is in memory, or kept where there are tokens
         dims = {node.dims for node in ordered(self.roots) if node.op in ("load", "here")}
         dims |= {tile.dims for _, tile in kernel.stores} | {tile.dims for tile, _ in kernel.carried}
-        if kernel.loop:
-            out.line("copy = tl.program_id(0)")
-        else:
-            out.line("tile, copy = tl.program_id(0), tl.program_id(1)")
+        out.line("copy = tl.program_id(0).to(tl.int64)")
+        if not kernel.loop:
+            out.line("tile = tl.program_id(1)")
         out.line("t = tl.arange(0, C)")
         keys = any("K" in d for d in dims)
         values = any("V" in d for d in dims)
@@ -124,7 +125,7 @@ class KernelPrinter:
         kernel, out = self.kernel, self.out
         out.line("# of row b and copy h: token t of the tile stands at (b, tile * C + t, h)")
         out.line("here = tile * C + t < T")
-        out.line("at = ((copy // H).to(tl.int64) * T + tile * C + t) * H + copy % H")
+        out.line("at = (copy // H * T + tile * C + t) * H + copy % H")
         if self.dims & {("C", "K")}:
             out.line("in_k = here[:, None] & (ck < d_k)[None, :]")
             out.line("at_k = at[:, None] * d_k + ck[None, :]")
@@ -132,7 +133,7 @@ class KernelPrinter:
             out.line("in_v = here[:, None] & (cv < d_v)[None, :]")
             out.line("at_v = at[:, None] * d_v + cv[None, :]")
         if self.dims & {(), ("K",), ("K", "V")}:
-            out.line("this = copy.to(tl.int64) * N + tile")
+            out.line("this = copy * N + tile")
         if self.dims & {("K", "V")}:
             out.line("at_m = (this * d_k + ck[:, None]) * d_v + cv[None, :]")
         if self.dims & {("K",)}:
@@ -194,7 +195,7 @@ class KernelPrinter:
             heavy
             or bool(node.name)
             or self.uses.get(node, 0) > 1
-            or len(self._expression(node)) > 60
+            or len(self._expression(node)) > INLINE
         )
 
     def text(self, node: Tile) -> str:

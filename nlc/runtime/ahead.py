@@ -103,7 +103,8 @@ def _compile(module: Any, kernel: Emitted, architecture: str, narrow: str) -> Re
     )
     assembly = made.asm["amdgcn" if amd else "ptx"]
     registers, spilled = _amd(assembly) if amd else _nvidia(made.asm["cubin"])
-    multiplies = "tt.dot" in made.asm["ttir"]
+    # a product that must be exact in float32 has no such instruction
+    multiplies = re.search(r"tt\.dot [^\n]*(tf32|bf16|f16)", made.asm["ttir"]) is not None
     return Resources(
         kernel.name,
         architecture,

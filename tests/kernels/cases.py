@@ -57,24 +57,6 @@ STATES = """
 
 
 def half() -> dict[str, float]:
-    """Streams in float16: matrices are multiplied in it, states and the solve stay in float32."""
-    system = resolve(block(EARLIER))
-    mine, truth, _compiled = both(system, "mixer")
-    torch.manual_seed(1)
-    leaves = [torch.randn(2, 21, 2, *d, dtype=torch.float64) for d in ((), (4,), (4,), (3,))]
-    names = {"a": leaves[0].sigmoid(), "k": leaves[1], "k2": 0.5 * leaves[2], "v": leaves[3]}
-    M, q = torch.randn(2, 2, 3, 4, dtype=torch.float64), torch.randn(2, 21, 2, 4)
-    order = truth.M.forward.__code__.co_varnames[1:5]
-    given = [names[name] for name in order]
-    path, after = truth.M(*given, M)
-    ours, our_after = mine.M(*(x.half() for x in given), M.float())
-    y, our_y = truth.M.read(q.double(), path), mine.M.read(q.half(), ours)
-    assert our_y.dtype == torch.float16
-    assert "Course" in type(ours).__name__
-    return {"half": max(ratio(our_y, y), ratio(our_after, after))}
-
-
-def half_module() -> dict[str, float]:
     """A whole block in float16, whose streams reach the kernels in that type."""
     given = nlc.load("specs/gated_deltanet.nl", set=SMALL)
     mine, truth, _ = both(given, "mixer")
@@ -170,13 +152,28 @@ TURNED = """
   }
   out = W_o(M(q))
 """
+RESET = """
+  weights W_a : linear(d -> heads, bias)
+  weights g : vector(heads) init 0.7
+  a = sigmoid(W_a(x))
+  memory M : linear(d_k -> d_v) at fast {
+    key unit(k)
+    value v
+    init learned
+    reset every 6 tokens
+    update {
+      M = a * M - g * grad
+    }
+  }
+  out = W_o(M(q))
+"""
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "earlier": partial(text_case, block(EARLIER), 21),
     "states": partial(text_case, block(STATES), 18),
     "channels": partial(text_case, block(CHANNELS), 18),
     "turned": partial(text_case, block(TURNED), 18),
+    "reset": partial(text_case, block(RESET), 15),
     "half": half,
-    "half_module": half_module,
     "operations": operations,
     "rwkv7": partial(shipped, "rwkv7", "time_mix"),
     **{

@@ -19,8 +19,23 @@ from tests.unit.codegen.agree import agree
 SHIPPED = ("deltanet", "gated_deltanet", "rwkv7", "titans_linear", "retnet", "linear_attention")
 
 
+RESET = """
+  weights g : vector(heads) init 0.7
+  memory M : linear(d_k -> d_v) at fast {
+    key unit(k)
+    value v
+    reset every 6 tokens
+    update {
+      M = 0.9 * M - g * grad
+    }
+  }
+  out = W_o(M(q))
+"""
+
+
 def texts(name: str) -> dict[str, str]:
-    return compile_system(nlc.load(f"specs/{name}.nl"), "triton").files()
+    system = resolve(block(RESET)) if name == "reset" else nlc.load(f"specs/{name}.nl")
+    return compile_system(system, "triton").files()
 
 
 def test_every_operation_of_a_kernel_has_a_gradient() -> None:
@@ -31,7 +46,7 @@ def test_every_operation_of_a_kernel_has_a_gradient() -> None:
     assert set(GRADIENTS) | last == {*UNARY, *BINARY, *NAMED, *structural}
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [*SHIPPED, "gla", "gated_oja", "omega", "reset"])
 def test_kernels_are_formatted_and_name_where_they_come_from(name: str, tmp_path: Path) -> None:
     found = texts(name)
     assert found == texts(name)
@@ -45,7 +60,7 @@ def test_kernels_are_formatted_and_name_where_they_come_from(name: str, tmp_path
         assert done.returncode == 0, done.stdout + done.stderr
     assert "import nlc" not in found["kernels.py"]
     assert "@triton.jit" in found["kernels.py"]
-    assert ".nl:" in found["kernels.py"]
+    assert ".nl:" in found["kernels.py"] or name == "reset"
 
 
 def test_a_memory_without_kernels_keeps_the_package_as_it_is() -> None:
