@@ -80,9 +80,8 @@ class OnlineModel(nn.Module):
             done, moved = state["position"], False
             length = self.whole_window(done, tokens.shape[1])
             if length:
-                outputs, _, now = self.learn_window(
-                    tokens[:, : length + 1], modules_of(state), length
-                )
+                part = tokens[:, : length + 1]
+                outputs, now = self.learn_here(part, modules_of(state), length)
                 moved = True
             else:
                 length = min(
@@ -121,7 +120,7 @@ class OnlineModel(nn.Module):
             # read the longest window that ends here again, from where it began
             longest, name = max(waiting)
             tokens = torch.cat([state["tokens.recent"][:, -longest:], token], dim=1)
-            _, _, now = self.learn_window(tokens, state[f"{name}.start"], longest)
+            _, now = self.learn_here(tokens, state[f"{name}.start"], longest)
         for window in reversed(ends):
             now = self.begin_window(now, window)
         starts = {f"{n}.start": now for n, window in self.online_levels if window in ends}
@@ -140,44 +139,63 @@ class OnlineModel(nn.Module):
             return 0
         return fits[-1]
 
+    def learn_here(
+        self, tokens: Tensor, now: dict[str, Any], window: int
+    ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+        """Read a window that lies in no longer one, and learn from it."""
+        if torch.is_grad_enabled():
+            return self.learn_window(tokens, now, window)
+        parameters = [p for p in self.parameters() if p.requires_grad and p.is_leaf]
+        try:
+            # what then has a gradient depends on the points of a window
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+            return self.learn_window(tokens, now, window)
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+
     def learn_window(
-        self, tokens: Tensor, now: dict[str, Any], window: int, outer: bool = False
-    ) -> tuple[tuple[Tensor, ...], Tensor, dict[str, Any]]:
+        self, tokens: Tensor, now: dict[str, Any], window: int, around: tuple[Opened, ...] = ()
+    ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
         """Read a window and learn from it: tokens [B, window + 1], the last one a target alone.
 
-        Gives what the model gives, the loss, and the state in which all that learns at the end of
-        this window, or of those inside it, has moved. `outer` says that it lies in a longer one.
+        Gives what the model gives, and the state in which all that learns at the end of this
+        window, or of those inside it, has moved. `around` are the longer windows it lies in.
         """
-        keep = outer or torch.is_grad_enabled()
-        points: list[Any] = []
+        outer = torch.is_grad_enabled() and not around
+        keep = bool(around) or outer
+        mine, place = Opened(), self.window_lengths.index(window)
+        mine.kept = outer or any(opened.kept for opened in around)
+        opened = (*around, mine)
         with torch.enable_grad():
-            now = self.begin_window(now, window, points)
-            place = self.window_lengths.index(window)
+            now = self.begin_window(now, window, mine)
             if place == 0:
                 with kernels(keep and any(map(self.is_deep, self.window_lengths))):
                     outputs, now = self.read_piece(tokens[:, :-1], now)
                 outputs = as_tuple(outputs)
                 loss = self.window_loss(outputs[0], tokens[:, 1:], *outputs[1:])
+                for one in opened:
+                    one.losses.append(loss)
+                if not mine.kept and not carries(now, opened, self.is_deep(window)):
+                    outputs = detached(outputs)
+                    settle(opened, deep=False, keep=False)
             else:
                 inner = self.window_lengths[place - 1]
-                pieces, losses = [], []
+                pieces = []
                 for at in range(0, window, inner):
-                    piece, loss, now = self.learn_window(
-                        tokens[:, at : at + inner + 1], now, inner, outer=True
-                    )
+                    part = tokens[:, at : at + inner + 1]
+                    piece, now = self.learn_window(part, now, inner, opened)
                     pieces.append(piece)
-                    losses.append(loss)
                 outputs = tuple(torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))
-                loss = torch.stack(losses).sum()
-            now = self.move_window(
-                now, window, slopes_of(loss, points, self.is_deep(window) and keep, keep)
-            )
+            settle((mine,), self.is_deep(window) and keep, keep)
+            now = self.move_window(now, window, mine)
         if not keep:
             outputs, now = detached(outputs), detached(now)
-        return outputs, loss, now
+        return outputs, now
 
     def begin_window(
-        self, now: dict[str, Any], window: int, points: list[Any] | None = None
+        self, now: dict[str, Any], window: int, opened: Opened | None = None
     ) -> dict[str, Any]:
         """Begin a window: what goes back to its start does, what learns becomes a point."""
         done = now["position"]
@@ -187,20 +205,25 @@ class OnlineModel(nn.Module):
             own = part_of(now, at.instance)
             if (at.copies and done == 0) or (at.anew and done and done % at.anew == 0):
                 own = getattr(self.get_submodule(at.instance), f"restart_{at.memory}")(own)
-            if at.moves and points is not None:
-                own = {**own, at.memory: point_of(own[at.memory])}
-                points.append(own[at.memory])
+            if at.moves and opened is not None:
+                own = {**own, at.memory: opened.point_of(own[at.memory])}
             now = with_part(now, at.instance, own)
         return now
 
-    def move_window(self, now: dict[str, Any], window: int, slopes: list[Any]) -> dict[str, Any]:
+    def move_window(self, now: dict[str, Any], window: int, opened: Opened) -> dict[str, Any]:
         """Move what learns at the end of a window by the gradients of its loss."""
-        waiting = iter(slopes)
+        values, slopes = iter(opened.values), iter(opened.slopes)
         for at in self.learners:
             if at.window == window and at.moves:
                 module = self.get_submodule(at.instance)
                 own = part_of(now, at.instance)
-                own = getattr(module, f"learn_{at.memory}")(next(waiting), own, now["position"])
+                value = next(values)
+                if isinstance(value, dict):
+                    grad: Any = {name: next(slopes) for name in value}
+                else:
+                    grad = next(slopes)
+                own = {**own, at.memory: value}
+                own = getattr(module, f"learn_{at.memory}")(grad, own, now["position"])
                 now = with_part(now, at.instance, own)
         return now
 
@@ -236,27 +259,81 @@ def with_part(state: dict[str, Any], path: str, own: dict[str, Any]) -> dict[str
     return {**state, name: with_part(state[name], rest, own) if rest else own}
 
 
-def point_of(value: Any) -> Any:
-    """Make a state a point of its own, in which what follows is differentiable."""
-    if isinstance(value, dict):
-        return {name: point_of(part) for name, part in value.items()}
-    point = value.clone()
-    return point if point.requires_grad else point.requires_grad_()
+class Opened:
+    """A window that is being read: the points of what learns from it, their values, its losses.
+
+    `slopes` are gradients of the losses that have been differentiated; `losses` wait for it. `kept`
+    says that something outside may ask for a gradient.
+    """
+
+    def __init__(self) -> None:
+        self.points: list[Tensor] = []
+        self.values: list[Any] = []
+        self.slopes: list[Tensor] = []
+        self.losses: list[Tensor] = []
+        self.kept = False
+
+    def point_of(self, value: Any) -> Any:
+        """Make a state a point of its own, in which what follows is differentiable."""
+        self.values.append(value)
+        if isinstance(value, dict):
+            return {name: self.point(part) for name, part in value.items()}
+        return self.point(value)
+
+    def point(self, value: Tensor) -> Tensor:
+        """Make one tensor a point."""
+        found = value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
+        self.points.append(found)
+        return found
 
 
-def slopes_of(loss: Tensor, points: list[Any], deep: bool, keep: bool) -> list[Any]:
-    """Differentiate a loss in points; `deep` ones are differentiable, `keep` keeps the graph."""
-    if not points:
-        return []
-    flat = [p for point in points for p in (point.values() if isinstance(point, dict) else [point])]
-    found = torch.autograd.grad(
-        loss, flat, create_graph=deep, retain_graph=keep, materialize_grads=True
+def settle(opened: tuple[Opened, ...], deep: bool, keep: bool) -> None:
+    """Differentiate the losses that wait, in all points at once, and add to the slopes.
+
+    `deep` gradients are differentiable, `keep` keeps the graph. The losses are those of each.
+    """
+    points = [point for one in opened for point in one.points]
+    losses = opened[-1].losses
+    if losses and points:
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        found = iter(gradients(loss, points, deep, keep))
+        for one in opened:
+            new = [next(found) for _ in one.points]
+            pairs = zip(one.slopes, new, strict=True)
+            one.slopes = [a + b for a, b in pairs] if one.slopes else new
+    for one in opened:
+        one.losses = []
+
+
+def gradients(loss: Tensor, points: list[Tensor], deep: bool, keep: bool) -> tuple[Tensor, ...]:
+    """Differentiate a loss in points, of which it need not hang on any."""
+    if not loss.requires_grad:
+        return tuple(map(torch.zeros_like, points))
+    return torch.autograd.grad(
+        loss, points, create_graph=deep, retain_graph=keep, materialize_grads=True
     )
-    slopes = iter(found)
-    return [
-        {name: next(slopes) for name in point} if isinstance(point, dict) else next(slopes)
-        for point in points
-    ]
+
+
+def carries(now: dict[str, Any], opened: tuple[Opened, ...], deep: bool) -> bool:
+    """Say whether what comes after depends on the points of windows that are being read.
+
+    Where nothing does, each piece can be differentiated in all of them as soon as it is read.
+    """
+    if len(opened) > 1 and (deep or any(len(one.losses) > 1 for one in opened)):
+        return True
+    points = {id(point) for one in opened for point in one.points}
+    known = [value for one in opened for value in tensors_of(one.values)]
+    rest = [value for value in tensors_of(now) if id(value) not in points]
+    return any(value.requires_grad for value in (*known, *rest))
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """List the tensors of a state."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [tensor for part in value for tensor in tensors_of(part)]
+    return [value] if isinstance(value, Tensor) else []
 
 
 def kernels(deep: bool) -> Any:

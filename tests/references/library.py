@@ -18,6 +18,7 @@ from tests.references import (
     library_deep,
     library_hope,
     library_memories,
+    library_online,
     library_slots,
     library_test_time,
     library_titans,
@@ -183,6 +184,15 @@ MODELS: dict[str, Callable[[P, Tensor, Dims], Mixed]] = {
     "cms": continuum("attention", library_hope.attention, library_hope.chain),
     "cms_independent": continuum("attention", library_hope.attention, library_hope.independent),
     "cms_nested": continuum("attention", library_hope.attention, library_hope.nested),
+    "cms_online": library_online.continuum(
+        "attention", library_hope.attention, "unembed", (1e-2, 2.5e-3, 6e-4)
+    ),
+    "hope_attention_online": library_online.continuum(
+        "attention", library_hope.hope_attention, "unembed", (1e-2, 2.5e-3, 6e-4)
+    ),
+    "hope_online": library_online.continuum(
+        "mixer", library_hope.hope, "embed", (2.5e-3, 6e-4, 1.5e-4)
+    ),
     "mesanet": stack(("mixer", library_memories.mesanet), ("ffn", glu)),
     "omega": stack(("mixer", library_memories.omega), ("ffn", glu)),
     "omeganet": stack(("mixer", library_deep.omeganet), ("ffn", glu)),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import nlc
+from nlc.ir.online import online_levels
 from nlc.ir.system import System
 from nlc.runtime.initial import initial_parameters
 from nlc.runtime.reference import Reference
@@ -27,6 +28,8 @@ SMALL |= {"width": 5, "persistent": 2}
 # periods and chunks that are sizes of the spec; near and far divide a segment
 SMALL |= {"chunk": 3, "segment": 4, "near": 2, "far": 4, "day": 3}
 CHUNK = 3
+# of the levels that learn from the task while a sequence is read
+PERIODS = (2, 4, 4)
 # what has no effect: the first layer of RWKV-7 has its own value where others have the first one's
 IDLE = {"rwkv7": ("repeat.0.time_mix.v0", "repeat.0.time_mix.v1", "repeat.0.time_mix.v2")}
 
@@ -35,17 +38,23 @@ IDLE = {"rwkv7": ("repeat.0.time_mix.v0", "repeat.0.time_mix.v1", "repeat.0.time
 def small(name: str) -> System:
     path = SPECS / f"{name}.nl"
     shipped = nlc.load(path)
-    changes: dict[str, int] = {f"dims.{d}": SMALL[d] for d, _ in shipped.dims if d in SMALL}
+    changes: dict[str, int | str] = {f"dims.{d}": SMALL[d] for d, _ in shipped.dims if d in SMALL}
     smaller = nlc.load(path, set=changes)
     # where no size of the spec stands for it
     same = {v.name for v in smaller.levels if v.chunk == shipped.level(v.name).chunk}
     changes |= {f"levels.{n}.chunk": chunk for n, chunk in chunks(shipped).items() if n in same}
+    periods = zip(online_levels(shipped, shipped.model), PERIODS, strict=False)
+    for level, period in periods if shipped.model is not None else ():
+        changes[f"levels.{level.name}.every"] = f"{period} tokens"
     return nlc.load(path, set=changes)
 
 
 def chunks(shipped: System) -> dict[str, int]:
     """The chunk of each level that has one: 3, and 6 for a longer one."""
     written = {v.name: v.chunk for v in shipped.levels if v.chunk > 1}
+    if shipped.model is not None and online_levels(shipped, shipped.model):
+        # windows are multiples of all chunks
+        return {n: 1 if c == min(written.values()) else 2 for n, c in written.items()}
     return {n: CHUNK if c == min(written.values()) else 2 * CHUNK for n, c in written.items()}
 
 
@@ -64,6 +73,7 @@ def test_agrees_with_the_model_by_hand(name: str) -> None:
     p, tokens, targets = draw_parameters(system, None), draw_tokens(7), draw_tokens(7, 4)
     run, dims = Reference(system, p), dict(system.dims) | {"chunk": CHUNK}
     dims |= {level.name: level.chunk for level in system.levels}
+    dims |= {f"{level.name} period": level.period.count for level in system.levels}
     logits, state = run(tokens)
     wanted, wanted_state = MODELS[name](p, tokens, dims)
     close(logits, wanted, "logits")

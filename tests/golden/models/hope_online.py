@@ -1,0 +1,2106 @@
+"""hope_online: Hope whose MLPs learn while it reads, as its memories do (arXiv:2512.24695)
+
+Made by nlc from spec.nl. It imports torch only; change it as you like.
+Levels, fastest first:
+    fast: every 1 token, chunk 16
+    steady: every 1 token, chunk 64
+    beat: every 64 tokens
+    phrase: every 256 tokens
+    page: every 1024 tokens
+    slow: every 1 step
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def wide(x: Tensor) -> Tensor:
+    """Give x in float32 or better: the precision of states and decays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def unit(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-12) -> Tensor:
+    """x / max(||x||, eps)."""
+    return x / torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(eps)
+
+
+def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Tensor:
+    """x / sqrt(mean(x^2) + eps)."""
+    return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
+
+
+def number(value: float, like: Tensor) -> Tensor:
+    """Give a number as a tensor, in float32 or better."""
+    return wide(like.new_full((), value))
+
+
+def matvec(matrix: Tensor, x: Tensor) -> Tensor:
+    """[..., m, k], [..., k] -> [..., m]."""
+    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+
+
+def outer(a: Tensor, b: Tensor) -> Tensor:
+    """a b^T: [..., m], [..., n] -> [..., m, n]."""
+    return a.unsqueeze(-1) * b.unsqueeze(-2)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """-log softmax(logits)[target], per token: [..., n], [...] -> [...]."""
+    losses = F.cross_entropy(wide(logits).flatten(0, -2), targets.flatten(), reduction="none")
+    return losses.view(targets.shape)
+
+
+def uniform(weight: Tensor, fan_in: int) -> None:
+    """Draw from the uniform distribution in +-1/sqrt(fan in)."""
+    bound = 1 / math.sqrt(max(fan_in, 1))
+    nn.init.uniform_(weight, -bound, bound)
+
+
+class Conv(nn.Module):
+    """Depthwise causal convolution over time; the last tap is the present token."""
+
+    def __init__(self, channels: int, width: int, bias: bool = False, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.weight = nn.Parameter(torch.empty(channels, 1, width, **new))
+        self.bias = nn.Parameter(torch.empty(channels, **new)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        uniform(self.weight, self.weight.shape[-1])
+        if self.bias is not None:
+            uniform(self.bias, self.weight.shape[-1])
+
+    def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, T, channels], past [B, width - 1, channels] -> y, new past."""
+        joined = torch.cat((past.to(x.dtype), x), 1)
+        y = F.conv1d(joined.mT, self.weight, self.bias, groups=self.weight.shape[0]).mT
+        return y, joined[:, x.shape[1] :].to(past.dtype)
+
+    def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, channels] of one token -> y, new past."""
+        joined = torch.cat((past.to(x.dtype), x[:, None]), 1)
+        y = (joined * self.weight[:, 0].mT).sum(1)
+        y = y if self.bias is None else y + self.bias
+        return y, joined[:, 1:].to(past.dtype)
+
+
+class Tensors(nn.Module):
+    """Holds parameters by name, without values; whoever holds it draws them."""
+
+    def __init__(self, device=None, dtype=None, **shapes: tuple[int, ...]):
+        super().__init__()
+        for name, shape in shapes.items():
+            empty = torch.empty(shape, device=device, dtype=dtype)
+            self.register_parameter(name, nn.Parameter(empty))
+
+
+class Write(NamedTuple):
+    """One outer product for each token: e b^T with e = sum M_j p + u + sum c e_s."""
+
+    p: list[tuple[Tensor, int]]  # what state j is read with
+    u: Tensor | None
+    b: list[tuple[Tensor, tuple[int, ...]]]  # along which it goes, and into which states
+    c: tuple[tuple[Tensor, int], ...] = ()  # how much of the same token's write s it sees
+
+
+class Tiles(NamedTuple):
+    """A memory's course over a sequence: N tiles of C tokens, G rows and copies, n states."""
+
+    gates: Any  # products of gates from token to token
+    writes: list[Tensor]  # e of each write [N, G, C, d_v]
+    keys: list[list[tuple[Tensor, tuple[int, ...]]]]  # b of each write, as `gates` takes it
+    starts: Tensor  # the states before each tile, each M_j^T below the other [N, G, n * d_k, d_v]
+    front: tuple[int, ...]  # B, T, *lead
+
+
+def unit_lower_inverse(A: Tensor) -> Tensor:
+    """(I - A)^-1 for A below the diagonal; nothing above it is looked at."""
+    one = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    return torch.linalg.solve_triangular(
+        one - A, one.expand(A.shape), upper=False, unitriangular=True
+    )
+
+
+def tiled(x: Tensor, front: tuple[int, ...], d: int, tile: int, fill: float = 0.0) -> Tensor:
+    """Cut the sequence into tiles: [B, T, *lead, d] -> [N, G, C, d], G rows and copies."""
+    rows, tokens = front[:2]
+    x = x.expand(*front, d).reshape(rows, tokens, -1, d)
+    if tokens % tile:
+        x = F.pad(x, (0, 0, 0, 0, 0, -tokens % tile), value=fill)
+    x = x.unflatten(1, (-1, tile)).permute(1, 0, 3, 2, 4)
+    return x.contiguous().flatten(1, 2)
+
+
+def untiled(x: Tensor, front: tuple[int, ...]) -> Tensor:
+    """Join tiles again: [N, G, C, ...] -> [B, T, *lead, ...]."""
+    x = x.unflatten(1, (front[0], -1))
+    x = x.permute(1, 0, 3, 2, *range(4, x.ndim)).flatten(1, 2)[:, : front[1]]
+    return x.reshape(*front, *x.shape[3:])
+
+
+def stacked(states: list[Tensor]) -> Tensor:
+    """Each M_j^T below the other: [B, *lead, d_v, d_k] -> [G, n * d_k, d_v]."""
+    return torch.cat([Z.reshape(-1, *Z.shape[-2:]).mT for Z in states], -2)
+
+
+def solve(
+    writes: list[Write], D: Any, front: tuple[int, ...], M: Tensor, d_k: int
+) -> tuple[Any, ...]:
+    """Solve the writes: e and b of each, the states before each tile, and after the last."""
+    d_v = M.shape[-1]
+
+    def cut(x: Tensor, d: int) -> Tensor:
+        return tiled(x.to(M.dtype), front, d, D.tile)
+
+    keys = [[(D.keys(cut(b, d_k)), into) for b, into in w.b] for w in writes]
+    E = [cut(M.new_zeros(1) if w.u is None else w.u, d_v) for w in writes]
+    open_ = [r for r, w in enumerate(writes) if w.p or w.c]
+    known = [r for r in range(len(writes)) if r not in open_]
+    # what the known writes leave in the states at each tile's end
+    add = sum(D.left(keys[s]).mT @ E[s] for s in known) if known else None
+    if not open_:
+        starts, M = scan_known(add, D.whole(), M)
+        return E, keys, starts, M
+    reads = {r: [(D.rows(cut(p, d_k), late=False), j) for p, j in writes[r].p] for r in open_}
+    sees = {r: {s: cut(c.unsqueeze(-1), 1) for c, s in writes[r].c} for r in open_}
+
+    def A(r: int, s: int) -> Tensor:
+        found = reached(D, reads[r], keys[s], sees[r].get(s))
+        return M.new_zeros(*E[s].shape[:-1], D.tile) if found is None else found
+
+    def asked(r: int) -> Tensor:
+        found = D.asked(reads[r], late=False) if reads[r] else M.new_zeros(1)
+        return found.expand(*E[r].shape[:-1], M.shape[-2])
+
+    # E = A E + U + P M^T: what hangs on each other, is known, and hangs on the first states
+    U = woven([sum((A(r, s) @ E[s] for s in known), E[r]) for r in open_])
+    P, b = woven([asked(r) for r in open_]), woven([D.left(keys[r]) for r in open_])
+    square = woven_square([[A(r, s) for s in open_] for r in open_])
+    solved, starts, M = TileScan.apply(square, U, P, b, D.whole(), add, M)
+    for place, r in enumerate(open_):
+        E[r] = solved if len(open_) == 1 else solved[..., place :: len(open_), :]
+    return E, keys, starts, M
+
+
+def reached(
+    D: Any, reads: list[tuple[Tensor, int]], keys: list[tuple[Tensor, tuple[int, ...]]], c: Any
+) -> Tensor | None:
+    """A[t, i]: how much the reads of token t take of a write of token i < t, or i = t by c."""
+    found = [D.reach(into, j, p, b, late=False) for p, j in reads for b, into in keys]
+    found += [] if c is None else [torch.diag_embed(c.squeeze(-1))]
+    found = [x for x in found if x is not None]
+    return sum(found[1:], found[0]) if found else None
+
+
+def woven(rows: list[Tensor]) -> Tensor:
+    """Put the writes of a token one after another: R of [.., C, d] -> [.., C * R, d]."""
+    return rows[0] if len(rows) == 1 else torch.stack(rows, -2).flatten(-3, -2)
+
+
+def woven_square(blocks: list[list[Tensor]]) -> Tensor:
+    """As `woven`, for both axes: R x R of [.., C, C] -> [.., C * R, C * R]."""
+    if len(blocks) == 1:
+        return blocks[0][0]
+    shape = torch.broadcast_shapes(*(b.shape for row in blocks for b in row))
+    rows = [torch.stack([b.expand(shape) for b in row], -1).flatten(-2) for row in blocks]
+    return torch.stack(rows, -2).flatten(-3, -2)
+
+
+def carried(M: Tensor, w: Tensor) -> Tensor:
+    """M_j <- sum_a M_a w_aj, transposed: M [.., n * d_k, d_v], w [.., n, n, 1 or d_k]."""
+    n = w.shape[-2]
+    if n == 1:
+        return w.squeeze(-3).mT * M
+    M = M.unflatten(-2, (n, -1))
+    if w.shape[-1] == 1 < M.shape[-1]:
+        moved = w.squeeze(-1).mT @ M.flatten(-2)
+        return moved.unflatten(-1, M.shape[-2:]).flatten(-3, -2)
+    return (w.unsqueeze(-1) * M.unsqueeze(-3)).sum(-4).flatten(-3, -2)
+
+
+class TileScan(torch.autograd.Function):
+    """From tile to tile: E = A E + U + P M, then M <- carried(M, w) + b^T E + add; M is transposed.
+
+    A [N, G, C, C] below the diagonal, U [N, G, C, d_v], P, b [N, G, C, n * d_k],
+    w [N, G, n, n, 1 or d_k], M [G, n * d_k, d_v]. Gives the writes E, the states before each tile
+    and the last ones. Its gradient runs from the last tile to the first, and takes all that no
+    other tile waits for at once.
+    """
+
+    @staticmethod
+    def forward(ctx, A, U, P, b, w, add, M):
+        writes, starts, solve = [], [], unit_lower_inverse(A)
+        more = [None] * U.shape[0] if add is None else add
+        for inverse, u, p, key, decay, known in zip(solve, U, P, b, w, more, strict=True):
+            starts.append(M)
+            writes.append(inverse @ torch.baddbmm(u, p, M))
+            M = carried(M, decay) if known is None else carried(M, decay) + known
+            M = torch.baddbmm(M, key.mT, writes[-1])
+        E, S = torch.stack(writes), torch.stack(starts)
+        ctx.save_for_backward(A, solve, P, b, w, E, S)
+        ctx.adds = add is not None
+        return E, S, M
+
+    @staticmethod
+    def backward(ctx, dE, dS, dM):
+        A, solve, P, b, w, E, S = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # this is differentiated again, and then the inverse hangs on A
+            solve = unit_lower_inverse(A)
+        back, known, after = w.transpose(-3, -2), [], []
+        for i in reversed(range(E.shape[0])):
+            after.append(dM)
+            known.append(solve[i].mT @ torch.baddbmm(dE[i], b[i], dM))
+            dM = torch.baddbmm(carried(dM, back[i]) + dS[i], P[i].mT, known[-1])
+        dU, dS = torch.stack(known[::-1]), torch.stack(after[::-1])
+        dw, dadd = of_decays(S, dS, w), dS if ctx.adds else None
+        return dU @ E.mT, dU, dU @ S.mT, E @ dS.mT, dw, dadd, dM
+
+
+def of_decays(before: Tensor, after: Tensor, w: Tensor) -> Tensor:
+    """The gradient of w in `carried`, from the states before and the gradient of those after."""
+    n = w.shape[-2]
+    before, after = before.unflatten(-2, (n, -1)), after.unflatten(-2, (n, -1))
+    if w.shape[-1] == 1:
+        return (before.flatten(-2) @ after.flatten(-2).mT).unsqueeze(-1)
+    return (before.unsqueeze(-3) * after.unsqueeze(-4)).sum(-1)
+
+
+def scan_known(add: Tensor, w: Tensor, M: Tensor) -> tuple[Tensor, Tensor]:
+    """As `TileScan`, with writes that do not hang on the state."""
+    starts = []
+    for known, decay in zip(add, w, strict=True):
+        starts.append(M)
+        M = carried(M, decay) + known
+    return torch.stack(starts), M
+
+
+def queries(q: Tensor, path: Tiles) -> Tensor:
+    """Cut queries into tiles: [B, T, *lead, *more, d] -> [N, G, C * more, d]."""
+    more = q.shape[len(path.front) : -1]
+    rows = q.to(path.starts.dtype).expand(*path.front, *more, q.shape[-1])
+    rows = rows.reshape(*path.front, -1)
+    rows = tiled(rows, path.front, rows.shape[-1], path.gates.tile)
+    return rows.unflatten(-1, (-1, q.shape[-1])).flatten(-3, -2) if more else rows
+
+
+def answers(y: Tensor, q: Tensor, path: Tiles) -> Tensor:
+    """Undo `queries` for what was read."""
+    more = q.shape[len(path.front) : -1]
+    y = y.unflatten(-2, (path.gates.tile, -1)) if more else y
+    y = untiled(y, path.front)
+    return (y.unflatten(-2, more) if more else y).to(q.dtype)
+
+
+def read_tiles(q: Tensor, path: Tiles, late: bool = True, state: int = 0) -> Tensor:
+    """M_t q_t (late), or M_{t-1} q_t: q [B, T, *lead, *more, d_k] -> [B, T, *lead, *more, d_v]."""
+    D = path.gates
+    rows = D.rows(queries(q, path), late)
+    y = D.asked([(rows, state)], late) @ path.starts
+    for e, keys in zip(path.writes, path.keys, strict=True):
+        for b, into in keys:
+            scores = D.reach(into, state, rows, b, late)
+            y = y if scores is None else y + scores @ e
+    return answers(y, q, path)
+
+
+def cuts(position: int, tokens: int, chunk: int) -> list[int]:
+    """Cut a sequence that begins at a position at the ends of its chunks: the lengths."""
+    first = min(-position % chunk, tokens)
+    whole, rest = divmod(tokens - first, chunk)
+    return [n for n in (first, *[chunk] * whole, rest) if n]
+
+
+def per_row(table: Tensor, rows: Tensor, dim: int = -2) -> Tensor:
+    """Repeat a table's row of each token for all its queries."""
+    times = rows.shape[-2] // table.shape[dim]
+    return table if times == 1 else table.repeat_interleave(times, dim)
+
+
+def gate_tiles(
+    g: Tensor | float | None,
+    front: tuple[int, ...],
+    tile: int,
+    like: Tensor,
+    axes: int,
+    fill: float,
+) -> Tensor:
+    """Cut gates into tiles [N, G, C, 1 or d_k]; tokens beyond the last change nothing."""
+    if not isinstance(g, Tensor):
+        g = like.new_full((1,), g or 0.0)
+    elif axes == 0:
+        g = g.unsqueeze(-1)
+    return tiled(g.to(like.dtype), front, g.shape[-1], tile, fill)
+
+
+def by_chunk(x: Tensor | None, rows: int, n: int) -> list[Tensor | None]:
+    """What n chunks have, which stand as rows of a batch: n of [N, G, ...]; None is 0 for all."""
+    if x is None:
+        return [None] * n
+    return [part.flatten(1, 2) for part in x.unflatten(1, (rows, n, -1)).unbind(2)]
+
+
+class Products(torch.autograd.Function):
+    """g_{i+1} ... g_t for 0 <= i <= t <= C, else 0: [.., C] -> [.., 1 + C, 1 + C].
+
+    They are the inverse X of I - A, where A has g below its diagonal; nothing is divided. Its
+    gradient is that of any inverse, X^T G X^T, of which only what stands in the place of g counts.
+    """
+
+    @staticmethod
+    def forward(ctx, g):
+        found = unit_lower_inverse(torch.diag_embed(g, -1))
+        ctx.save_for_backward(found)
+        return found
+
+    @staticmethod
+    def backward(ctx, grad):
+        (found,) = ctx.saved_tensors
+        return (found[..., 1:].mT @ grad * found[..., :-1, :]).sum(-1)
+
+
+class ScalarGate:
+    """One number a token, multiplied forward; nothing is divided, so a gate of 0 is exact."""
+
+    axes = 0
+
+    def __init__(self, tile, table):
+        self.tile, self.table = tile, table
+
+    @classmethod
+    def of(cls, gates, front, tile, like):
+        g = gates[0][0]
+        if isinstance(g, float) and g == 1.0:
+            table = like.new_ones(1 + tile, 1 + tile).tril()
+            return cls(tile, table.expand(-(-front[1] // tile), like.shape[0], -1, -1))
+        g = gate_tiles(g, front, tile, like, 0, 1.0)
+        return cls(tile, Products.apply(g.squeeze(-1)))
+
+    def of_chunks(self, rows, n):
+        return [ScalarGate(self.tile, table) for table in by_chunk(self.table, rows, n)]
+
+    def seen(self, late):
+        return self.table[..., 1:, :] if late else self.table[..., :-1, :]
+
+    def rows(self, q, late=True):
+        return q
+
+    def keys(self, b):
+        return b
+
+    def reach(self, into, j, q, b, late=True):
+        return per_row(self.seen(late)[..., 1:], q) * (q @ b.mT)
+
+    def spread(self, into, j, s, b, late=True):
+        return (per_row(self.seen(late)[..., 1:], s) * s) @ b
+
+    def asked(self, reads, late=True):
+        return self.kept(0, reads[0][0], late)
+
+    def kept(self, j, M, late=True):
+        return per_row(self.seen(late)[..., :1], M) * M
+
+    def left(self, keys):
+        return self.table[..., -1, 1:, None] * keys[0][0]
+
+    def whole(self):
+        return self.table[..., -1:, :1, None]
+
+
+class Moves(NamedTuple):
+    """How a part moves: its gates D_aj [B, T, *lead], their class, and the tokens of a tile."""
+
+    gates: list[list[Any]]
+    kind: Any
+    tile: int
+    rank: int = 2  # of the part: a matrix, a vector (one row), a number
+    turned: bool = False  # whether all is said of the transposed part
+
+
+class Chunks(NamedTuple):
+    """A course over n chunks of one length, which stand as rows of a batch [B * n, C, ...]."""
+
+    tiles: dict[str, Tiles]  # the course of each part
+    origin: dict[str, Tensor]  # each part before its chunk [B * n, *lead, ...]
+    n: int
+
+
+def run_chunks(
+    writes: Any,
+    streams: list[Tensor],
+    moves: dict[str, Moves],
+    states: list[dict[str, Tensor]],
+    start: dict[str, Tensor],
+    position: int,
+    chunk: int,
+    reset: tuple[int, list[dict[str, Tensor]]] | None = None,
+) -> tuple[Any, ...]:
+    """Run a sequence: its course, the states after it and the one before the open chunk.
+
+    `writes(*streams, start)` gives the writes of each part; `reset` has a period and the states to
+    go back to.
+    """
+    course: list[Chunks] = []
+    at = 0
+    for length, n in chunk_runs(position, streams[0].shape[1], chunk):
+        spans = [x[:, at : at + length * n].split(length, 1) for x in streams]
+        gates = {part: gates_of_run(m, states[0][part], at, length, n) for part, m in moves.items()}
+        rows = streams[0].shape[0]
+        by_chunk = {part: D.of_chunks(rows, n) for part, D in gates.items()}
+        M = {part: below([s[part] for s in states], m) for part, m in moves.items()}
+        starts, found = [], []
+        for i, now in enumerate(zip(*spans, strict=True)):
+            made = writes(*now, start)
+            starts.append(start)
+            solved = {}
+            for part, m in moves.items():
+                lead, d_k = size_of(states[0][part], m)
+                front = (rows, length, *lead)
+                *solved[part], M[part] = solve(made[part], by_chunk[part][i], front, M[part], d_k)
+            found.append(solved)
+            position += length
+            if reset is not None and position % reset[0] == 0:
+                M = {part: below([s[part] for s in reset[1]], m) for part, m in moves.items()}
+            if position % chunk == 0:
+                start = {part: above(M[part], m, states[0][part])[0] for part, m in moves.items()}
+        parts = {part: above(M[part], m, states[0][part]) for part, m in moves.items()}
+        states = [{part: parts[part][j] for part in moves} for j in range(len(states))]
+        at += length * n
+        tiles = {
+            part: tiles_of_run([x[part] for x in found], gates[part], length, starts[0][part], m)
+            for part, m in moves.items()
+        }
+        origin = {part: in_one_batch([s[part] for s in starts]) for part in moves}
+        course.append(Chunks(tiles, origin, n))
+    return course, *states, start
+
+
+def chunk_runs(position: int, tokens: int, chunk: int) -> list[tuple[int, int]]:
+    """Cut a sequence that begins at a position at the ends of its chunks: (length, how many)."""
+    first = min(-position % chunk, tokens)
+    whole, rest = divmod(tokens - first, chunk)
+    return [(length, n) for length, n in ((first, 1), (chunk, whole), (rest, 1)) if length and n]
+
+
+def as_matrix(x: Tensor, m: Moves) -> Tensor:
+    """A part as a matrix: a vector is one row, a number a matrix of one entry."""
+    for _ in range(2 - m.rank):
+        x = x.unsqueeze(-2 if m.rank == 1 else -1)
+    return x.mT if m.turned else x
+
+
+def from_matrix(x: Tensor, m: Moves) -> Tensor:
+    """Undo `as_matrix`."""
+    x = x.mT if m.turned else x
+    for _ in range(2 - m.rank):
+        x = x.squeeze(-2 if m.rank == 1 else -1)
+    return x
+
+
+def below(states: list[Tensor], m: Moves) -> Tensor:
+    """The states of a part as tiles take them: [B, *lead, *part] -> [G, n * d_k, d_v]."""
+    return stacked([as_matrix(x, m) for x in states])
+
+
+def above(M: Tensor, m: Moves, like: Tensor) -> list[Tensor]:
+    """Undo `below`."""
+    shape = as_matrix(like, m).shape
+    return [from_matrix(Z.mT.reshape(shape), m) for Z in M.split(shape[-1], -2)]
+
+
+def size_of(state: Tensor, m: Moves) -> tuple[tuple[int, ...], int]:
+    """The leading axes of a part, and the size of its keys."""
+    shape = as_matrix(state, m).shape
+    return tuple(shape[1:-2]), shape[-1]
+
+
+def gates_of_run(m: Moves, state: Tensor, at: int, length: int, n: int) -> Any:
+    """The products of gates of n chunks, rows of one batch."""
+    rows, (lead, _) = state.shape[0], size_of(state, m)
+    like = below([state], m).repeat_interleave(n, 0)
+
+    def spread(g: Any) -> Any:
+        if not isinstance(g, Tensor):
+            return g
+        g = g if g.shape[1] == 1 else g[:, at : at + length * n]
+        return g.expand(rows, length * n, *g.shape[2:]).unflatten(1, (n, length)).flatten(0, 1)
+
+    gates = [[spread(g) for g in row] for row in m.gates]
+    return m.kind.of(gates, (rows * n, length, *lead), min(m.tile, length), like)
+
+
+def in_one_batch(parts: list[Tensor]) -> Tensor:
+    """n of [B, ...] as one [B * n, ...], so that row b * n + i is that of chunk i."""
+    return parts[0] if len(parts) == 1 else torch.stack(parts, 1).flatten(0, 1)
+
+
+def in_one_row(parts: list[Any], rows: int) -> Any:
+    """As `in_one_batch`, for what tiles hold: n of [N, B * H, ...] as one [N, B * n * H, ...]."""
+    if isinstance(parts[0], tuple):
+        return tuple(in_one_row(list(x), rows) for x in zip(*parts, strict=True))
+    if len(parts) == 1:
+        return parts[0]
+    return torch.stack([x.unflatten(1, (rows, -1)) for x in parts], 2).flatten(1, 3)
+
+
+def tiles_of_run(found: list[Any], D: Any, length: int, state: Tensor, m: Moves) -> Tiles:
+    """The course of one part over n chunks, from what was solved for each."""
+    rows, (lead, _) = state.shape[0], size_of(state, m)
+    E = [in_one_row(list(e), rows) for e in zip(*(chunk[0] for chunk in found), strict=True)]
+    keys = []
+    for same in zip(*(chunk[1] for chunk in found), strict=True):
+        joined = [in_one_row([b for b, _ in pairs], rows) for pairs in zip(*same, strict=True)]
+        keys.append([(b, into) for b, (_, into) in zip(joined, same[0], strict=True)])
+    starts = in_one_row([chunk[2] for chunk in found], rows)
+    return Tiles(D, E, keys, starts, (rows * len(found), length, *lead))
+
+
+def over_chunks(read: Any, course: list[Chunks], *q: Tensor) -> Tensor:
+    """Read a course: `read(*q, chunks)` for each run of chunks, q [B, T, ...] cut alike."""
+    found, at = [], 0
+    for chunks in course:
+        length = next(iter(chunks.tiles.values())).front[1]
+        here = [x[:, at : at + length * chunks.n] for x in q]
+        here = [x.unflatten(1, (chunks.n, length)).flatten(0, 1) for x in here]
+        y = read(*here, chunks)
+        found.append(y.unflatten(0, (-1, chunks.n)).flatten(1, 2))
+        at += length * chunks.n
+    return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+
+class Learner(NamedTuple):
+    """A memory that learns from the task, or that begins as a copy of one that does.
+
+    It is called `memory` in the module `instance`, and moves after each `window` tokens, unless it
+    is a copy, which moves by itself (`moves`); after `anew` tokens it goes back to its start.
+    `through` says whether outer gradients pass through the gradient in its update.
+    """
+
+    instance: str
+    memory: str
+    window: int
+    moves: bool = True
+    anew: int = 0
+    copies: bool = False
+    through: bool = True
+
+
+class OnlineModel(nn.Module):
+    """A model whose parts learn from the task while it reads, also at inference.
+
+    A window is read; its loss, the sum over its tokens, is differentiated in what learns at the end
+    of such windows, at the values it had when the window began, and the rule moves it. The target
+    of a window's last token is the next token, so that update waits until it comes.
+
+    The state is that of the modules, `LEVEL.start`, what it was when the level's present window
+    began, and `tokens.recent`, the tokens since the slowest one's start.
+    """
+
+    learners: tuple[Learner, ...] = ()
+    online_levels: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def window_lengths(self) -> list[int]:
+        """How many tokens are read before something moves or begins anew, the fewest first."""
+        return sorted({at.window for at in self.learners})
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        now = self.first_state(batch, like)
+        recent = torch.zeros(batch, 0, dtype=torch.int64, device=like.device)
+        return {
+            **now,
+            "tokens.recent": recent,
+            **{f"{name}.start": now for name, _ in self.online_levels},
+        }
+
+    def forward(self, tokens: Tensor, state: dict[str, Any] | None = None) -> Any:
+        """Run a whole sequence: tokens [B, T]."""
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False), torch.no_grad():
+                return self(tokens.clone(), state)
+        if state is None:
+            state = self.initial_state(tokens.shape[0], next(self.parameters()))
+        if tokens.shape[1] == 0:
+            outputs, _ = self.read_piece(tokens, modules_of(state))
+            return outputs, state
+        pieces, moved = [], False
+        while tokens.shape[1]:
+            state = self.arrive_at(tokens[:, :1], state, moved)
+            done, moved = state["position"], False
+            length = self.whole_window(done, tokens.shape[1])
+            if length:
+                part = tokens[:, : length + 1]
+                outputs, now = self.learn_here(part, modules_of(state), length)
+                moved = True
+            else:
+                length = min(
+                    tokens.shape[1], self.window_lengths[0] - done % self.window_lengths[0]
+                )
+                outputs, now = self.read_piece(tokens[:, :length], modules_of(state))
+                outputs = as_tuple(outputs)
+            recent = torch.cat([state["tokens.recent"], tokens[:, :length]], dim=1)
+            state = {**state, **now, "tokens.recent": recent}
+            pieces.append(outputs)
+            tokens = tokens[:, length:]
+        whole = tuple(torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))
+        return (whole[0] if len(whole) == 1 else whole), state
+
+    def step(self, tokens: Tensor, state: dict[str, Any] | None = None) -> Any:
+        """Run one token: tokens [B]."""
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False), torch.no_grad():
+                return self.step(tokens.clone(), state)
+        if state is None:
+            state = self.initial_state(tokens.shape[0], next(self.parameters()))
+        state = self.arrive_at(tokens[:, None], state, False)
+        outputs, now = self.read_step(tokens, modules_of(state))
+        recent = torch.cat([state["tokens.recent"], tokens[:, None]], dim=1)
+        return outputs, {**state, **now, "tokens.recent": recent}
+
+    def arrive_at(self, token: Tensor, state: dict[str, Any], moved: bool) -> dict[str, Any]:
+        """Do what waits for a token [B, 1]: updates, unless they are made, and new windows."""
+        done = state["position"]
+        ends = [window for window in self.window_lengths if done % window == 0]
+        if not ends:
+            return state
+        now = modules_of(state)
+        waiting = [(window, name) for name, window in self.online_levels if done % window == 0]
+        if waiting and done and not moved:
+            # read the longest window that ends here again, from where it began
+            longest, name = max(waiting)
+            tokens = torch.cat([state["tokens.recent"][:, -longest:], token], dim=1)
+            _, now = self.learn_here(tokens, state[f"{name}.start"], longest)
+        for window in reversed(ends):
+            now = self.begin_window(now, window)
+        starts = {f"{n}.start": now for n, window in self.online_levels if window in ends}
+        recent = state["tokens.recent"]
+        if ends[-1] == self.window_lengths[-1]:
+            recent = recent[:, :0]
+        return {**state, **now, **starts, "tokens.recent": recent}
+
+    def whole_window(self, done: int, tokens: int) -> int:
+        """Find the longest window that begins here, whose last target is among the tokens.
+
+        0 where there is none, or where a longer one, that began before, ends with it.
+        """
+        fits = [w for w in self.window_lengths if done % w == 0 and w < tokens]
+        if not fits or any((done + fits[-1]) % w == 0 for w in self.window_lengths if w > fits[-1]):
+            return 0
+        return fits[-1]
+
+    def learn_here(
+        self, tokens: Tensor, now: dict[str, Any], window: int
+    ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+        """Read a window that lies in no longer one, and learn from it."""
+        if torch.is_grad_enabled():
+            return self.learn_window(tokens, now, window)
+        parameters = [p for p in self.parameters() if p.requires_grad and p.is_leaf]
+        try:
+            # what then has a gradient depends on the points of a window
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+            return self.learn_window(tokens, now, window)
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+
+    def learn_window(
+        self, tokens: Tensor, now: dict[str, Any], window: int, around: tuple[Opened, ...] = ()
+    ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+        """Read a window and learn from it: tokens [B, window + 1], the last one a target alone.
+
+        Gives what the model gives, and the state in which all that learns at the end of this
+        window, or of those inside it, has moved. `around` are the longer windows it lies in.
+        """
+        outer = torch.is_grad_enabled() and not around
+        keep = bool(around) or outer
+        mine, place = Opened(), self.window_lengths.index(window)
+        mine.kept = outer or any(opened.kept for opened in around)
+        opened = (*around, mine)
+        with torch.enable_grad():
+            now = self.begin_window(now, window, mine)
+            if place == 0:
+                with kernels(keep and any(map(self.is_deep, self.window_lengths))):
+                    outputs, now = self.read_piece(tokens[:, :-1], now)
+                outputs = as_tuple(outputs)
+                loss = self.window_loss(outputs[0], tokens[:, 1:], *outputs[1:])
+                for one in opened:
+                    one.losses.append(loss)
+                if not mine.kept and not carries(now, opened, self.is_deep(window)):
+                    outputs = detached(outputs)
+                    settle(opened, deep=False, keep=False)
+            else:
+                inner = self.window_lengths[place - 1]
+                pieces = []
+                for at in range(0, window, inner):
+                    part = tokens[:, at : at + inner + 1]
+                    piece, now = self.learn_window(part, now, inner, opened)
+                    pieces.append(piece)
+                outputs = tuple(torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))
+            settle((mine,), self.is_deep(window) and keep, keep)
+            now = self.move_window(now, window, mine)
+        if not keep:
+            outputs, now = detached(outputs), detached(now)
+        return outputs, now
+
+    def begin_window(
+        self, now: dict[str, Any], window: int, opened: Opened | None = None
+    ) -> dict[str, Any]:
+        """Begin a window: what goes back to its start does, what learns becomes a point."""
+        done = now["position"]
+        for at in self.learners:
+            if at.window != window:
+                continue
+            own = part_of(now, at.instance)
+            if (at.copies and done == 0) or (at.anew and done and done % at.anew == 0):
+                own = getattr(self.get_submodule(at.instance), f"restart_{at.memory}")(own)
+            if at.moves and opened is not None:
+                own = {**own, at.memory: opened.point_of(own[at.memory])}
+            now = with_part(now, at.instance, own)
+        return now
+
+    def move_window(self, now: dict[str, Any], window: int, opened: Opened) -> dict[str, Any]:
+        """Move what learns at the end of a window by the gradients of its loss."""
+        values, slopes = iter(opened.values), iter(opened.slopes)
+        for at in self.learners:
+            if at.window == window and at.moves:
+                module = self.get_submodule(at.instance)
+                own = part_of(now, at.instance)
+                value = next(values)
+                if isinstance(value, dict):
+                    grad: Any = {name: next(slopes) for name in value}
+                else:
+                    grad = next(slopes)
+                own = {**own, at.memory: value}
+                own = getattr(module, f"learn_{at.memory}")(grad, own, now["position"])
+                now = with_part(now, at.instance, own)
+        return now
+
+    def is_deep(self, window: int) -> bool:
+        """Say whether outer gradients pass through the gradients of such windows."""
+        return any(at.through for at in self.learners if at.window == window and at.moves)
+
+
+def as_tuple(outputs: Any) -> tuple[Tensor, ...]:
+    """Give one result as a tuple too."""
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def modules_of(state: dict[str, Any]) -> dict[str, Any]:
+    """Give the state of the modules alone."""
+    return {
+        name: value
+        for name, value in state.items()
+        if not (name == "tokens.recent" or name.endswith(".start"))
+    }
+
+
+def part_of(state: dict[str, Any], path: str) -> dict[str, Any]:
+    """Give the state of an instance by its place."""
+    for name in path.split("."):
+        state = state[name]
+    return state
+
+
+def with_part(state: dict[str, Any], path: str, own: dict[str, Any]) -> dict[str, Any]:
+    """Give a state in which an instance has another one."""
+    name, _, rest = path.partition(".")
+    return {**state, name: with_part(state[name], rest, own) if rest else own}
+
+
+class Opened:
+    """A window that is being read: the points of what learns from it, their values, its losses.
+
+    `slopes` are gradients of the losses that have been differentiated; `losses` wait for it. `kept`
+    says that something outside may ask for a gradient.
+    """
+
+    def __init__(self) -> None:
+        self.points: list[Tensor] = []
+        self.values: list[Any] = []
+        self.slopes: list[Tensor] = []
+        self.losses: list[Tensor] = []
+        self.kept = False
+
+    def point_of(self, value: Any) -> Any:
+        """Make a state a point of its own, in which what follows is differentiable."""
+        self.values.append(value)
+        if isinstance(value, dict):
+            return {name: self.point(part) for name, part in value.items()}
+        return self.point(value)
+
+    def point(self, value: Tensor) -> Tensor:
+        """Make one tensor a point."""
+        found = value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
+        self.points.append(found)
+        return found
+
+
+def settle(opened: tuple[Opened, ...], deep: bool, keep: bool) -> None:
+    """Differentiate the losses that wait, in all points at once, and add to the slopes.
+
+    `deep` gradients are differentiable, `keep` keeps the graph. The losses are those of each.
+    """
+    points = [point for one in opened for point in one.points]
+    losses = opened[-1].losses
+    if losses and points:
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        found = iter(gradients(loss, points, deep, keep))
+        for one in opened:
+            new = [next(found) for _ in one.points]
+            pairs = zip(one.slopes, new, strict=True)
+            one.slopes = [a + b for a, b in pairs] if one.slopes else new
+    for one in opened:
+        one.losses = []
+
+
+def gradients(loss: Tensor, points: list[Tensor], deep: bool, keep: bool) -> tuple[Tensor, ...]:
+    """Differentiate a loss in points, of which it need not hang on any."""
+    if not loss.requires_grad:
+        return tuple(map(torch.zeros_like, points))
+    return torch.autograd.grad(
+        loss, points, create_graph=deep, retain_graph=keep, materialize_grads=True
+    )
+
+
+def carries(now: dict[str, Any], opened: tuple[Opened, ...], deep: bool) -> bool:
+    """Say whether what comes after depends on the points of windows that are being read.
+
+    Where nothing does, each piece can be differentiated in all of them as soon as it is read.
+    """
+    if len(opened) > 1 and (deep or any(len(one.losses) > 1 for one in opened)):
+        return True
+    points = {id(point) for one in opened for point in one.points}
+    known = [value for one in opened for value in tensors_of(one.values)]
+    rest = [value for value in tensors_of(now) if id(value) not in points]
+    return any(value.requires_grad for value in (*known, *rest))
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """List the tensors of a state."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [tensor for part in value for tensor in tensors_of(part)]
+    return [value] if isinstance(value, Tensor) else []
+
+
+def kernels(deep: bool) -> Any:
+    """Choose attention's kernels: of those of torch, one alone can be differentiated twice."""
+    every = torch.nn.attention.SDPBackend
+    quick = [] if deep else [every.FLASH_ATTENTION, every.EFFICIENT_ATTENTION]
+    return torch.nn.attention.sdpa_kernel([*quick, every.MATH])
+
+
+def detached(value: Any) -> Any:
+    """Cut a state from the graph that it was made in."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, dict):
+        return {name: detached(part) for name, part in value.items()}
+    return tuple(map(detached, value)) if isinstance(value, tuple) else value
+
+
+class MixerMK(nn.Module):
+    """Memory M_k: mlp(d -> inner -> d, residual); every 1 token.
+
+    self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:31)
+    state  M_k.layer1.weight [B, inner, d]
+    state  M_k.layer2.weight [B, d, inner]
+    runs   tile-solve: affine in its state, which its writes read
+    """
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.layer1 = Tensors(weight=(256, 128), **new)
+        self.layer2 = Tensors(weight=(128, 256), **new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial state anew."""
+        uniform(self.layer1.weight, 128)
+        uniform(self.layer2.weight, 256)
+
+    def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]:
+        """Give the state at the start."""
+        return {
+            "layer1.weight": wide(self.layer1.weight).expand(batch, 256, 128),
+            "layer2.weight": wide(self.layer2.weight).expand(batch, 128, 256),
+        }
+
+    def forward(
+        self,
+        alpha: Tensor,
+        eta: Tensor,
+        k: Tensor,
+        v: Tensor,
+        M_k: dict[str, Tensor],
+        M_k_start: dict[str, Tensor],
+        position: int,
+    ) -> tuple[list[Chunks], dict[str, Tensor], dict[str, Tensor]]:
+        """Move over a sequence, a chunk of 64 tokens at a time."""
+
+        def writes(eta, k, v, start):
+            """What the tokens of a chunk write, from the state before it."""
+            layer1_weight = start["layer1.weight"]
+            layer2_weight = start["layer2.weight"]
+            value = (-eta).unsqueeze(2)
+            p = value * k
+            value_1 = torch.einsum("boi,bti->bto", layer1_weight, wide(k))
+            b = F.gelu(value_1)
+            value_2 = torch.einsum(
+                "boi,bti->bto",
+                layer2_weight,
+                F.gelu(torch.einsum("boi,bti->bto", layer1_weight, wide(v))),
+            )
+            difference = k + torch.einsum("boi,bti->bto", layer2_weight, b) - (v + value_2)
+            product = value_1 * (0.3989422804014327 * torch.exp(-0.5 * (value_1 * value_1)))
+            total = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_1)) + product
+            product = torch.einsum("boi,bti->bto", layer2_weight.mT, difference) * total
+            u = -(eta.unsqueeze(2) * product)
+            e = Write([(p, 0)], u, [(k, (0,))])
+            u = value * difference
+            e_1 = Write([], u, [(b, (0,))])
+            return {"layer1.weight": [e], "layer2.weight": [e_1]}
+
+        # e = M_k.layer1.weight_{t-1} p + u
+        # M_k.layer1.weight_t = M_k.layer1.weight_{t-1} g + e b^T
+        # e = u
+        # M_k.layer2.weight_t = M_k.layer2.weight_{t-1} g + e b^T
+        moves = {
+            "layer1.weight": Moves([[alpha]], ScalarGate, 32),
+            "layer2.weight": Moves([[alpha]], ScalarGate, 64),
+        }
+        path, M_k, M_k_start = run_chunks(
+            writes, [eta, k, v], moves, [M_k], M_k_start, position, 64
+        )
+        return path, M_k, M_k_start
+
+    def read_start(self, q: Tensor, path: list[Chunks]) -> Tensor:
+        """Read M_k(q) at every token, before its chunk."""
+
+        def read(q, chunks):
+            q_1 = wide(q)
+            value = torch.einsum(
+                "boi,bti->bto",
+                chunks.origin["layer2.weight"],
+                F.gelu(torch.einsum("boi,bti->bto", chunks.origin["layer1.weight"], q_1)),
+            )
+            result = (q_1 + value).to(q.dtype)
+            return result
+
+        return over_chunks(read, path, q)
+
+    def step(
+        self,
+        alpha: Tensor,
+        eta: Tensor,
+        k: Tensor,
+        v: Tensor,
+        M_k: dict[str, Tensor],
+        M_k_start: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Move by one token."""
+        layer1_weight = M_k["layer1.weight"]
+        layer1_weight_1 = M_k_start["layer1.weight"]
+        layer2_weight = M_k_start["layer2.weight"]
+        value = alpha.unsqueeze(1).unsqueeze(2)
+        value_1 = eta.unsqueeze(1).unsqueeze(2)
+        k_1 = wide(k)
+        value_2 = matvec(layer1_weight_1, k_1)
+        value_3 = F.gelu(value_2)
+        total = v + matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v))))
+        difference = k + matvec(layer2_weight, value_3) - total
+        # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:31)
+        product = 0.3989422804014327 * torch.exp(-0.5 * (value_2 * value_2))
+        product_1 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_2))
+        value_4 = outer(matvec(layer2_weight.mT, difference) * (product_1 + value_2 * product), k_1)
+        product = value_1 * outer(matvec(layer1_weight, k_1), k_1)
+        M_k_layer1_weight = value * layer1_weight - product - value_1 * value_4
+        M_k_layer2_weight = value * M_k["layer2.weight"] - value_1 * outer(difference, value_3)
+        return {"layer1.weight": M_k_layer1_weight, "layer2.weight": M_k_layer2_weight}
+
+    def read_step(self, q: Tensor, M_k: dict[str, Tensor]) -> Tensor:
+        """Read M_k(q) at one token."""
+        total = q + matvec(M_k["layer2.weight"], F.gelu(matvec(M_k["layer1.weight"], wide(q))))
+        result = total.to(q.dtype)
+        return result
+
+
+class MixerMV(nn.Module):
+    """Memory M_v: mlp(d -> inner -> d, residual); every 1 token.
+
+    self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:31)
+    state  M_v.layer1.weight [B, inner, d]
+    state  M_v.layer2.weight [B, d, inner]
+    runs   tile-solve: affine in its state, which its writes read
+    """
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.layer1 = Tensors(weight=(256, 128), **new)
+        self.layer2 = Tensors(weight=(128, 256), **new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial state anew."""
+        uniform(self.layer1.weight, 128)
+        uniform(self.layer2.weight, 256)
+
+    def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]:
+        """Give the state at the start."""
+        return {
+            "layer1.weight": wide(self.layer1.weight).expand(batch, 256, 128),
+            "layer2.weight": wide(self.layer2.weight).expand(batch, 128, 256),
+        }
+
+    def forward(
+        self,
+        alpha: Tensor,
+        eta: Tensor,
+        k: Tensor,
+        v: Tensor,
+        M_v: dict[str, Tensor],
+        M_v_start: dict[str, Tensor],
+        position: int,
+    ) -> tuple[list[Chunks], dict[str, Tensor], dict[str, Tensor]]:
+        """Move over a sequence, a chunk of 64 tokens at a time."""
+
+        def writes(eta, k, v, start):
+            """What the tokens of a chunk write, from the state before it."""
+            layer1_weight = start["layer1.weight"]
+            layer2_weight = start["layer2.weight"]
+            value = (-eta).unsqueeze(2)
+            p = value * k
+            value_1 = torch.einsum("boi,bti->bto", layer1_weight, wide(k))
+            b = F.gelu(value_1)
+            value_2 = torch.einsum(
+                "boi,bti->bto",
+                layer2_weight,
+                F.gelu(torch.einsum("boi,bti->bto", layer1_weight, wide(v))),
+            )
+            difference = k + torch.einsum("boi,bti->bto", layer2_weight, b) - (v + value_2)
+            product = value_1 * (0.3989422804014327 * torch.exp(-0.5 * (value_1 * value_1)))
+            total = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_1)) + product
+            product = torch.einsum("boi,bti->bto", layer2_weight.mT, difference) * total
+            u = -(eta.unsqueeze(2) * product)
+            e = Write([(p, 0)], u, [(k, (0,))])
+            u = value * difference
+            e_1 = Write([], u, [(b, (0,))])
+            return {"layer1.weight": [e], "layer2.weight": [e_1]}
+
+        # e = M_v.layer1.weight_{t-1} p + u
+        # M_v.layer1.weight_t = M_v.layer1.weight_{t-1} g + e b^T
+        # e = u
+        # M_v.layer2.weight_t = M_v.layer2.weight_{t-1} g + e b^T
+        moves = {
+            "layer1.weight": Moves([[alpha]], ScalarGate, 32),
+            "layer2.weight": Moves([[alpha]], ScalarGate, 64),
+        }
+        path, M_v, M_v_start = run_chunks(
+            writes, [eta, k, v], moves, [M_v], M_v_start, position, 64
+        )
+        return path, M_v, M_v_start
+
+    def read_start(self, q: Tensor, path: list[Chunks]) -> Tensor:
+        """Read M_v(q) at every token, before its chunk."""
+
+        def read(q, chunks):
+            q_1 = wide(q)
+            value = torch.einsum(
+                "boi,bti->bto",
+                chunks.origin["layer2.weight"],
+                F.gelu(torch.einsum("boi,bti->bto", chunks.origin["layer1.weight"], q_1)),
+            )
+            result = (q_1 + value).to(q.dtype)
+            return result
+
+        return over_chunks(read, path, q)
+
+    def step(
+        self,
+        alpha: Tensor,
+        eta: Tensor,
+        k: Tensor,
+        v: Tensor,
+        M_v: dict[str, Tensor],
+        M_v_start: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Move by one token."""
+        layer1_weight = M_v["layer1.weight"]
+        layer1_weight_1 = M_v_start["layer1.weight"]
+        layer2_weight = M_v_start["layer2.weight"]
+        value = alpha.unsqueeze(1).unsqueeze(2)
+        value_1 = eta.unsqueeze(1).unsqueeze(2)
+        k_1 = wide(k)
+        value_2 = matvec(layer1_weight_1, k_1)
+        value_3 = F.gelu(value_2)
+        total = v + matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v))))
+        difference = k + matvec(layer2_weight, value_3) - total
+        # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:31)
+        product = 0.3989422804014327 * torch.exp(-0.5 * (value_2 * value_2))
+        product_1 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_2))
+        value_4 = outer(matvec(layer2_weight.mT, difference) * (product_1 + value_2 * product), k_1)
+        product = value_1 * outer(matvec(layer1_weight, k_1), k_1)
+        M_v_layer1_weight = value * layer1_weight - product - value_1 * value_4
+        M_v_layer2_weight = value * M_v["layer2.weight"] - value_1 * outer(difference, value_3)
+        return {"layer1.weight": M_v_layer1_weight, "layer2.weight": M_v_layer2_weight}
+
+    def read_step(self, q: Tensor, M_v: dict[str, Tensor]) -> Tensor:
+        """Read M_v(q) at one token."""
+        total = q + matvec(M_v["layer2.weight"], F.gelu(matvec(M_v["layer1.weight"], wide(q))))
+        result = total.to(q.dtype)
+        return result
+
+
+class MixerMMem(nn.Module):
+    """Memory M_mem: mlp(d -> inner -> d, residual); every 1 token.
+
+    self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:31)
+    state  M_mem.layer1.weight [B, inner, d]
+    state  M_mem.layer2.weight [B, d, inner]
+    runs   tile-solve: affine in its state, which its writes read
+    """
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.layer1 = Tensors(weight=(256, 128), **new)
+        self.layer2 = Tensors(weight=(128, 256), **new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial state anew."""
+        uniform(self.layer1.weight, 128)
+        uniform(self.layer2.weight, 256)
+
+    def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]:
+        """Give the state at the start."""
+        return {
+            "layer1.weight": wide(self.layer1.weight).expand(batch, 256, 128),
+            "layer2.weight": wide(self.layer2.weight).expand(batch, 128, 256),
+        }
+
+    def forward(
+        self,
+        alpha: Tensor,
+        eta: Tensor,
+        k: Tensor,
+        v: Tensor,
+        M_mem: dict[str, Tensor],
+        M_mem_start: dict[str, Tensor],
+        position: int,
+    ) -> tuple[list[Chunks], dict[str, Tensor], dict[str, Tensor]]:
+        """Move over a sequence, a chunk of 16 tokens at a time."""
+
+        def writes(eta, k, v, start):
+            """What the tokens of a chunk write, from the state before it."""
+            layer1_weight = start["layer1.weight"]
+            layer2_weight = start["layer2.weight"]
+            value = (-eta).unsqueeze(2)
+            p = value * k
+            value_1 = torch.einsum("boi,bti->bto", layer1_weight, wide(k))
+            b = F.gelu(value_1)
+            value_2 = torch.einsum(
+                "boi,bti->bto",
+                layer2_weight,
+                F.gelu(torch.einsum("boi,bti->bto", layer1_weight, wide(v))),
+            )
+            difference = k + torch.einsum("boi,bti->bto", layer2_weight, b) - (v + value_2)
+            product = value_1 * (0.3989422804014327 * torch.exp(-0.5 * (value_1 * value_1)))
+            total = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_1)) + product
+            product = torch.einsum("boi,bti->bto", layer2_weight.mT, difference) * total
+            u = -(eta.unsqueeze(2) * product)
+            e = Write([(p, 0)], u, [(k, (0,))])
+            u = value * difference
+            e_1 = Write([], u, [(b, (0,))])
+            return {"layer1.weight": [e], "layer2.weight": [e_1]}
+
+        # e = M_mem.layer1.weight_{t-1} p + u
+        # M_mem.layer1.weight_t = M_mem.layer1.weight_{t-1} g + e b^T
+        # e = u
+        # M_mem.layer2.weight_t = M_mem.layer2.weight_{t-1} g + e b^T
+        moves = {
+            "layer1.weight": Moves([[alpha]], ScalarGate, 32),
+            "layer2.weight": Moves([[alpha]], ScalarGate, 64),
+        }
+        path, M_mem, M_mem_start = run_chunks(
+            writes, [eta, k, v], moves, [M_mem], M_mem_start, position, 16
+        )
+        return path, M_mem, M_mem_start
+
+    def read_before(self, q: Tensor, path: list[Chunks]) -> Tensor:
+        """Read M_mem(q) at every token, before its update."""
+
+        def read(q, chunks):
+            q_1 = wide(q)
+            value = read_tiles(
+                F.gelu(read_tiles(q_1, chunks.tiles["layer1.weight"], late=False)),
+                chunks.tiles["layer2.weight"],
+                late=False,
+            )
+            result = (q_1 + value).to(q.dtype)
+            return result
+
+        return over_chunks(read, path, q)
+
+    def step(
+        self,
+        alpha: Tensor,
+        eta: Tensor,
+        k: Tensor,
+        v: Tensor,
+        M_mem: dict[str, Tensor],
+        M_mem_start: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Move by one token."""
+        layer1_weight = M_mem["layer1.weight"]
+        layer1_weight_1 = M_mem_start["layer1.weight"]
+        layer2_weight = M_mem_start["layer2.weight"]
+        value = alpha.unsqueeze(1).unsqueeze(2)
+        value_1 = eta.unsqueeze(1).unsqueeze(2)
+        k_1 = wide(k)
+        value_2 = matvec(layer1_weight_1, k_1)
+        value_3 = F.gelu(value_2)
+        total = v + matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v))))
+        difference = k + matvec(layer2_weight, value_3) - total
+        # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:31)
+        product = 0.3989422804014327 * torch.exp(-0.5 * (value_2 * value_2))
+        product_1 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_2))
+        value_4 = outer(matvec(layer2_weight.mT, difference) * (product_1 + value_2 * product), k_1)
+        product = value_1 * outer(matvec(layer1_weight, k_1), k_1)
+        M_mem_layer1_weight = value * layer1_weight - product - value_1 * value_4
+        product = value_1 * outer(difference, value_3)
+        M_mem_layer2_weight = value * M_mem["layer2.weight"] - product
+        return {"layer1.weight": M_mem_layer1_weight, "layer2.weight": M_mem_layer2_weight}
+
+    def read_step(self, q: Tensor, M_mem: dict[str, Tensor]) -> Tensor:
+        """Read M_mem(q) at one token."""
+        value = matvec(M_mem["layer2.weight"], F.gelu(matvec(M_mem["layer1.weight"], wide(q))))
+        result = (q + value).to(q.dtype)
+        return result
+
+
+class MixerMEta(nn.Module):
+    """Memory M_eta: mlp(d -> inner -> 1); every 1 token.
+
+    self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:42)
+    state  M_eta.layer1.weight [B, inner, d]
+    state  M_eta.layer2.weight [B, 1, inner]
+    runs   tile-solve: affine in its state, which its writes read
+    """
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.layer1 = Tensors(weight=(256, 128), **new)
+        self.layer2 = Tensors(weight=(1, 256), **new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial state anew."""
+        uniform(self.layer1.weight, 128)
+        uniform(self.layer2.weight, 256)
+
+    def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]:
+        """Give the state at the start."""
+        return {
+            "layer1.weight": wide(self.layer1.weight).expand(batch, 256, 128),
+            "layer2.weight": wide(self.layer2.weight).expand(batch, 1, 256),
+        }
+
+    def forward(
+        self,
+        alpha: Tensor,
+        eta: Tensor,
+        k: Tensor,
+        v: Tensor,
+        M_eta: dict[str, Tensor],
+        M_eta_start: dict[str, Tensor],
+        position: int,
+    ) -> tuple[list[Chunks], dict[str, Tensor], dict[str, Tensor]]:
+        """Move over a sequence, a chunk of 64 tokens at a time."""
+
+        def writes(eta, k, v, start):
+            """What the tokens of a chunk write, from the state before it."""
+            layer1_weight = start["layer1.weight"]
+            layer2_weight = start["layer2.weight"]
+            p = (-eta).unsqueeze(2) * k
+            value = eta.unsqueeze(2)
+            value_1 = torch.einsum("boi,bti->bto", layer1_weight, wide(k))
+            value_2 = F.gelu(value_1)
+            value_3 = torch.einsum(
+                "boi,bti->bto",
+                layer2_weight,
+                F.gelu(torch.einsum("boi,bti->bto", layer1_weight, wide(v))),
+            )
+            value_4 = torch.einsum("boi,bti->bto", layer2_weight, value_2).squeeze(-1)
+            value_5 = (value_4 - value_3.squeeze(-1)).unsqueeze(2)
+            product = value_1 * (0.3989422804014327 * torch.exp(-0.5 * (value_1 * value_1)))
+            total = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_1)) + product
+            u = -(value * (torch.einsum("boi,bti->bto", layer2_weight.mT, value_5) * total))
+            e = Write([(p, 0)], u, [(k, (0,))])
+            u = number(-1.0, eta).unsqueeze(0)
+            b = (value.unsqueeze(3) * outer(value_5, value_2)).flatten(-2)
+            e_1 = Write([], u, [(b, (0,))])
+            return {"layer1.weight": [e], "layer2.weight": [e_1]}
+
+        # e = M_eta.layer1.weight_{t-1} p + u
+        # M_eta.layer1.weight_t = M_eta.layer1.weight_{t-1} g + e b^T
+        # e = u
+        # M_eta.layer2.weight_t = M_eta.layer2.weight_{t-1} g + e b^T
+        moves = {
+            "layer1.weight": Moves([[alpha]], ScalarGate, 32),
+            "layer2.weight": Moves([[alpha]], ScalarGate, 64),
+        }
+        path, M_eta, M_eta_start = run_chunks(
+            writes, [eta, k, v], moves, [M_eta], M_eta_start, position, 64
+        )
+        return path, M_eta, M_eta_start
+
+    def read_start(self, q: Tensor, path: list[Chunks]) -> Tensor:
+        """Read M_eta(q) at every token, before its chunk."""
+
+        def read(q, chunks):
+            value = torch.einsum(
+                "boi,bti->bto",
+                chunks.origin["layer2.weight"],
+                F.gelu(torch.einsum("boi,bti->bto", chunks.origin["layer1.weight"], wide(q))),
+            )
+            result = value.squeeze(-1).to(q.dtype)
+            return result
+
+        return over_chunks(read, path, q)
+
+    def step(
+        self,
+        alpha: Tensor,
+        eta: Tensor,
+        k: Tensor,
+        v: Tensor,
+        M_eta: dict[str, Tensor],
+        M_eta_start: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Move by one token."""
+        layer1_weight = M_eta["layer1.weight"]
+        layer1_weight_1 = M_eta_start["layer1.weight"]
+        layer2_weight = M_eta_start["layer2.weight"]
+        value = alpha.unsqueeze(1).unsqueeze(2)
+        value_1 = eta.unsqueeze(1).unsqueeze(2)
+        k = wide(k)
+        value_2 = matvec(layer1_weight_1, k)
+        value_3 = F.gelu(value_2)
+        value_4 = matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v)))).squeeze(-1)
+        value_5 = (matvec(layer2_weight, value_3).squeeze(-1) - value_4).unsqueeze(1)
+        # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:42)
+        product = 0.3989422804014327 * torch.exp(-0.5 * (value_2 * value_2))
+        product_1 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_2))
+        value_6 = outer(matvec(layer2_weight.mT, value_5) * (product_1 + value_2 * product), k)
+        product = value_1 * outer(matvec(layer1_weight, k), k)
+        M_eta_layer1_weight = value * layer1_weight - product - value_1 * value_6
+        M_eta_layer2_weight = value * M_eta["layer2.weight"] - value_1 * outer(value_5, value_3)
+        return {"layer1.weight": M_eta_layer1_weight, "layer2.weight": M_eta_layer2_weight}
+
+    def read_step(self, q: Tensor, M_eta: dict[str, Tensor]) -> Tensor:
+        """Read M_eta(q) at one token."""
+        value = matvec(M_eta["layer2.weight"], F.gelu(matvec(M_eta["layer1.weight"], wide(q))))
+        result = value.squeeze(-1).to(q.dtype)
+        return result
+
+
+class MixerMAlpha(nn.Module):
+    """Memory M_alpha: mlp(d -> inner -> 1); every 1 token.
+
+    self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:42)
+    state  M_alpha.layer1.weight [B, inner, d]
+    state  M_alpha.layer2.weight [B, 1, inner]
+    runs   tile-solve: affine in its state, which its writes read
+    """
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.layer1 = Tensors(weight=(256, 128), **new)
+        self.layer2 = Tensors(weight=(1, 256), **new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial state anew."""
+        uniform(self.layer1.weight, 128)
+        uniform(self.layer2.weight, 256)
+
+    def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]:
+        """Give the state at the start."""
+        return {
+            "layer1.weight": wide(self.layer1.weight).expand(batch, 256, 128),
+            "layer2.weight": wide(self.layer2.weight).expand(batch, 1, 256),
+        }
+
+    def forward(
+        self,
+        alpha: Tensor,
+        eta: Tensor,
+        k: Tensor,
+        v: Tensor,
+        M_alpha: dict[str, Tensor],
+        M_alpha_start: dict[str, Tensor],
+        position: int,
+    ) -> tuple[list[Chunks], dict[str, Tensor], dict[str, Tensor]]:
+        """Move over a sequence, a chunk of 64 tokens at a time."""
+
+        def writes(eta, k, v, start):
+            """What the tokens of a chunk write, from the state before it."""
+            layer1_weight = start["layer1.weight"]
+            layer2_weight = start["layer2.weight"]
+            p = (-eta).unsqueeze(2) * k
+            value = eta.unsqueeze(2)
+            value_1 = torch.einsum("boi,bti->bto", layer1_weight, wide(k))
+            value_2 = F.gelu(value_1)
+            value_3 = torch.einsum(
+                "boi,bti->bto",
+                layer2_weight,
+                F.gelu(torch.einsum("boi,bti->bto", layer1_weight, wide(v))),
+            )
+            value_4 = torch.einsum("boi,bti->bto", layer2_weight, value_2).squeeze(-1)
+            value_5 = (value_4 - value_3.squeeze(-1)).unsqueeze(2)
+            product = value_1 * (0.3989422804014327 * torch.exp(-0.5 * (value_1 * value_1)))
+            total = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_1)) + product
+            u = -(value * (torch.einsum("boi,bti->bto", layer2_weight.mT, value_5) * total))
+            e = Write([(p, 0)], u, [(k, (0,))])
+            u = number(-1.0, eta).unsqueeze(0)
+            b = (value.unsqueeze(3) * outer(value_5, value_2)).flatten(-2)
+            e_1 = Write([], u, [(b, (0,))])
+            return {"layer1.weight": [e], "layer2.weight": [e_1]}
+
+        # e = M_alpha.layer1.weight_{t-1} p + u
+        # M_alpha.layer1.weight_t = M_alpha.layer1.weight_{t-1} g + e b^T
+        # e = u
+        # M_alpha.layer2.weight_t = M_alpha.layer2.weight_{t-1} g + e b^T
+        moves = {
+            "layer1.weight": Moves([[alpha]], ScalarGate, 32),
+            "layer2.weight": Moves([[alpha]], ScalarGate, 64),
+        }
+        path, M_alpha, M_alpha_start = run_chunks(
+            writes, [eta, k, v], moves, [M_alpha], M_alpha_start, position, 64
+        )
+        return path, M_alpha, M_alpha_start
+
+    def read_start(self, q: Tensor, path: list[Chunks]) -> Tensor:
+        """Read M_alpha(q) at every token, before its chunk."""
+
+        def read(q, chunks):
+            value = torch.einsum(
+                "boi,bti->bto",
+                chunks.origin["layer2.weight"],
+                F.gelu(torch.einsum("boi,bti->bto", chunks.origin["layer1.weight"], wide(q))),
+            )
+            result = value.squeeze(-1).to(q.dtype)
+            return result
+
+        return over_chunks(read, path, q)
+
+    def step(
+        self,
+        alpha: Tensor,
+        eta: Tensor,
+        k: Tensor,
+        v: Tensor,
+        M_alpha: dict[str, Tensor],
+        M_alpha_start: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Move by one token."""
+        layer1_weight = M_alpha["layer1.weight"]
+        layer1_weight_1 = M_alpha_start["layer1.weight"]
+        layer2_weight = M_alpha_start["layer2.weight"]
+        value = alpha.unsqueeze(1).unsqueeze(2)
+        value_1 = eta.unsqueeze(1).unsqueeze(2)
+        k = wide(k)
+        value_2 = matvec(layer1_weight_1, k)
+        value_3 = F.gelu(value_2)
+        value_4 = matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v)))).squeeze(-1)
+        value_5 = (matvec(layer2_weight, value_3).squeeze(-1) - value_4).unsqueeze(1)
+        # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:42)
+        product = 0.3989422804014327 * torch.exp(-0.5 * (value_2 * value_2))
+        product_1 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_2))
+        value_6 = outer(matvec(layer2_weight.mT, value_5) * (product_1 + value_2 * product), k)
+        product = value_1 * outer(matvec(layer1_weight, k), k)
+        M_alpha_layer1_weight = value * layer1_weight - product - value_1 * value_6
+        product = value_1 * outer(value_5, value_3)
+        M_alpha_layer2_weight = value * M_alpha["layer2.weight"] - product
+        return {"layer1.weight": M_alpha_layer1_weight, "layer2.weight": M_alpha_layer2_weight}
+
+    def read_step(self, q: Tensor, M_alpha: dict[str, Tensor]) -> Tensor:
+        """Read M_alpha(q) at one token."""
+        value = matvec(M_alpha["layer2.weight"], F.gelu(matvec(M_alpha["layer1.weight"], wide(q))))
+        result = value.squeeze(-1).to(q.dtype)
+        return result
+
+
+class Mixer(nn.Module):
+    """Block mixer: x[d] -> out[d]."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.conv_x = Conv(128, 4, **new)
+        self.W_q = nn.Linear(128, 128, bias=False, **new)
+        self.W_o = nn.Linear(128, 128, bias=False, **new)
+        self.M_k = MixerMK(**new)
+        self.M_v = MixerMV(**new)
+        self.M_mem = MixerMMem(**new)
+        self.M_eta = MixerMEta(**new)
+        self.M_alpha = MixerMAlpha(**new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        self.conv_x.reset_parameters()
+        self.W_q.reset_parameters()
+        self.W_o.reset_parameters()
+        self.M_k.reset_parameters()
+        self.M_v.reset_parameters()
+        self.M_mem.reset_parameters()
+        self.M_eta.reset_parameters()
+        self.M_alpha.reset_parameters()
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        M_k = self.M_k.initial(batch, like)
+        M_v = self.M_v.initial(batch, like)
+        M_mem = self.M_mem.initial(batch, like)
+        M_eta = self.M_eta.initial(batch, like)
+        M_alpha = self.M_alpha.initial(batch, like)
+        return {
+            "M_k": M_k,
+            "M_k.start": M_k,
+            "M_v": M_v,
+            "M_v.start": M_v,
+            "M_mem": M_mem,
+            "M_mem.start": M_mem,
+            "M_eta": M_eta,
+            "M_eta.start": M_eta,
+            "M_alpha": M_alpha,
+            "M_alpha.start": M_alpha,
+            "conv_x": like.new_zeros(batch, 3, 128),
+            "position": 0,
+        }
+
+    def forward(
+        self, x: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: x [B, T, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        if x.shape[1] == 0:
+            return x.new_zeros(x.shape[0], 0, 128), state
+        position = state["position"]
+        convolved, conv_x = self.conv_x(x, state["conv_x"])
+        # q = unit(W_q(z))   (spec.nl:25)
+        q = unit(wide(self.W_q(convolved)))
+        M_k = state["M_k"]
+        M_k_start = state["M_k.start"]
+        M_v = state["M_v"]
+        M_v_start = state["M_v.start"]
+        M_eta = state["M_eta"]
+        M_eta_start = state["M_eta.start"]
+        M_alpha = state["M_alpha"]
+        M_alpha_start = state["M_alpha.start"]
+        position_1 = position
+        k_rows = []
+        v_rows = []
+        eta_rows = []
+        alpha_rows = []
+        lengths = cuts(position_1, x.shape[1], 64)
+        for x_c, z_c in zip(x.split(lengths, 1), convolved.split(lengths, 1), strict=True):
+            z_c_1 = wide(z_c)
+            # k = unit(prev(M_k)(z))   (spec.nl:35)
+            value = torch.einsum(
+                "boi,bti->bto",
+                M_k_start["layer2.weight"],
+                F.gelu(torch.einsum("boi,bti->bto", M_k_start["layer1.weight"], z_c_1)),
+            )
+            k = unit(z_c + value)
+            # v = prev(M_v)(z)   (spec.nl:36)
+            value = torch.einsum(
+                "boi,bti->bto",
+                M_v_start["layer2.weight"],
+                F.gelu(torch.einsum("boi,bti->bto", M_v_start["layer1.weight"], z_c_1)),
+            )
+            v = z_c + value
+            # eta   = sigmoid(prev(M_eta)(z)) / d   (spec.nl:46)
+            value = torch.einsum(
+                "boi,bti->bto",
+                M_eta_start["layer2.weight"],
+                F.gelu(torch.einsum("boi,bti->bto", M_eta_start["layer1.weight"], z_c_1)),
+            )
+            eta = torch.sigmoid(value.squeeze(-1)) / 128.0
+            # alpha = sigmoid(prev(M_alpha)(z) + 4)   (spec.nl:47)
+            value = torch.einsum(
+                "boi,bti->bto",
+                M_alpha_start["layer2.weight"],
+                F.gelu(torch.einsum("boi,bti->bto", M_alpha_start["layer1.weight"], z_c_1)),
+            )
+            alpha = torch.sigmoid(value.squeeze(-1) + 4.0)
+            _, M_k, M_k_start = self.M_k(alpha, eta, k, v, M_k, M_k_start, position_1)
+            _, M_v, M_v_start = self.M_v(alpha, eta, k, v, M_v, M_v_start, position_1)
+            _, M_eta, M_eta_start = self.M_eta(alpha, eta, k, v, M_eta, M_eta_start, position_1)
+            _, M_alpha, M_alpha_start = self.M_alpha(
+                alpha, eta, k, v, M_alpha, M_alpha_start, position_1
+            )
+            k_rows.append(k)
+            v_rows.append(v)
+            eta_rows.append(eta)
+            alpha_rows.append(alpha)
+            position_1 = position_1 + x_c.shape[1]
+        k_1 = torch.cat(k_rows, 1)
+        v_1 = torch.cat(v_rows, 1)
+        eta_1 = torch.cat(eta_rows, 1)
+        alpha_1 = torch.cat(alpha_rows, 1)
+        M_mem_path, M_mem, M_mem_start = self.M_mem(
+            alpha_1, eta_1, k_1, v_1, state["M_mem"], state["M_mem.start"], position
+        )
+        # out = W_o(rmsnorm(prev(M_mem)(q)))   (spec.nl:49)
+        out = self.W_o(rmsnorm(self.M_mem.read_before(q, M_mem_path)).to(x.dtype))
+        state = {
+            "M_k": M_k,
+            "M_k.start": M_k_start,
+            "M_v": M_v,
+            "M_v.start": M_v_start,
+            "M_mem": M_mem,
+            "M_mem.start": M_mem_start,
+            "M_eta": M_eta,
+            "M_eta.start": M_eta_start,
+            "M_alpha": M_alpha,
+            "M_alpha.start": M_alpha_start,
+            "conv_x": conv_x,
+            "position": position + x.shape[1],
+        }
+        return out, state
+
+    def step(self, x: Tensor, state: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: x [B, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        M_k_start = state["M_k.start"]
+        M_v_start = state["M_v.start"]
+        M_mem = state["M_mem"]
+        M_mem_start = state["M_mem.start"]
+        M_eta_start = state["M_eta.start"]
+        M_alpha_start = state["M_alpha.start"]
+        position = state["position"]
+        convolved, conv_x = self.conv_x.step(x, state["conv_x"])
+        # q = unit(W_q(z))   (spec.nl:25)
+        q = unit(wide(self.W_q(convolved)))
+        # k = unit(prev(M_k)(z))   (spec.nl:35)
+        k = unit(wide(self.M_k.read_step(convolved, M_k_start)))
+        # v = prev(M_v)(z)   (spec.nl:36)
+        v = self.M_v.read_step(convolved, M_v_start)
+        # eta   = sigmoid(prev(M_eta)(z)) / d   (spec.nl:46)
+        eta = torch.sigmoid(wide(self.M_eta.read_step(convolved, M_eta_start))) / 128.0
+        # alpha = sigmoid(prev(M_alpha)(z) + 4)   (spec.nl:47)
+        alpha = torch.sigmoid(wide(self.M_alpha.read_step(convolved, M_alpha_start)) + 4.0)
+        M_k = self.M_k.step(alpha, eta, k, v, state["M_k"], M_k_start)
+        M_v = self.M_v.step(alpha, eta, k, v, state["M_v"], M_v_start)
+        M_mem_1 = self.M_mem.step(alpha, eta, k, v, M_mem, M_mem_start)
+        M_eta = self.M_eta.step(alpha, eta, k, v, state["M_eta"], M_eta_start)
+        M_alpha = self.M_alpha.step(alpha, eta, k, v, state["M_alpha"], M_alpha_start)
+        # out = W_o(rmsnorm(prev(M_mem)(q)))   (spec.nl:49)
+        out = self.W_o(rmsnorm(self.M_mem.read_step(q, M_mem)).to(x.dtype))
+        M_k_start = M_k if (position + 1) % 64 == 0 else M_k_start
+        M_v_start = M_v if (position + 1) % 64 == 0 else M_v_start
+        M_mem_start = M_mem_1 if (position + 1) % 16 == 0 else M_mem_start
+        M_eta_start = M_eta if (position + 1) % 64 == 0 else M_eta_start
+        M_alpha_start = M_alpha if (position + 1) % 64 == 0 else M_alpha_start
+        state = {
+            "M_k": M_k,
+            "M_k.start": M_k_start,
+            "M_v": M_v,
+            "M_v.start": M_v_start,
+            "M_mem": M_mem_1,
+            "M_mem.start": M_mem_start,
+            "M_eta": M_eta,
+            "M_eta.start": M_eta_start,
+            "M_alpha": M_alpha,
+            "M_alpha.start": M_alpha_start,
+            "conv_x": conv_x,
+            "position": position + 1,
+        }
+        return out, state
+
+
+class CmsF1(nn.Module):
+    """Memory F_1: mlp(d -> hidden -> d); every 64 tokens.
+
+    self = self - 0.0025 * grad   (rules.nl:7)
+    state  F_1.layer1.weight [B, hidden, d]
+    state  F_1.layer2.weight [B, d, hidden]
+    runs   online: a window of 64 tokens is read, then its loss is differentiated and the memory
+        moves, when the target of the last token is there
+    """
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.layer1 = Tensors(weight=(256, 128), **new)
+        self.layer2 = Tensors(weight=(128, 256), **new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial state anew."""
+        uniform(self.layer1.weight, 128)
+        uniform(self.layer2.weight, 256)
+
+    def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]:
+        """Give the state at the start."""
+        return {
+            "layer1.weight": wide(self.layer1.weight).expand(batch, 256, 128),
+            "layer2.weight": wide(self.layer2.weight).expand(batch, 128, 256),
+        }
+
+    def read(self, q: Tensor, F_1: dict[str, Tensor]) -> Tensor:
+        """Read F_1(q) at all tokens of a window."""
+        value = torch.einsum(
+            "boi,bti->bto",
+            F_1["layer2.weight"],
+            F.gelu(torch.einsum("boi,bti->bto", F_1["layer1.weight"], wide(q))),
+        )
+        result = value.to(q.dtype)
+        return result
+
+    def update(self, grad: dict[str, Tensor], F_1: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Move by the gradient of a window of 64 tokens."""
+        # self = self - 0.0025 * grad   (rules.nl:7)
+        F_1_layer1_weight = F_1["layer1.weight"] - 0.0025 * grad["layer1.weight"]
+        F_1_layer2_weight = F_1["layer2.weight"] - 0.0025 * grad["layer2.weight"]
+        return {"layer1.weight": F_1_layer1_weight, "layer2.weight": F_1_layer2_weight}
+
+    def read_step(self, q: Tensor, F_1: dict[str, Tensor]) -> Tensor:
+        """Read F_1(q) at one token."""
+        result = matvec(F_1["layer2.weight"], F.gelu(matvec(F_1["layer1.weight"], wide(q)))).to(
+            q.dtype
+        )
+        return result
+
+
+class CmsF2(nn.Module):
+    """Memory F_2: mlp(d -> hidden -> d); every 256 tokens.
+
+    self = self - 0.0006 * grad   (rules.nl:7)
+    state  F_2.layer1.weight [B, hidden, d]
+    state  F_2.layer2.weight [B, d, hidden]
+    runs   online: a window of 256 tokens is read, then its loss is differentiated and the memory
+        moves, when the target of the last token is there
+    """
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.layer1 = Tensors(weight=(256, 128), **new)
+        self.layer2 = Tensors(weight=(128, 256), **new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial state anew."""
+        uniform(self.layer1.weight, 128)
+        uniform(self.layer2.weight, 256)
+
+    def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]:
+        """Give the state at the start."""
+        return {
+            "layer1.weight": wide(self.layer1.weight).expand(batch, 256, 128),
+            "layer2.weight": wide(self.layer2.weight).expand(batch, 128, 256),
+        }
+
+    def read(self, q: Tensor, F_2: dict[str, Tensor]) -> Tensor:
+        """Read F_2(q) at all tokens of a window."""
+        value = torch.einsum(
+            "boi,bti->bto",
+            F_2["layer2.weight"],
+            F.gelu(torch.einsum("boi,bti->bto", F_2["layer1.weight"], wide(q))),
+        )
+        result = value.to(q.dtype)
+        return result
+
+    def update(self, grad: dict[str, Tensor], F_2: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Move by the gradient of a window of 256 tokens."""
+        # self = self - 0.0006 * grad   (rules.nl:7)
+        F_2_layer1_weight = F_2["layer1.weight"] - 0.0006 * grad["layer1.weight"]
+        F_2_layer2_weight = F_2["layer2.weight"] - 0.0006 * grad["layer2.weight"]
+        return {"layer1.weight": F_2_layer1_weight, "layer2.weight": F_2_layer2_weight}
+
+    def read_step(self, q: Tensor, F_2: dict[str, Tensor]) -> Tensor:
+        """Read F_2(q) at one token."""
+        result = matvec(F_2["layer2.weight"], F.gelu(matvec(F_2["layer1.weight"], wide(q)))).to(
+            q.dtype
+        )
+        return result
+
+
+class CmsF3(nn.Module):
+    """Memory F_3: mlp(d -> hidden -> d); every 1024 tokens.
+
+    self = self - 0.00015 * grad   (rules.nl:7)
+    state  F_3.layer1.weight [B, hidden, d]
+    state  F_3.layer2.weight [B, d, hidden]
+    runs   online: a window of 1024 tokens is read, then its loss is differentiated and the memory
+        moves, when the target of the last token is there
+    """
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.layer1 = Tensors(weight=(256, 128), **new)
+        self.layer2 = Tensors(weight=(128, 256), **new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial state anew."""
+        uniform(self.layer1.weight, 128)
+        uniform(self.layer2.weight, 256)
+
+    def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]:
+        """Give the state at the start."""
+        return {
+            "layer1.weight": wide(self.layer1.weight).expand(batch, 256, 128),
+            "layer2.weight": wide(self.layer2.weight).expand(batch, 128, 256),
+        }
+
+    def read(self, q: Tensor, F_3: dict[str, Tensor]) -> Tensor:
+        """Read F_3(q) at all tokens of a window."""
+        value = torch.einsum(
+            "boi,bti->bto",
+            F_3["layer2.weight"],
+            F.gelu(torch.einsum("boi,bti->bto", F_3["layer1.weight"], wide(q))),
+        )
+        result = value.to(q.dtype)
+        return result
+
+    def update(self, grad: dict[str, Tensor], F_3: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Move by the gradient of a window of 1024 tokens."""
+        # self = self - 0.00015 * grad   (rules.nl:7)
+        F_3_layer1_weight = F_3["layer1.weight"] - 0.00015 * grad["layer1.weight"]
+        F_3_layer2_weight = F_3["layer2.weight"] - 0.00015 * grad["layer2.weight"]
+        return {"layer1.weight": F_3_layer1_weight, "layer2.weight": F_3_layer2_weight}
+
+    def read_step(self, q: Tensor, F_3: dict[str, Tensor]) -> Tensor:
+        """Read F_3(q) at one token."""
+        result = matvec(F_3["layer2.weight"], F.gelu(matvec(F_3["layer1.weight"], wide(q)))).to(
+            q.dtype
+        )
+        return result
+
+
+class Cms(nn.Module):
+    """Block cms: x[d] -> out[d]."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.F_1 = CmsF1(**new)
+        self.F_2 = CmsF2(**new)
+        self.F_3 = CmsF3(**new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        self.F_1.reset_parameters()
+        self.F_2.reset_parameters()
+        self.F_3.reset_parameters()
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        F_1 = self.F_1.initial(batch, like)
+        F_2 = self.F_2.initial(batch, like)
+        F_3 = self.F_3.initial(batch, like)
+        return {"F_1": F_1, "F_2": F_2, "F_3": F_3}
+
+    def forward(
+        self, x: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: x [B, T, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        if x.shape[1] == 0:
+            return x.new_zeros(x.shape[0], 0, 128), state
+        F_1 = state["F_1"]
+        F_2 = state["F_2"]
+        F_3 = state["F_3"]
+        x_1 = wide(x)
+        # y   = x + F_1(rmsnorm(x))   (spec.nl:57)
+        y = x_1 + self.F_1.read(rmsnorm(x_1), F_1)
+        # z   = y + F_2(rmsnorm(y))   (spec.nl:58)
+        z = y + self.F_2.read(rmsnorm(y), F_2)
+        # out = z + F_3(rmsnorm(z))   (spec.nl:59)
+        out = z + self.F_3.read(rmsnorm(z), F_3)
+        state = {"F_1": F_1, "F_2": F_2, "F_3": F_3}
+        return out.to(x.dtype), state
+
+    def step(self, x: Tensor, state: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: x [B, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        F_1 = state["F_1"]
+        F_2 = state["F_2"]
+        F_3 = state["F_3"]
+        x_1 = wide(x)
+        # y   = x + F_1(rmsnorm(x))   (spec.nl:57)
+        y = x_1 + self.F_1.read_step(rmsnorm(x_1), F_1)
+        # z   = y + F_2(rmsnorm(y))   (spec.nl:58)
+        z = y + self.F_2.read_step(rmsnorm(y), F_2)
+        # out = z + F_3(rmsnorm(z))   (spec.nl:59)
+        out = z + self.F_3.read_step(rmsnorm(z), F_3)
+        state = {"F_1": F_1, "F_2": F_2, "F_3": F_3}
+        return out.to(x.dtype), state
+
+    def learn_F_1(self, grad: Any, state: dict[str, Any], done: int) -> dict[str, Any]:
+        """Move F_1 by the gradient of a window's loss, after so many tokens."""
+        F_1 = self.F_1.update(grad, state["F_1"])
+        return state | {"F_1": F_1}
+
+    def learn_F_2(self, grad: Any, state: dict[str, Any], done: int) -> dict[str, Any]:
+        """Move F_2 by the gradient of a window's loss, after so many tokens."""
+        F_2 = self.F_2.update(grad, state["F_2"])
+        return state | {"F_2": F_2}
+
+    def learn_F_3(self, grad: Any, state: dict[str, Any], done: int) -> dict[str, Any]:
+        """Move F_3 by the gradient of a window's loss, after so many tokens."""
+        F_3 = self.F_3.update(grad, state["F_3"])
+        return state | {"F_3": F_3}
+
+
+class ModelRepeat(nn.Module):
+    """One pass of `repeat`."""
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.mixer = Mixer(**new)
+        self.cms = Cms(**new)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        self.mixer.reset_parameters()
+        self.cms.reset_parameters()
+
+    def initial_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state before the first token, placed and typed as `like`."""
+        return {
+            "mixer": self.mixer.initial_state(batch, like),
+            "cms": self.cms.initial_state(batch, like),
+        }
+
+    def forward(
+        self, x: Tensor, state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Run a whole sequence: x [B, T, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        # mixer(rmsnorm(x))   (spec.nl:66)
+        mixer_out, mixer = self.mixer(rmsnorm(x), state["mixer"])
+        # x = x + mixer(rmsnorm(x))   (spec.nl:66)
+        x = x + mixer_out
+        # cms(x)   (spec.nl:67)
+        cms_out, cms = self.cms(x, state["cms"])
+        state = {"mixer": mixer, "cms": cms}
+        return cms_out, state
+
+    def step(self, x: Tensor, state: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Run one token: x [B, d]."""
+        if state is None:
+            state = self.initial_state(x.shape[0], x)
+        # mixer(rmsnorm(x))   (spec.nl:66)
+        mixer_out, mixer = self.mixer.step(rmsnorm(x), state["mixer"])
+        # x = x + mixer(rmsnorm(x))   (spec.nl:66)
+        x = x + mixer_out
+        # cms(x)   (spec.nl:67)
+        cms_out, cms = self.cms.step(x, state["cms"])
+        state = {"mixer": mixer, "cms": cms}
+        return cms_out, state
+
+
+class Model(OnlineModel):
+    """The model hope_online: tokens [B, T] -> logits [B, T, 256]."""
+
+    # levels that learn from the task, and how many tokens their windows have
+    online_levels = (("beat", 64), ("phrase", 256), ("page", 1024))
+    learners = (
+        Learner("repeat.0.cms", "F_1", 64),
+        Learner("repeat.0.cms", "F_2", 256),
+        Learner("repeat.0.cms", "F_3", 1024),
+        Learner("repeat.1.cms", "F_1", 64),
+        Learner("repeat.1.cms", "F_2", 256),
+        Learner("repeat.1.cms", "F_3", 1024),
+        Learner("repeat.2.cms", "F_1", 64),
+        Learner("repeat.2.cms", "F_2", 256),
+        Learner("repeat.2.cms", "F_3", 1024),
+        Learner("repeat.3.cms", "F_1", 64),
+        Learner("repeat.3.cms", "F_2", 256),
+        Learner("repeat.3.cms", "F_3", 1024),
+    )
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        new = {"device": device, "dtype": dtype}
+        self.embed = nn.Embedding(256, 128, **new)
+        self.repeat = nn.ModuleList(ModelRepeat(**new) for _ in range(4))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        nn.init.normal_(self.embed.weight, std=0.02)
+        for layer in self.repeat:
+            layer.reset_parameters()
+
+    def first_state(self, batch: int, like: Tensor) -> dict[str, Any]:
+        """Give the state of all modules before the first token."""
+        return {
+            "position": 0,
+            "repeat": {
+                str(i): layer.initial_state(batch, like) for i, layer in enumerate(self.repeat)
+            },
+        }
+
+    def read_piece(self, tokens: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """Read tokens, with what learns as it is: tokens [B, T]."""
+        position = state["position"]
+        # x[d] = embed(tokens)   (spec.nl:64)
+        x = self.embed(tokens)
+        repeat_states = {}
+        for i, layer in enumerate(self.repeat):
+            x, repeat_states[str(i)] = layer(x, state["repeat"][str(i)])
+        # logits = unembed(rmsnorm(x), tied)   (spec.nl:69)
+        logits = F.linear(rmsnorm(x), self.embed.weight)
+        state = {"position": position + tokens.shape[1], "repeat": repeat_states}
+        return logits, state
+
+    def read_step(self, tokens: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """Read one token, with what learns as it is: tokens [B]."""
+        position = state["position"]
+        # x[d] = embed(tokens)   (spec.nl:64)
+        x = self.embed(tokens)
+        repeat_states = {}
+        for i, layer in enumerate(self.repeat):
+            x, repeat_states[str(i)] = layer.step(x, state["repeat"][str(i)])
+        # logits = unembed(rmsnorm(x), tied)   (spec.nl:69)
+        logits = F.linear(rmsnorm(x), self.embed.weight)
+        state = {"position": position + 1, "repeat": repeat_states}
+        return logits, state
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The objective of the spec: its mean over batch and tokens."""
+        return cross_entropy(logits, targets).mean()
+
+    def window_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The objective of the spec, summed over a window's tokens."""
+        return cross_entropy(logits, targets).sum()
