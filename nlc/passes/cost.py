@@ -3,14 +3,20 @@
 In: a system and its plan. Out: a `Cost`, for one sequence of a given length, in float32, or None
 for a system that cannot run yet. What is counted is what the emitted code does, read from the
 equations and the schedules; nothing is run. Optimizers and the loss are not counted.
+
+Where something learns from the task while the sequence is read, the gradients of its windows are
+estimated: for each of these levels a backward over the sequence, and for a token its share of
+reading a window again. The state is that of the model now and where each level's window began.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Literal
 
-from nlc.ir.cost import WIDTH, Cost, Entry
+from nlc.ir.cost import NOTHING, WIDTH, Cost, Entry
+from nlc.ir.online import online_levels
 from nlc.ir.schedule import Plan
 from nlc.ir.shape import count
 from nlc.ir.system import Block, Model, System
@@ -36,13 +42,48 @@ def cost(system: System, plan: Plan, tokens: int = TOKENS) -> Cost | None:
         for name, module in modules.items()
     }
     calls = _calls(system, walks)
+    starts = _starts(system, tokens)
     entries = [
         entry
         for name, module in modules.items()
         if calls[name] != (0, 0)
-        for entry in _entries(system, name, module, walks[name], calls[name], tokens)
+        for entry in _entries(system, name, module, walks[name], calls[name], (tokens, *starts))
     ]
+    if starts:
+        deep = any(m.is_task and m.through == "full" for b in system.blocks for m in b.memories)
+        # a window that does not end within the sequence has no gradient in it
+        learned = sum(max(tokens - 1, 0) // n * n for n in set(_periods(system)))
+        entries = [_learning(entry, learned, deep, tokens) for entry in entries]
     return Cost(tokens, tuple(level.name for level in system.levels), tuple(entries))
+
+
+def _periods(system: System) -> list[int]:
+    """List how many tokens the windows have of the levels that learn from the task."""
+    if system.model is None:
+        return []
+    return [level.period.count for level in online_levels(system, system.model)]
+
+
+def _starts(system: System, tokens: int) -> list[int]:
+    """Say after how many tokens the windows began that the last one lies in, for each level."""
+    return [max(tokens - 1, 0) // period * period for period in _periods(system)]
+
+
+def _learning(entry: Entry, learned: int, deep: bool, tokens: int) -> Entry:
+    """Add the gradients of windows to what a component costs; `learned` counts their tokens.
+
+    What learns is a part of the model: of the rest, a backward has no more than its half that goes
+    on to what was before.
+    """
+    again = entry.backward.times(learned).share(1, 2 * tokens)
+    share = (entry.forward + again).times(learned).share(1, tokens * tokens)
+    return replace(
+        entry,
+        forward=entry.forward + again,
+        # a gradient of a gradient is about two of it
+        backward=entry.backward + (again.times(2) if deep else NOTHING),
+        decode=entry.decode + share,
+    )
 
 
 def _walk(module: Block | Model, plan: Plan, tokens: int, decode: bool) -> Walk:
@@ -76,10 +117,11 @@ def _entries(
     module: Block | Model,
     walks: tuple[Walk, Walk],
     calls: tuple[int, int],
-    tokens: int,
+    lengths: tuple[int, ...],
 ) -> Iterator[Entry]:
+    tokens, *_ = lengths
     copies = next((c.copies for c in system.components if c.block == name), 1) if name else 1
-    for own, kind, level, held in _owned(module, tokens):
+    for own, kind, level, held in _owned(module, lengths):
         whole = ".".join(word for word in (name, own) if word)
         sequence, token = (walk.tallies.get(own, Tally()) for walk in walks)
         # a block that is called from within a loop runs token by token there
@@ -101,17 +143,21 @@ def _entries(
 Owned = tuple[str, Literal["weights", "memory", "equations"], str, int]
 
 
-def _owned(module: Block | Model, tokens: int) -> Iterator[Owned]:
-    """List the components of a module: name, kind, level, bytes of state."""
+def _owned(module: Block | Model, lengths: tuple[int, ...]) -> Iterator[Owned]:
+    """List the components of a module: name, kind, level, bytes of state after each length."""
     tied = isinstance(module, Model) and module.tied
     for weight in module.weights:
         if not (tied and weight.name == "unembed"):
             yield weight.name, "weights", weight.level, 0
     if isinstance(module, Block):
         for memory in module.memories:
-            held = WIDTH * state_entries(module, memory, tokens)
+            held = WIDTH * sum(state_entries(module, memory, n) for n in lengths)
             yield memory.name, "memory", memory.level, held
     past = sum(history.length * count(history.shape) for history in module.histories)
+    past *= len(lengths)
+    if isinstance(module, Model) and len(lengths) > 1:
+        # the tokens since the slowest window began
+        past += lengths[0] - min(lengths)
     yield EQUATIONS, "equations", "", WIDTH * past
 
 
