@@ -35,11 +35,6 @@ def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Te
     return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
 
 
-def number(value: float, like: Tensor) -> Tensor:
-    """Give a number as a tensor, in float32 or better."""
-    return wide(like.new_full((), value))
-
-
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
     """[..., m, k], [..., k] -> [..., m]."""
     return (matrix @ x.unsqueeze(-1)).squeeze(-1)
@@ -1336,22 +1331,21 @@ class MixerMEta(nn.Module):
             layer1_weight = start["layer1.weight"]
             layer2_weight = start["layer2.weight"]
             p = (-eta).unsqueeze(2) * k
-            value = eta.unsqueeze(2)
-            value_1 = torch.einsum("boi,bti->bto", layer1_weight, wide(k))
-            value_2 = F.gelu(value_1)
-            value_3 = torch.einsum(
+            value = torch.einsum("boi,bti->bto", layer1_weight, wide(k))
+            b = F.gelu(value)
+            value_1 = torch.einsum(
                 "boi,bti->bto",
                 layer2_weight,
                 F.gelu(torch.einsum("boi,bti->bto", layer1_weight, wide(v))),
             )
-            value_4 = torch.einsum("boi,bti->bto", layer2_weight, value_2).squeeze(-1)
-            value_5 = (value_4 - value_3.squeeze(-1)).unsqueeze(2)
-            product = value_1 * (0.3989422804014327 * torch.exp(-0.5 * (value_1 * value_1)))
-            total = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_1)) + product
-            u = -(value * (torch.einsum("boi,bti->bto", layer2_weight.mT, value_5) * total))
+            value_2 = torch.einsum("boi,bti->bto", layer2_weight, b).squeeze(-1)
+            difference = value_2 - value_1.squeeze(-1)
+            value_3 = torch.einsum("boi,bti->bto", layer2_weight.mT, difference.unsqueeze(2))
+            product = value * (0.3989422804014327 * torch.exp(-0.5 * (value * value)))
+            product_1 = value_3 * (0.5 * (1.0 + torch.erf(0.7071067811865476 * value)) + product)
+            u = -(eta.unsqueeze(2) * product_1)
             e = Write([(p, 0)], u, [(k, (0,))])
-            u = number(-1.0, eta).unsqueeze(0)
-            b = (value.unsqueeze(3) * outer(value_5, value_2)).flatten(-2)
+            u = (-(eta * difference)).unsqueeze(2)
             e_1 = Write([], u, [(b, (0,))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
@@ -1463,22 +1457,21 @@ class MixerMAlpha(nn.Module):
             layer1_weight = start["layer1.weight"]
             layer2_weight = start["layer2.weight"]
             p = (-eta).unsqueeze(2) * k
-            value = eta.unsqueeze(2)
-            value_1 = torch.einsum("boi,bti->bto", layer1_weight, wide(k))
-            value_2 = F.gelu(value_1)
-            value_3 = torch.einsum(
+            value = torch.einsum("boi,bti->bto", layer1_weight, wide(k))
+            b = F.gelu(value)
+            value_1 = torch.einsum(
                 "boi,bti->bto",
                 layer2_weight,
                 F.gelu(torch.einsum("boi,bti->bto", layer1_weight, wide(v))),
             )
-            value_4 = torch.einsum("boi,bti->bto", layer2_weight, value_2).squeeze(-1)
-            value_5 = (value_4 - value_3.squeeze(-1)).unsqueeze(2)
-            product = value_1 * (0.3989422804014327 * torch.exp(-0.5 * (value_1 * value_1)))
-            total = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_1)) + product
-            u = -(value * (torch.einsum("boi,bti->bto", layer2_weight.mT, value_5) * total))
+            value_2 = torch.einsum("boi,bti->bto", layer2_weight, b).squeeze(-1)
+            difference = value_2 - value_1.squeeze(-1)
+            value_3 = torch.einsum("boi,bti->bto", layer2_weight.mT, difference.unsqueeze(2))
+            product = value * (0.3989422804014327 * torch.exp(-0.5 * (value * value)))
+            product_1 = value_3 * (0.5 * (1.0 + torch.erf(0.7071067811865476 * value)) + product)
+            u = -(eta.unsqueeze(2) * product_1)
             e = Write([(p, 0)], u, [(k, (0,))])
-            u = number(-1.0, eta).unsqueeze(0)
-            b = (value.unsqueeze(3) * outer(value_5, value_2)).flatten(-2)
+            u = (-(eta * difference)).unsqueeze(2)
             e_1 = Write([], u, [(b, (0,))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
