@@ -146,6 +146,8 @@ def times(low: Lowering, weight: fx.Node, x: fx.Node, lead: int) -> fx.Node:
         return low.mark(low.program.call(F.linear, x, weight), shape, x, weight)
     if more == 0 and (in_weight == in_x or in_x == 0 or (in_weight == 0 and in_x == 1)):
         return low.mark(low.program.call(library.matvec, weight, x), shape, weight, x)
+    if more == 0 and (in_weight, in_x) == (1, 2) and x.meta["shape"][-1].size > 1:
+        return low.mark(low.program.call(library.matvecs, weight, x), shape, weight, x)
     # letters: batch, time, then the leading axes, further ones, in and out
     leading, further = "hgfe"[:lead], "nmlk"[:more]
     left = "bt"[:in_weight] + leading + "oi"

@@ -38,6 +38,46 @@ def softplus(x: Tensor) -> Tensor:
     return torch.logaddexp(x, x.new_zeros(()))
 
 
+def gelu_slope(x: Tensor) -> Tensor:
+    """The derivative of gelu."""
+    return GeluSlope.apply(x)
+
+
+class GeluSlope(torch.autograd.Function):
+    """F(x) + x F'(x) with the normal distribution F; its own derivative is F'(x) (2 - x^2)."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.ops.aten.gelu_backward(torch.ones_like(x), x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        square = x * x
+        return grad * (2 - square) * (torch.exp(-0.5 * square) * 0.3989422804014327)
+
+
+def silu_slope(x: Tensor) -> Tensor:
+    """The derivative of silu."""
+    return SiluSlope.apply(x)
+
+
+class SiluSlope(torch.autograd.Function):
+    """s (1 + x (1 - s)) with s = sigmoid(x); its own derivative is s (1 - s) (2 + x (1 - 2 s))."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.ops.aten.silu_backward(torch.ones_like(x), x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        s = torch.sigmoid(x)
+        return grad * (2 + x * (1 - 2 * s)) * (s * (1 - s))
+
+
 def softmax(x: Tensor, dim: int | tuple[int, ...] = -1) -> Tensor:
     """exp(x) / sum(exp(x))."""
     return torch.exp(x - torch.logsumexp(x, dim, keepdim=True))
@@ -124,6 +164,34 @@ def rows(table: Tensor, index: Tensor) -> Tensor:
     front = table.shape[:-2]
     flat = index.reshape(*index.shape[: len(front)], -1, 1).expand(*front, -1, table.shape[-1])
     return table.gather(-2, flat).reshape(*index.shape, table.shape[-1])
+
+
+def matvecs(matrix: Tensor, x: Tensor) -> Tensor:
+    """One matrix for all tokens: [B, *lead, m, k], [B, T, *lead, k] -> [B, T, *lead, m]."""
+    front = torch.broadcast_shapes(matrix.shape[:-2], (x.shape[0], *x.shape[2:-1]))
+    x = x.expand(front[0], x.shape[1], *front[1:], x.shape[-1])
+    return Matvecs.apply(matrix.expand(*front, *matrix.shape[-2:]), x)
+
+
+class Matvecs(torch.autograd.Function):
+    """As `matvecs`; what comes out, and the gradients, lie in memory as matrices do."""
+
+    @staticmethod
+    def forward(ctx, matrix, x):
+        ctx.save_for_backward(matrix, x)
+        front = matrix.shape[:-2]
+        x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
+        return torch.bmm(x, matrix.mT).unflatten(0, front).movedim(-2, 1)
+
+    @staticmethod
+    def backward(ctx, dy):
+        matrix, x = ctx.saved_tensors
+        front, turned = matrix.shape[:-2], matrix.stride(-1) > matrix.stride(-2)
+        x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
+        dy = dy.movedim(1, -2).flatten(0, -3)
+        dmatrix = torch.bmm(x.mT, dy).mT if turned else torch.bmm(dy.mT, x)
+        dx = torch.bmm(dy, matrix).unflatten(0, front).movedim(-2, 1)
+        return dmatrix.unflatten(0, front), dx
 
 
 def outer(a: Tensor, b: Tensor) -> Tensor:

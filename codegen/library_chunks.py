@@ -15,7 +15,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from nlc.codegen.library_tiles import Tiles, solve, stacked
+from nlc.codegen.library_known import Numbers, Tile, move_tile, read_tile
+from nlc.codegen.library_tiles import Tiles, read_tiles, solve
 from torch import Tensor
 
 
@@ -55,36 +56,65 @@ def run_chunks(
     course: list[Chunks] = []
     at = 0
     for length, n in chunk_runs(position, streams[0].shape[1], chunk):
-        spans = [x[:, at : at + length * n].split(length, 1) for x in streams]
-        gates = {part: gates_of_run(m, states[0][part], at, length, n) for part, m in moves.items()}
         rows = streams[0].shape[0]
+        lead = lead_of(*next((states[0][part], m) for part, m in moves.items()))
+        spans = [pieces(x[:, at : at + length * n], n, lead) for x in streams]
+        gates = gates_of_run(moves, states[0], at, length, n)
         by_chunk = {part: D.of_chunks(rows, n) for part, D in gates.items()}
         M = {part: below([s[part] for s in states], m) for part, m in moves.items()}
         starts, found = [], []
         for i, now in enumerate(zip(*spans, strict=True)):
             made = writes(*now, start)
             starts.append(start)
-            solved = {}
-            for part, m in moves.items():
-                lead, d_k = size_of(states[0][part], m)
+            tiles = {}
+            for part in moves:
                 front = (rows, length, *lead)
-                *solved[part], M[part] = solve(made[part], by_chunk[part][i], front, M[part], d_k)
-            found.append(solved)
+                tiles[part], M[part] = move(made[part], by_chunk[part][i], front, M[part])
+            found.append(tiles)
             position += length
             if reset is not None and position % reset[0] == 0:
                 M = {part: below([s[part] for s in reset[1]], m) for part, m in moves.items()}
             if position % chunk == 0:
-                start = {part: above(M[part], m, states[0][part])[0] for part, m in moves.items()}
-        parts = {part: above(M[part], m, states[0][part]) for part, m in moves.items()}
-        states = [{part: parts[part][j] for part in moves} for j in range(len(states))]
+                start = {part: above(M[part][0], m, states[0][part]) for part, m in moves.items()}
+        states = [
+            {part: above(M[part][j], m, states[0][part]) for part, m in moves.items()}
+            for j in range(len(states))
+        ]
         at += length * n
-        tiles = {
-            part: tiles_of_run([x[part] for x in found], gates[part], length, starts[0][part], m)
-            for part, m in moves.items()
-        }
+        if in_turns(states):
+            course += [Chunks(t, s, 1) for t, s in zip(found, starts, strict=True)]
+            continue
+        tiles = {part: joined([x[part] for x in found], gates[part], rows) for part in moves}
         origin = {part: in_one_batch([s[part] for s in starts]) for part in moves}
         course.append(Chunks(tiles, origin, n))
     return course, *states, start
+
+
+def in_turns(states: list[dict[str, Tensor]]) -> bool:
+    """Say whether chunks are better read one after another: large states that stay in a cache."""
+    parts = [x for state in states for x in state.values()]
+    return parts[0].device.type == "cpu" and sum(x.numel() for x in parts) >= 2**13
+
+
+def pieces(x: Tensor, n: int, lead: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Cut a stream into n chunks [B, C, ...], in which copies of the memory lie apart."""
+    x = x.unflatten(1, (n, -1))
+    if x.shape[3 : 3 + len(lead)] != lead or not lead:
+        return x.unbind(1)
+    # tokens behind the leading axes in memory, where matrix products want them
+    last = 2 + len(lead)
+    return tuple(y.movedim(last - 1, 1) for y in x.movedim(2, last).contiguous().unbind(1))
+
+
+def move(writes: list[Any], D: Any, front: tuple[int, ...], M: list[Tensor]) -> tuple[Any, ...]:
+    """Move a part over a chunk: its course, and the states after it."""
+    if isinstance(D, Numbers):
+        if not any(w.p or w.c for w in writes):
+            return move_tile(writes, D, front, M)
+        D = D.general()
+    d_k = M[0].shape[-2]
+    *solved, after = solve(writes, D, front, M[0] if len(M) == 1 else torch.cat(M, -2), d_k)
+    return Tiles(D, *solved, front), [after] if len(M) == 1 else list(after.split(d_k, -2))
 
 
 def chunk_runs(position: int, tokens: int, chunk: int) -> list[tuple[int, int]]:
@@ -109,36 +139,44 @@ def from_matrix(x: Tensor, m: Moves) -> Tensor:
     return x
 
 
-def below(states: list[Tensor], m: Moves) -> Tensor:
-    """The states of a part as tiles take them: [B, *lead, *part] -> [G, n * d_k, d_v]."""
-    return stacked([as_matrix(x, m) for x in states])
+def below(states: list[Tensor], m: Moves) -> list[Tensor]:
+    """The states of a part as tiles take them: [B, *lead, *part] -> M_j^T [G, d_k, d_v]."""
+    found = [as_matrix(x, m) for x in states]
+    return [x.mT.contiguous().flatten(0, -3) for x in found]
 
 
-def above(M: Tensor, m: Moves, like: Tensor) -> list[Tensor]:
-    """Undo `below`."""
-    shape = as_matrix(like, m).shape
-    return [from_matrix(Z.mT.reshape(shape), m) for Z in M.split(shape[-1], -2)]
+def above(M: Tensor, m: Moves, like: Tensor) -> Tensor:
+    """Undo `below` for one state."""
+    return from_matrix(M.mT.reshape(as_matrix(like, m).shape), m)
 
 
-def size_of(state: Tensor, m: Moves) -> tuple[tuple[int, ...], int]:
-    """The leading axes of a part, and the size of its keys."""
-    shape = as_matrix(state, m).shape
-    return tuple(shape[1:-2]), shape[-1]
+def lead_of(state: Tensor, m: Moves) -> tuple[int, ...]:
+    """The leading axes of a part."""
+    return tuple(as_matrix(state, m).shape[1:-2])
 
 
-def gates_of_run(m: Moves, state: Tensor, at: int, length: int, n: int) -> Any:
-    """The products of gates of n chunks, rows of one batch."""
-    rows, (lead, _) = state.shape[0], size_of(state, m)
-    like = below([state], m).repeat_interleave(n, 0)
+def gates_of_run(
+    moves: dict[str, Moves], states: dict[str, Tensor], at: int, length: int, n: int
+) -> dict[str, Any]:
+    """The products of gates of n chunks, rows of one batch; parts that move alike share them."""
+    found, made = {}, {}
+    for part, m in moves.items():
+        rows, lead, tile = states[part].shape[0], lead_of(states[part], m), min(m.tile, length)
+        like = below([states[part]], m)[0].repeat_interleave(n, 0)
 
-    def spread(g: Any) -> Any:
-        if not isinstance(g, Tensor):
-            return g
-        g = g if g.shape[1] == 1 else g[:, at : at + length * n]
-        return g.expand(rows, length * n, *g.shape[2:]).unflatten(1, (n, length)).flatten(0, 1)
+        def spread(g: Any, rows: int = rows) -> Any:
+            if not isinstance(g, Tensor):
+                return g
+            g = g if g.shape[1] == 1 else g[:, at : at + length * n]
+            return g.expand(rows, length * n, *g.shape[2:]).unflatten(1, (n, length)).flatten(0, 1)
 
-    gates = [[spread(g) for g in row] for row in m.gates]
-    return m.kind.of(gates, (rows * n, length, *lead), min(m.tile, length), like)
+        key = (m.kind, tile, lead, *(id(g) for row in m.gates for g in row))
+        if key not in made:
+            gates = [[spread(g) for g in row] for row in m.gates]
+            D = m.kind.of(gates, (rows * n, length, *lead), tile, like)
+            made[key] = Numbers(D, rows, n) if D.axes == 0 and tile == length else D
+        found[part] = made[key]
+    return found
 
 
 def in_one_batch(parts: list[Tensor]) -> Tensor:
@@ -146,38 +184,86 @@ def in_one_batch(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.stack(parts, 1).flatten(0, 1)
 
 
-def in_one_row(parts: list[Any], rows: int) -> Any:
-    """As `in_one_batch`, for what tiles hold: n of [N, B * H, ...] as one [N, B * n * H, ...]."""
+def in_one_row(parts: list[Any], rows: int, axis: int) -> Any:
+    """As `in_one_batch`, for what tiles hold: n of [.., B * H, ...] as one [.., B * n * H, ...]."""
     if isinstance(parts[0], tuple):
-        return tuple(in_one_row(list(x), rows) for x in zip(*parts, strict=True))
+        return tuple(in_one_row(list(x), rows, axis) for x in zip(*parts, strict=True))
     if len(parts) == 1:
         return parts[0]
-    return torch.stack([x.unflatten(1, (rows, -1)) for x in parts], 2).flatten(1, 3)
+    cut = [x.unflatten(axis, (rows, -1)) for x in parts]
+    return torch.stack(cut, axis + 1).flatten(axis, axis + 2)
 
 
-def tiles_of_run(found: list[Any], D: Any, length: int, state: Tensor, m: Moves) -> Tiles:
-    """The course of one part over n chunks, from what was solved for each."""
-    rows, (lead, _) = state.shape[0], size_of(state, m)
-    E = [in_one_row(list(e), rows) for e in zip(*(chunk[0] for chunk in found), strict=True)]
+def joined(found: list[Any], D: Any, rows: int) -> Any:
+    """The course of one part over n chunks, from that over each."""
+    apart = isinstance(found[0], Tile)
+    axis = 0 if apart else 1
+
+    def join(parts: Any) -> Any:
+        return in_one_row(list(parts), rows, axis)
+
+    E = [join(e) for e in zip(*(x.writes for x in found), strict=True)]
     keys = []
-    for same in zip(*(chunk[1] for chunk in found), strict=True):
-        joined = [in_one_row([b for b, _ in pairs], rows) for pairs in zip(*same, strict=True)]
-        keys.append([(b, into) for b, (_, into) in zip(joined, same[0], strict=True)])
-    starts = in_one_row([chunk[2] for chunk in found], rows)
-    return Tiles(D, E, keys, starts, (rows * len(found), length, *lead))
+    for same in zip(*(x.keys for x in found), strict=True):
+        of_keys = [join(b for b, _ in pairs) for pairs in zip(*same, strict=True)]
+        keys.append([(b, into) for b, (_, into) in zip(of_keys, same[0], strict=True)])
+    front = (rows * len(found), *found[0].front[1:])
+    if apart:
+        starts = [join(M) for M in zip(*(x.starts for x in found), strict=True)]
+        return Tile(D, E, keys, starts, front)
+    D = D.general() if isinstance(D, Numbers) else D
+    return Tiles(D, E, keys, join(x.starts for x in found), front)
+
+
+def as_tiles(path: Any) -> Tiles:
+    """A course as what reads states in other ways takes it."""
+    if isinstance(path, Tiles):
+        return path
+    D, starts = path.gates.general(), torch.cat(path.starts, -2).unsqueeze(0)
+    E = [e.unsqueeze(0) for e in path.writes]
+    keys = [[(D.keys(b.unsqueeze(0)), into) for b, into in pairs] for pairs in path.keys]
+    return Tiles(D, E, keys, starts, path.front)
+
+
+def read_part(q: Tensor, path: Any, late: bool = True, state: int = 0) -> Tensor:
+    """M_t q_t (late), or M_{t-1} q_t: q [B, C, *lead, *more, d_k] -> [B, C, *lead, *more, d_v]."""
+    if isinstance(path, Tile) and q.ndim == len(path.front) + 1:
+        return read_tile(q, path, late, state)
+    return read_tiles(q, as_tiles(path), late, state)
 
 
 def over_chunks(read: Any, course: list[Chunks], *q: Tensor) -> Tensor:
     """Read a course: `read(*q, chunks)` for each run of chunks, q [B, T, ...] cut alike."""
     found, at = [], 0
-    for chunks in course:
-        length = next(iter(chunks.tiles.values())).front[1]
-        here = [x[:, at : at + length * chunks.n] for x in q]
-        here = [x.unflatten(1, (chunks.n, length)).flatten(0, 1) for x in here]
-        y = read(*here, chunks)
-        found.append(y.unflatten(0, (-1, chunks.n)).flatten(1, 2))
-        at += length * chunks.n
+    for length, n, lead, chunks in runs_of(course):
+        here = [x[:, at : at + length * n] for x in q]
+        at += length * n
+        if len(chunks) == n:
+            spans = [pieces(x, n, lead) for x in here] or [[]]
+            turns = zip(*spans, chunks, strict=True) if q else ((c,) for c in chunks)
+            found.append(torch.stack([read(*turn) for turn in turns], 1).flatten(1, 2))
+            continue
+        y = read(*(x.unflatten(1, (n, length)).flatten(0, 1) for x in here), *chunks)
+        found.append(y.unflatten(0, (-1, n)).flatten(1, 2))
     return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+
+def runs_of(course: list[Chunks]) -> list[tuple[int, int, tuple[int, ...], list[Chunks]]]:
+    """Runs of chunks of one length: that length, how many, the leading axes of states."""
+    found: list[Any] = []
+    for chunks in course:
+        front = next(iter(chunks.tiles.values())).front
+        if (
+            chunks.n == 1
+            and found
+            and found[-1][0] == front[1]
+            and found[-1][1] == len(found[-1][3])
+        ):
+            length, n, lead, same = found.pop()
+            found.append((length, n + 1, lead, [*same, chunks]))
+        else:
+            found.append((front[1], chunks.n, front[2:], [chunks]))
+    return found
 
 
 def origin_of(chunks: Chunks, part: str) -> Tensor:

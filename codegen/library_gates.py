@@ -12,6 +12,7 @@ In: gates D_lj of n states for each token, None 0: numbers [B, T, *lead] where `
     left(keys)               F(C, i) b_i, where a write goes at the tile's end [C, n * d_k]
     whole()                  F(C, 0) [n, n, 1 or d_k]
     of_chunks(rows, n)       the same for each of n chunks that stand as rows of a batch
+    numbers(into, j)         F(t, i) of writes into some states, where gates are numbers
 
 There may be several queries, and rows, for each token. Tables of F(t, i) begin with the tile's
 start, t = i = 0: rows 1 ... C are late, rows 0 ... C-1 are those before.
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from nlc.codegen.library_tiles import tiled, unit_lower_inverse
+from nlc.codegen.library_tiles import tiled
 from torch import Tensor
 
 
@@ -63,7 +64,11 @@ class Products(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, g):
-        found = unit_lower_inverse(torch.diag_embed(g, -1))
+        tokens = g.shape[-1]
+        below = torch.ones(tokens, 1 + tokens, dtype=torch.bool, device=g.device).tril()
+        found = g.new_ones(*g.shape[:-1], 1 + tokens, 1 + tokens)
+        found[..., 1:, :] = torch.where(below, g.unsqueeze(-1), 1.0)
+        found = found.cumprod(-2).tril()
         ctx.save_for_backward(found)
         return found
 
@@ -123,21 +128,26 @@ class ScalarGate:
     """One number a token, multiplied forward; nothing is divided, so a gate of 0 is exact."""
 
     axes = 0
+    still = False  # whether it is 1 throughout
 
-    def __init__(self, tile, table):
-        self.tile, self.table = tile, table
+    def __init__(self, tile, table, still=False):
+        self.tile, self.table, self.still = tile, table, still
 
     @classmethod
     def of(cls, gates, front, tile, like):
         g = gates[0][0]
         if isinstance(g, float) and g == 1.0:
             table = like.new_ones(1 + tile, 1 + tile).tril()
-            return cls(tile, table.expand(-(-front[1] // tile), like.shape[0], -1, -1))
+            return cls(tile, table.expand(-(-front[1] // tile), like.shape[0], -1, -1), True)
         g = gate_tiles(g, front, tile, like, 0, 1.0)
         return cls(tile, Products.apply(g.squeeze(-1)))
 
     def of_chunks(self, rows, n):
-        return [ScalarGate(self.tile, table) for table in by_chunk(self.table, rows, n)]
+        cut = by_chunk(self.table, rows, n)
+        return [ScalarGate(self.tile, table, self.still) for table in cut]
+
+    def numbers(self, into, j):
+        return self.table
 
     def seen(self, late):
         return self.table[..., 1:, :] if late else self.table[..., :-1, :]
@@ -270,6 +280,7 @@ class CoupledGates:
     """
 
     axes = 0
+    still = False
 
     def __init__(self, tile, tables):
         self.tile, self.n, self.tables = tile, len(tables), tables
@@ -293,6 +304,11 @@ class CoupledGates:
 
     def keys(self, b):
         return b
+
+    def numbers(self, into, j):
+        """F(t, i), of writes into some states, where it is one number a token."""
+        found = [t for a in into if (t := self.tables[a][j]) is not None]
+        return sum(found[1:], found[0]).squeeze(-1) if found else None
 
     def total(self, into, j):
         """What of a write into some states reaches state j."""

@@ -17,6 +17,7 @@ FILES = (
     "library_tiles",
     "library_gates",
     "library_scan",
+    "library_known",
     "library_chunks",
     "library_entries",
     "library_attention",

@@ -257,6 +257,8 @@ ELEMENTS: Mapping[str, Row] = {
     "relu": _unary("torch.relu"),
     "silu": _unary("F.silu"),
     "gelu": _unary("F.gelu"),
+    "gelu_slope": _library("gelu_slope"),
+    "silu_slope": _library("silu_slope"),
     "softplus": _library("softplus"),
     "add": _infix("+", SUM),
     "sub": _infix("-", SUM),

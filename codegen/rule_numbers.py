@@ -146,6 +146,18 @@ def _gelu(x: Number) -> Number:
     return times(times(literal(0.5), x), below)
 
 
+def _gelu_slope(x: Number) -> Number:
+    below = plus(ONE, _call("math.erf", times(literal(math.sqrt(0.5)), x)))
+    density = _call("math.exp", times(literal(-0.5), times(x, x)))
+    return plus(
+        times(literal(0.5), below), times(times(literal(1 / math.sqrt(2 * math.pi)), x), density)
+    )
+
+
+def _silu_slope(x: Number) -> Number:
+    return times(_sigmoid(x), plus(ONE, times(x, minus(ONE, _sigmoid(x)))))
+
+
 # how each elementwise operation is written over Python numbers
 NUMBERS: Mapping[str, Callable[..., Number]] = {
     "neg": negative,
@@ -162,6 +174,8 @@ NUMBERS: Mapping[str, Callable[..., Number]] = {
     "sigmoid": _sigmoid,
     "silu": lambda x: times(x, _sigmoid(x)),
     "gelu": _gelu,
+    "gelu_slope": _gelu_slope,
+    "silu_slope": _silu_slope,
     "relu": lambda x: _call("max", x, ZERO),
     "softplus": lambda x: plus(
         _call("math.log1p", _call("math.exp", negative(_call("abs", x)))), _call("max", x, ZERO)

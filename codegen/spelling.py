@@ -331,6 +331,15 @@ def _sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
+def _gelu_slope(x: float) -> float:
+    density = math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    return (1 + math.erf(x / math.sqrt(2))) / 2 + x * density
+
+
+def _silu_slope(x: float) -> float:
+    return _sigmoid(x) * (1 + x * (1 - _sigmoid(x)))
+
+
 SPELLING: dict[str, Row] = {
     "neg": _unary(operator.neg, lambda x: -x),
     "exp": _unary(torch.exp, math.exp),
@@ -344,6 +353,8 @@ SPELLING: dict[str, Row] = {
     "sigmoid": _unary(torch.sigmoid, _sigmoid),
     "silu": _unary(F.silu, lambda x: x * _sigmoid(x)),
     "gelu": _unary(F.gelu, lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2),
+    "gelu_slope": _unary(library.gelu_slope, _gelu_slope),
+    "silu_slope": _unary(library.silu_slope, _silu_slope),
     "relu": _unary(F.relu, lambda x: max(x, 0.0)),
     "softplus": _unary(library.softplus, lambda x: math.log1p(math.exp(-abs(x))) + max(x, 0.0)),
     "erf": _unary(torch.erf, math.erf),

@@ -238,6 +238,7 @@ def _parts_at(
 
 
 def _states(writer: MemoryWriter, program: Program, tiles: fx.Node, when: str, var: str) -> fx.Node:
+    tiles = program.call(library_chunks.as_tiles, tiles)
     return program.call(library_tiles.states_of_tiles, tiles, **_how(writer, when, var))
 
 
@@ -267,10 +268,13 @@ class _PathSite(Site):
     def times(self, name: str, x: fx.Node, bias: str = "") -> fx.Node:
         """W_t x_t by the course of W."""
         turned = self.forms[name].transposed
+        path = self.parts[name]
+        if turned:
+            path = self.low.program.call(library_chunks.as_tiles, path)
         read: Callable[..., object] = (
-            library_tiles.read_turned if turned else library_tiles.read_tiles
+            library_tiles.read_turned if turned else library_chunks.read_part
         )
-        node = self.low.program.call(read, x, self.parts[name], **self.how)
+        node = self.low.program.call(read, x, path, **self.how)
         y = note(node, (*x.meta["shape"][:-1], self.parts_of[name].shape[-2]), 2, wide=True)
         return self.plus(y, bias) if bias in self.parts else y
 

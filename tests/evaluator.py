@@ -58,6 +58,14 @@ def _reshape(n: Expr, x: Tensor) -> Tensor:
     return x.reshape(*front, *(a.size for a in n.attr("axes")))
 
 
+def slope(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The derivative of an elementwise function."""
+    with torch.enable_grad():
+        x = x if x.requires_grad else x.detach().requires_grad_()
+        (found,) = torch.autograd.grad(function(x).sum(), x, create_graph=True)
+    return found
+
+
 def _compare(name: str) -> Callable[..., Tensor]:
     return lambda n, a, b: getattr(torch, name)(a, b).to(torch.float64)
 
@@ -66,6 +74,8 @@ EVALUATE: dict[str, Callable[..., Tensor]] = {
     "const": lambda n: torch.tensor(n.attr("value"), dtype=torch.float64),
     "index": lambda n: torch.arange(n.attr("axis").size, dtype=torch.float64),
     "identity": lambda n: torch.eye(n.attr("axis").size, dtype=torch.float64),
+    "gelu_slope": lambda n, x: slope(F.gelu, x),
+    "silu_slope": lambda n, x: slope(lambda z: z * torch.sigmoid(z), x),
     "gelu": lambda n, x: 0.5 * x * (1 + torch.erf(x / math.sqrt(2))),
     "silu": lambda n, x: F.silu(x),
     "softplus": lambda n, x: F.softplus(x, threshold=1e9),

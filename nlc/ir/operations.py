@@ -230,6 +230,7 @@ def _table() -> dict[str, Operation]:
         "neg exp log sqrt abs sign sin cos tanh sigmoid silu gelu relu softplus erf",
         "elementwise; gelu is the erf form",
     )  # fmt: skip
+    add("elementwise", 1, _elementwise, "gelu_slope silu_slope", "derivatives, of gelu and silu")
     add("elementwise", 2, _elementwise, "add sub mul div pow maximum minimum", "elementwise")
     add("elementwise", 2, _elementwise, "lt le gt ge eq ne", "comparison: 1 where it holds, else 0")
     add("elementwise", 3, _elementwise, "where", "where(c, a, b): a where c is not 0, else b")

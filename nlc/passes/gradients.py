@@ -73,15 +73,25 @@ def _tanh(m: Maker, y: Expr, g: Expr, i: int) -> Expr:
 
 
 def _silu(m: Maker, y: Expr, g: Expr, i: int) -> Expr:
-    s = m("sigmoid", y.args[0])
-    return m("mul", g, m("mul", s, m("add", 1.0, m("sub", y.args[0], y))))
+    return m("mul", g, m("silu_slope", y.args[0]))
+
+
+def _silu_slope(m: Maker, y: Expr, g: Expr, i: int) -> Expr:
+    (x,) = y.args
+    s = m("sigmoid", x)
+    bend = m("add", 2.0, m("mul", x, m("sub", 1.0, m("mul", 2.0, s))))
+    return m("mul", g, m("mul", m("mul", s, m("sub", 1.0, s)), bend))
 
 
 def _gelu(m: Maker, y: Expr, g: Expr, i: int) -> Expr:
-    x = y.args[0]
-    below = m("mul", 0.5, m("add", 1.0, m("erf", m("mul", math.sqrt(0.5), x))))
-    density = m("mul", 1 / math.sqrt(2 * math.pi), m("exp", m("mul", -0.5, m("mul", x, x))))
-    return m("mul", g, m("add", below, m("mul", x, density)))
+    return m("mul", g, m("gelu_slope", y.args[0]))
+
+
+def _gelu_slope(m: Maker, y: Expr, g: Expr, i: int) -> Expr:
+    (x,) = y.args
+    square = m("mul", x, x)
+    density = m("mul", 1 / math.sqrt(2 * math.pi), m("exp", m("mul", -0.5, square)))
+    return m("mul", g, m("mul", density, m("sub", 2.0, square)))
 
 
 def _erf(m: Maker, y: Expr, g: Expr, i: int) -> Expr:
@@ -332,6 +342,8 @@ GRADIENTS: Mapping[str, Row | NoGradient] = {
     "sigmoid": _sigmoid,
     "silu": _silu,
     "gelu": _gelu,
+    "gelu_slope": _gelu_slope,
+    "silu_slope": _silu_slope,
     "relu": lambda m, y, g, i: m("mul", g, m("gt", y.args[0], 0.0)),
     "softplus": lambda m, y, g, i: m("mul", g, m("sigmoid", y.args[0])),
     "erf": _erf,

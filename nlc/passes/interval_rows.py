@@ -385,6 +385,9 @@ ROWS: Mapping[str, Row] = {
     "sigmoid": _entries(_sigmoid),
     "silu": _dips(_silu, -1.278464542761, -0.278464542761),
     "gelu": _dips(_gelu, -0.7517915247, -0.1699712075),
+    # steepest where the second derivative is 0
+    "gelu_slope": _fixed(Interval(-0.128904146, 1.128904146)),
+    "silu_slope": _fixed(Interval(-0.099839321, 1.099839321)),
     "relu": _same_norm(_relu),
     "softplus": _entries(_softplus),
     "erf": _entries(lambda x: x.map(math.erf)),

@@ -244,6 +244,8 @@ class Walk:
         if node.op == "window" and node.attr("how") == "each":
             # of every token again
             times = self.span * self.moves
+        elif node.op == "state" and node.attr("when") == "start" and self.by_chunks(node):
+            times = -(-self.tokens // self.memory(str(node.attr("memory"))).chunk)
         elif node.op == "state" and self.moves == 1 and not self.decode:
             # one for each window that begins
             times = -(-self.tokens // self.memory(str(node.attr("memory"))).window)
@@ -254,6 +256,11 @@ class Walk:
         """Say whether a state is there as it is: at the end of a window, after its last token."""
         ended = self.moves > 1 and state.attr("when") == "post"
         return ended and self.memory(str(state.attr("memory"))).reset is None
+
+    def by_chunks(self, state: Expr) -> bool:
+        """Say whether the memory runs over the sequence, a chunk at a time."""
+        name = str(state.attr("memory"))
+        return name in self.courses and self.memory(name).chunk > 1
 
     def entries(self, node: Expr) -> int:
         """Count the numbers that all values of an expression hold."""

@@ -19,15 +19,19 @@ from nlc.ir.slots import routed
 from nlc.ir.system import Memory
 from nlc.passes import work_tiles
 from nlc.passes.carried import pairs_held, source_of
-from nlc.passes.sized import Sized
+from nlc.passes.sized import Sized, Sizes
 from nlc.passes.tally import Tally
 from nlc.passes.walk_slots import note_updates
 from nlc.passes.walk_windows import at_times
+from nlc.passes.work_gates import COUNTED, Products
 from nlc.passes.work_scan import Rows, scan_rows
 from nlc.passes.work_tiles import Course, Tiling, Write
 
 if TYPE_CHECKING:
     from nlc.passes.walk import Walk
+
+# products of gates that parts share, by what they are made of
+Made = dict[tuple[object, ...], Products]
 
 
 def move_by_tokens(walk: Walk, name: str) -> None:
@@ -92,12 +96,15 @@ def collect(walk: Walk, name: str) -> None:
 def move_by_tiles(walk: Walk, name: str) -> None:
     """Count a memory that runs on its normal forms: part by part, coefficients, then the tiles."""
     walk.courses[name] = {}
+    made: Made = {}
     for part, form in walk.schedule(name).forms:
         assert isinstance(form, Affine)
-        _move_part(walk, name, part, form)
+        _move_part(walk, name, part, form, made)
 
 
-def _move_part(walk: Walk, name: str, part: str, form: Affine, gradients: bool = True) -> None:
+def _move_part(
+    walk: Walk, name: str, part: str, form: Affine, made: Made, gradients: bool = True
+) -> None:
     memory, schedule = walk.memory(name), walk.schedule(name)
     kept = dict(schedule.parts).get(part, Keeping())
     decays = [[None if gate is None else gate.value for gate in row] for row in form.decay]
@@ -108,7 +115,7 @@ def _move_part(walk: Walk, name: str, part: str, form: Affine, gradients: bool =
     ]
     found = [e for e in coefficients if e is not None]
     if form.stopped is not None:
-        _hold(walk, name, part, form)
+        _hold(walk, name, part, form, made)
         return
     walk.visit(found, name, live=gradients)
     if schedule.kind == "scan":
@@ -119,25 +126,39 @@ def _move_part(walk: Walk, name: str, part: str, form: Affine, gradients: bool =
     by_chunks = schedule.by_chunks
     for tiles in tilings(memory, part, kept.tile, form, walk.tokens, walk.piece, by_chunks):
         gates = _gates(walk, form, decays, tiles)
-        course, moved = work_tiles.solve_tiles(
-            tiles, writes, kept.gates, gates, form.transposed, memory.learned
-        )
+        key = (kept.gates, tiles.size, tiles.tiles, *(id(e) for row in decays for e in row))
+        D = made.get(key) if by_chunks else None
+        if D is None:
+            tally = Tally()
+            D = COUNTED[kept.gates](Sizes(tally), gates, tiles.size, tiles.of_token(1, False))
+            made[key] = D
+            walk.add(name, tally if gradients else Tally(tally.forward))
+        solve = work_tiles.solve_tiles
+        if by_chunks and _apart(memory, kept, writes):
+            solve = work_tiles.move_tiles
+        course, moved = solve(tiles, writes, D, form.transposed, memory.learned)
         runs.append(course)
         walk.add(name, moved if gradients else Tally(moved.forward))
     walk.courses[name][part] = tuple(runs)
 
 
-def _hold(walk: Walk, name: str, part: str, form: Affine) -> None:
+def _hold(walk: Walk, name: str, part: str, form: Affine, made: Made) -> None:
     """Count a course that is found twice: first for what gradients take for constant."""
     assert form.stopped is not None
-    _move_part(walk, name, part, replace(form, stopped=None), gradients=False)
+    _move_part(walk, name, part, replace(form, stopped=None), made, gradients=False)
     for leaf, write in form.stopped.held:
         walk.flat.add(str(leaf.attr("name")))
         for j, p in enumerate(write.reads):
             for course in walk.courses[name][part] if p is not None else ():
                 assert isinstance(course, Course)
                 walk.add(name, Tally(work_tiles.read_tiles(course, 1, j).forward))
-    _move_part(walk, name, part, form.stopped.form)
+    _move_part(walk, name, part, form.stopped.form, made)
+
+
+def _apart(memory: Memory, kept: Keeping, writes: list[Write]) -> bool:
+    """Say whether a chunk is one tile, its writes are known and its gates numbers."""
+    numbers = kept.gates in ("ScalarGate", "CoupledGates")
+    return numbers and memory.chunk <= kept.tile and not any(w.p or w.c for w in writes)
 
 
 def _gates(

@@ -42,6 +42,9 @@ class Products(Protocol):
     def left(self, at: Sizes, keys: list[tuple[Sized, Into]]) -> Sized:
         """F(C, i) b_i."""
 
+    def left_in(self, into: Into, j: int) -> Sized | None:
+        """What of a write into some states is in state j at the tile's end, if anything."""
+
     def whole(self) -> Sized:
         """F(C, 0)."""
 
@@ -128,6 +131,10 @@ class ScalarGate:
     def left(self, at: Sizes, keys: list[tuple[Sized, Into]]) -> Sized:
         """Scaled by what is left at the tile's end."""
         return at.each(keys[0][0], self.since)
+
+    def left_in(self, into: Into, j: int) -> Sized | None:
+        """What is left at the tile's end."""
+        return self.since
 
     def whole(self) -> Sized:
         """What is left of the first state at the tile's end."""
@@ -280,6 +287,11 @@ class CoupledGates:
             found.append(at.each(last, _axis(b, -2)))
         total = at.total(found)
         return Sized((*keys[0][0].shape[:-1], self.n * total.shape[-1]), total.needs)
+
+    def left_in(self, into: Into, j: int) -> Sized | None:
+        """What is left at the tile's end."""
+        found = [t for a in into if (t := self.tables[a][j]) is not None]
+        return Sized(found[0].shape, any(t.needs for t in found)) if found else None
 
     def whole(self) -> Sized:
         """What is left of the first states at the tile's end."""

@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nlc.ir.cost import WIDTH, Work
-from nlc.ir.schedule import Gates
 from nlc.passes.sized import Sized, Sizes
 from nlc.passes.tally import Tally
-from nlc.passes.work_gates import COUNTED, Products, inverse
+from nlc.passes.work_gates import Products, inverse
 
 
 @dataclass(frozen=True)
@@ -66,17 +65,11 @@ class Course:
 
 
 def solve_tiles(
-    t: Tiling,
-    writes: list[Write],
-    kind: Gates,
-    gates: list[list[Sized | None]],
-    transposed: bool,
-    learned: bool,
+    t: Tiling, writes: list[Write], D: Products, transposed: bool, learned: bool
 ) -> tuple[Course, Tally]:
     """Count the solve of all tokens' writes; a gate that is 1 of one state alone is None."""
     tally = Tally()
     at, d_v, d_k = Sizes(tally), t.rows, t.columns
-    D = COUNTED[kind](at, gates, t.size, t.of_token(1, False))
     keys = [[(D.keys(at, t.of_token(d_k, b)), into) for b, into in w.b] for w in writes]
     E = [t.of_token(d_v, bool(w.u)) for w in writes]
     open_ = [r for r, w in enumerate(writes) if w.p or w.c]
@@ -115,6 +108,32 @@ def solve_tiles(
     _scan(tally, t, U[0].last(t.size * len(open_), d_v), whole)
     E = [t.of_token(d_v, True) if r in open_ else e for r, e in enumerate(E)]
     return Course(t, D, tuple(E), tuple(keys), Sized(state.shape), transposed), tally
+
+
+def move_tiles(
+    t: Tiling, writes: list[Write], D: Products, transposed: bool, learned: bool
+) -> tuple[Course, Tally]:
+    """Count known writes with gates of one number a token: `codegen/library_known.py`."""
+    tally = Tally()
+    at, d_v, d_k = Sizes(tally), t.rows, t.columns
+    keys = [[(t.of_token(d_k, b), into) for b, into in w.b] for w in writes]
+    E = [t.of_token(d_v, bool(w.u)) for w in writes]
+    state = Sized((t.tiles, t.lanes, d_k, d_v), learned)
+    whole = D.whole()
+    needs = learned or whole.needs or any(x.needs for x in E)
+    for _ in range(t.n):
+        at.each(state, whole.last(1, 1), flops=t.n)
+    for found, e in zip(keys, E, strict=True):
+        for b, into in found:
+            needs = needs or b.needs
+            for j in range(t.n):
+                left = D.left_in(into, j)
+                if left is not None:
+                    key = at.each(b, Sized((*b.shape[:-1], 1), left.needs))
+                    # added where it is made
+                    at.matmul(key.mT, e)
+    starts = Sized((t.tiles, t.lanes, d_v, t.n * d_k), needs)
+    return Course(t, D, tuple(E), tuple(keys), starts, transposed), tally
 
 
 def carried(tally: Tally, t: Tiling, tiles: int, w: Sized, needs: bool) -> None:

@@ -29,6 +29,10 @@ FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "silu": torch.nn.functional.silu,
     "gelu": torch.nn.functional.gelu,
+    "gelu_slope": lambda x: (
+        (1 + torch.erf(x / 2**0.5)) / 2 + x * torch.exp(-x * x / 2) / (2 * torch.pi) ** 0.5
+    ),
+    "silu_slope": lambda x: torch.sigmoid(x) * (1 + x * (1 - torch.sigmoid(x))),
     "relu": torch.relu,
     "softplus": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
     "erf": torch.erf,

@@ -31,6 +31,26 @@ def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Te
     return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
 
 
+def gelu_slope(x: Tensor) -> Tensor:
+    """The derivative of gelu."""
+    return GeluSlope.apply(x)
+
+
+class GeluSlope(torch.autograd.Function):
+    """F(x) + x F'(x) with the normal distribution F; its own derivative is F'(x) (2 - x^2)."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.ops.aten.gelu_backward(torch.ones_like(x), x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        square = x * x
+        return grad * (2 - square) * (torch.exp(-0.5 * square) * 0.3989422804014327)
+
+
 def number(value: float, like: Tensor) -> Tensor:
     """Give a number as a tensor, in float32 or better."""
     return wide(like.new_full((), value))
@@ -474,27 +494,11 @@ class MixerM(nn.Module):
         value_11 = F.gelu(value_10)
         product_5 = 2.0 * (gamma.unsqueeze(2) * (matvec(layer2_weight, value_11) - v))
         # S = theta * S + grad   (spec.nl:56)
-        product_6 = 0.3989422804014327 * torch.exp(-0.5 * (value_10 * value_10))
-        product_7 = 0.3989422804014327 * torch.exp(-0.5 * (value_4 * value_4))
-        product_8 = 0.3989422804014327 * torch.exp(-0.5 * (value_6 * value_6))
-        product_9 = 0.3989422804014327 * torch.exp(-0.5 * (value_8 * value_8))
-        product_10 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_10))
-        value_12 = outer(
-            matvec(layer2_weight.mT, product_5) * (product_10 + value_10 * product_6), phi_k
-        )
-        product_11 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_4))
-        value_13 = outer(
-            matvec(layer2_weight.mT, product) * (product_11 + value_4 * product_7), phi_k_3_ago
-        )
-        product_12 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_6))
-        value_14 = outer(
-            matvec(layer2_weight.mT, product_2) * (product_12 + value_6 * product_8), phi_k_2_ago
-        )
-        product_13 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_8))
-        value_15 = outer(
-            matvec(layer2_weight.mT, product_4) * (product_13 + value_8 * product_9), phi_k_1_ago
-        )
-        total = value_13 + value_14 + value_15 + value_12
+        value_12 = outer(matvec(layer2_weight.mT, product_2) * gelu_slope(value_6), phi_k_2_ago)
+        value_13 = outer(matvec(layer2_weight.mT, product_4) * gelu_slope(value_8), phi_k_1_ago)
+        value_14 = outer(matvec(layer2_weight.mT, product) * gelu_slope(value_4), phi_k_3_ago)
+        value_15 = outer(matvec(layer2_weight.mT, product_5) * gelu_slope(value_10), phi_k)
+        total = value_14 + value_12 + value_13 + value_15
         M_S_layer1_weight = value_2 * M_S["layer1.weight"] + total
         # M = alpha * M - eta * newton_schulz(S)   (spec.nl:57)
         value_16 = newton_schulz(M_S_layer1_weight, 5, ((3.4445, -4.775, 2.0315),), 1e-07)

@@ -50,6 +50,34 @@ def matvec(matrix: Tensor, x: Tensor) -> Tensor:
     return (matrix @ x.unsqueeze(-1)).squeeze(-1)
 
 
+def matvecs(matrix: Tensor, x: Tensor) -> Tensor:
+    """One matrix for all tokens: [B, *lead, m, k], [B, T, *lead, k] -> [B, T, *lead, m]."""
+    front = torch.broadcast_shapes(matrix.shape[:-2], (x.shape[0], *x.shape[2:-1]))
+    x = x.expand(front[0], x.shape[1], *front[1:], x.shape[-1])
+    return Matvecs.apply(matrix.expand(*front, *matrix.shape[-2:]), x)
+
+
+class Matvecs(torch.autograd.Function):
+    """As `matvecs`; what comes out, and the gradients, lie in memory as matrices do."""
+
+    @staticmethod
+    def forward(ctx, matrix, x):
+        ctx.save_for_backward(matrix, x)
+        front = matrix.shape[:-2]
+        x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
+        return torch.bmm(x, matrix.mT).unflatten(0, front).movedim(-2, 1)
+
+    @staticmethod
+    def backward(ctx, dy):
+        matrix, x = ctx.saved_tensors
+        front, turned = matrix.shape[:-2], matrix.stride(-1) > matrix.stride(-2)
+        x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
+        dy = dy.movedim(1, -2).flatten(0, -3)
+        dmatrix = torch.bmm(x.mT, dy).mT if turned else torch.bmm(dy.mT, x)
+        dx = torch.bmm(dy, matrix).unflatten(0, front).movedim(-2, 1)
+        return dmatrix.unflatten(0, front), dx
+
+
 def outer(a: Tensor, b: Tensor) -> Tensor:
     """a b^T: [..., m], [..., n] -> [..., m, n]."""
     return a.unsqueeze(-1) * b.unsqueeze(-2)
@@ -429,7 +457,11 @@ class Products(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, g):
-        found = unit_lower_inverse(torch.diag_embed(g, -1))
+        tokens = g.shape[-1]
+        below = torch.ones(tokens, 1 + tokens, dtype=torch.bool, device=g.device).tril()
+        found = g.new_ones(*g.shape[:-1], 1 + tokens, 1 + tokens)
+        found[..., 1:, :] = torch.where(below, g.unsqueeze(-1), 1.0)
+        found = found.cumprod(-2).tril()
         ctx.save_for_backward(found)
         return found
 
@@ -443,21 +475,26 @@ class ScalarGate:
     """One number a token, multiplied forward; nothing is divided, so a gate of 0 is exact."""
 
     axes = 0
+    still = False  # whether it is 1 throughout
 
-    def __init__(self, tile, table):
-        self.tile, self.table = tile, table
+    def __init__(self, tile, table, still=False):
+        self.tile, self.table, self.still = tile, table, still
 
     @classmethod
     def of(cls, gates, front, tile, like):
         g = gates[0][0]
         if isinstance(g, float) and g == 1.0:
             table = like.new_ones(1 + tile, 1 + tile).tril()
-            return cls(tile, table.expand(-(-front[1] // tile), like.shape[0], -1, -1))
+            return cls(tile, table.expand(-(-front[1] // tile), like.shape[0], -1, -1), True)
         g = gate_tiles(g, front, tile, like, 0, 1.0)
         return cls(tile, Products.apply(g.squeeze(-1)))
 
     def of_chunks(self, rows, n):
-        return [ScalarGate(self.tile, table) for table in by_chunk(self.table, rows, n)]
+        cut = by_chunk(self.table, rows, n)
+        return [ScalarGate(self.tile, table, self.still) for table in cut]
+
+    def numbers(self, into, j):
+        return self.table
 
     def seen(self, late):
         return self.table[..., 1:, :] if late else self.table[..., :-1, :]
@@ -552,7 +589,7 @@ class MixerS(nn.Module):
 
     def read(self, q: Tensor, S: Tensor) -> Tensor:
         """Read S(q) at all tokens of a window."""
-        return torch.einsum("bhoi,bthi->btho", S, wide(q)).to(q.dtype)
+        return matvecs(S, wide(q)).to(q.dtype)
 
     def collect(self, W_keep: Tensor, S_sum: Tensor) -> Tensor:
         """Take tokens into the window of 64."""

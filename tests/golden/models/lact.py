@@ -37,6 +37,26 @@ def softplus(x: Tensor) -> Tensor:
     return torch.logaddexp(x, x.new_zeros(()))
 
 
+def silu_slope(x: Tensor) -> Tensor:
+    """The derivative of silu."""
+    return SiluSlope.apply(x)
+
+
+class SiluSlope(torch.autograd.Function):
+    """s (1 + x (1 - s)) with s = sigmoid(x); its own derivative is s (1 - s) (2 + x (1 - 2 s))."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.ops.aten.silu_backward(torch.ones_like(x), x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        s = torch.sigmoid(x)
+        return grad * (2 + x * (1 - 2 * s)) * (s * (1 - s))
+
+
 def index(n: int, like: Tensor) -> Tensor:
     """0 ... n-1, in float32 or better."""
     return torch.arange(n, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
@@ -56,6 +76,34 @@ def zeros(like: Tensor, *shape: int) -> Tensor:
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
     """[..., m, k], [..., k] -> [..., m]."""
     return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+
+
+def matvecs(matrix: Tensor, x: Tensor) -> Tensor:
+    """One matrix for all tokens: [B, *lead, m, k], [B, T, *lead, k] -> [B, T, *lead, m]."""
+    front = torch.broadcast_shapes(matrix.shape[:-2], (x.shape[0], *x.shape[2:-1]))
+    x = x.expand(front[0], x.shape[1], *front[1:], x.shape[-1])
+    return Matvecs.apply(matrix.expand(*front, *matrix.shape[-2:]), x)
+
+
+class Matvecs(torch.autograd.Function):
+    """As `matvecs`; what comes out, and the gradients, lie in memory as matrices do."""
+
+    @staticmethod
+    def forward(ctx, matrix, x):
+        ctx.save_for_backward(matrix, x)
+        front = matrix.shape[:-2]
+        x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
+        return torch.bmm(x, matrix.mT).unflatten(0, front).movedim(-2, 1)
+
+    @staticmethod
+    def backward(ctx, dy):
+        matrix, x = ctx.saved_tensors
+        front, turned = matrix.shape[:-2], matrix.stride(-1) > matrix.stride(-2)
+        x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
+        dy = dy.movedim(1, -2).flatten(0, -3)
+        dmatrix = torch.bmm(x.mT, dy).mT if turned else torch.bmm(dy.mT, x)
+        dx = torch.bmm(dy, matrix).unflatten(0, front).movedim(-2, 1)
+        return dmatrix.unflatten(0, front), dx
 
 
 def outer_sum(a: Tensor, b: Tensor) -> Tensor:
@@ -362,11 +410,9 @@ class MixerM(nn.Module):
     def read(self, q: Tensor, M: dict[str, Tensor]) -> Tensor:
         """Read M(q) at all tokens of a window."""
         q_1 = wide(q)
-        value = F.silu(torch.einsum("bhoi,bthi->btho", M["gate"], q_1))
-        value_1 = torch.einsum(
-            "bhoi,bthi->btho", M["down"], value * torch.einsum("bhoi,bthi->btho", M["up"], q_1)
+        result = matvecs(M["down"], F.silu(matvecs(M["gate"], q_1)) * matvecs(M["up"], q_1)).to(
+            q.dtype
         )
-        result = value_1.to(q.dtype)
         return result
 
     def collect(
@@ -382,15 +428,15 @@ class MixerM(nn.Module):
     ) -> dict[str, Tensor]:
         """Take tokens into the window of 64."""
         M_sum_1 = M_sum["1"] + wide(torch.sigmoid(W_m)).sum(1)
-        value = torch.einsum("bhoi,bthi->btho", M["down"].mT, wide(v))
+        value = matvecs(M["down"].mT, wide(v))
         value_1 = wide(unit(k))
-        value_2 = torch.einsum("bhoi,bthi->btho", M["up"], value_1)
-        value_3 = torch.einsum("bhoi,bthi->btho", M["gate"], value_1)
-        value_4 = F.silu(value_3)
-        product = value * value_2 * (torch.sigmoid(value_3) * (1.0 + (value_3 - value_4)))
-        M_sum_2 = M_sum["2"] - outer_sum(eta_0.unsqueeze(3) * product, value_1)
-        M_sum_4 = M_sum["4"] - outer_sum(eta_2.unsqueeze(3) * (value * value_4), value_1)
-        M_sum_3 = M_sum["3"] - outer_sum(wide(eta_1.unsqueeze(3) * v), value_4 * value_2)
+        value_2 = matvecs(M["up"], value_1)
+        value_3 = matvecs(M["gate"], value_1)
+        value_4 = outer_sum(eta_0.unsqueeze(3) * (value * value_2 * silu_slope(value_3)), value_1)
+        M_sum_2 = M_sum["2"] - value_4
+        value_5 = F.silu(value_3)
+        M_sum_4 = M_sum["4"] - outer_sum(eta_2.unsqueeze(3) * (value * value_5), value_1)
+        M_sum_3 = M_sum["3"] - outer_sum(wide(eta_1.unsqueeze(3) * v), value_5 * value_2)
         return {"1": M_sum_1, "2": M_sum_2, "4": M_sum_4, "3": M_sum_3}
 
     def update(

@@ -37,6 +37,26 @@ def layernorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-5) -> 
     return (centred * torch.rsqrt(centred.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
 
 
+def gelu_slope(x: Tensor) -> Tensor:
+    """The derivative of gelu."""
+    return GeluSlope.apply(x)
+
+
+class GeluSlope(torch.autograd.Function):
+    """F(x) + x F'(x) with the normal distribution F; its own derivative is F'(x) (2 - x^2)."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.ops.aten.gelu_backward(torch.ones_like(x), x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        square = x * x
+        return grad * (2 - square) * (torch.exp(-0.5 * square) * 0.3989422804014327)
+
+
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
     """[..., m, k], [..., k] -> [..., m]."""
     return (matrix @ x.unsqueeze(-1)).squeeze(-1)
@@ -391,9 +411,7 @@ class MixerM(nn.Module):
         quotient = (product - product.mean(-1, keepdim=True) - product_1) / value_6
         value_7 = eta.unsqueeze(2)
         # L.layer1 = L.layer1 @ diag(alpha) - grad.layer1 @ diag(eta)   (spec.nl:45)
-        product = 0.3989422804014327 * torch.exp(-0.5 * (value_1 * value_1))
-        product_2 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_1))
-        value_8 = outer(matvec(layer2_weight.mT, quotient) * (product_2 + value_1 * product), k_1)
+        value_8 = outer(matvec(layer2_weight.mT, quotient) * gelu_slope(value_1), k_1)
         M_L_layer1_weight = M_L["layer1.weight"] * value - value_8 * value_7
         # M = units * softmax(L, over = units)   (spec.nl:47)
         M_layer1_weight = 128.0 * torch.softmax(M_L_layer1_weight, -2)

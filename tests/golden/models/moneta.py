@@ -38,6 +38,26 @@ def layernorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-5) -> 
     return (centred * torch.rsqrt(centred.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
 
 
+def gelu_slope(x: Tensor) -> Tensor:
+    """The derivative of gelu."""
+    return GeluSlope.apply(x)
+
+
+class GeluSlope(torch.autograd.Function):
+    """F(x) + x F'(x) with the normal distribution F; its own derivative is F'(x) (2 - x^2)."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.ops.aten.gelu_backward(torch.ones_like(x), x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        square = x * x
+        return grad * (2 - square) * (torch.exp(-0.5 * square) * 0.3989422804014327)
+
+
 def zeros(like: Tensor, *shape: int) -> Tensor:
     """Give zeros in float32 or better, where states are kept."""
     return like.new_zeros(shape, dtype=torch.promote_types(like.dtype, torch.float32))
@@ -482,9 +502,7 @@ class MixerM(nn.Module):
         quotient = (product - product.mean(-1, keepdim=True) - product_1) / value_5
         value_6 = eta.unsqueeze(2)
         # A.layer1 = A.layer1 @ diag(alpha) - grad.layer1 @ diag(eta)   (spec.nl:44)
-        product = 0.3989422804014327 * torch.exp(-0.5 * (value_1 * value_1))
-        product_2 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_1))
-        value_7 = outer(matvec(layer2_weight.mT, quotient) * (product_2 + value_1 * product), k_1)
+        value_7 = outer(matvec(layer2_weight.mT, quotient) * gelu_slope(value_1), k_1)
         M_A_layer1_weight = M_A["layer1.weight"] * value - value_7 * value_6
         # A.layer2 = diag(alpha) @ A.layer2 - diag(eta) @ grad.layer2   (spec.nl:45)
         product = outer(value_2, quotient) * value_6

@@ -399,7 +399,11 @@ class Products(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, g):
-        found = unit_lower_inverse(torch.diag_embed(g, -1))
+        tokens = g.shape[-1]
+        below = torch.ones(tokens, 1 + tokens, dtype=torch.bool, device=g.device).tril()
+        found = g.new_ones(*g.shape[:-1], 1 + tokens, 1 + tokens)
+        found[..., 1:, :] = torch.where(below, g.unsqueeze(-1), 1.0)
+        found = found.cumprod(-2).tril()
         ctx.save_for_backward(found)
         return found
 
@@ -413,21 +417,26 @@ class ScalarGate:
     """One number a token, multiplied forward; nothing is divided, so a gate of 0 is exact."""
 
     axes = 0
+    still = False  # whether it is 1 throughout
 
-    def __init__(self, tile, table):
-        self.tile, self.table = tile, table
+    def __init__(self, tile, table, still=False):
+        self.tile, self.table, self.still = tile, table, still
 
     @classmethod
     def of(cls, gates, front, tile, like):
         g = gates[0][0]
         if isinstance(g, float) and g == 1.0:
             table = like.new_ones(1 + tile, 1 + tile).tril()
-            return cls(tile, table.expand(-(-front[1] // tile), like.shape[0], -1, -1))
+            return cls(tile, table.expand(-(-front[1] // tile), like.shape[0], -1, -1), True)
         g = gate_tiles(g, front, tile, like, 0, 1.0)
         return cls(tile, Products.apply(g.squeeze(-1)))
 
     def of_chunks(self, rows, n):
-        return [ScalarGate(self.tile, table) for table in by_chunk(self.table, rows, n)]
+        cut = by_chunk(self.table, rows, n)
+        return [ScalarGate(self.tile, table, self.still) for table in cut]
+
+    def numbers(self, into, j):
+        return self.table
 
     def seen(self, late):
         return self.table[..., 1:, :] if late else self.table[..., :-1, :]

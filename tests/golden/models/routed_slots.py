@@ -62,6 +62,34 @@ def rows(x: Tensor, chosen: Chosen, has: tuple[bool, ...]) -> Tensor:
     return found.view(found.shape[0], *[1] * sum(has), *rest)
 
 
+def matvecs(matrix: Tensor, x: Tensor) -> Tensor:
+    """One matrix for all tokens: [B, *lead, m, k], [B, T, *lead, k] -> [B, T, *lead, m]."""
+    front = torch.broadcast_shapes(matrix.shape[:-2], (x.shape[0], *x.shape[2:-1]))
+    x = x.expand(front[0], x.shape[1], *front[1:], x.shape[-1])
+    return Matvecs.apply(matrix.expand(*front, *matrix.shape[-2:]), x)
+
+
+class Matvecs(torch.autograd.Function):
+    """As `matvecs`; what comes out, and the gradients, lie in memory as matrices do."""
+
+    @staticmethod
+    def forward(ctx, matrix, x):
+        ctx.save_for_backward(matrix, x)
+        front = matrix.shape[:-2]
+        x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
+        return torch.bmm(x, matrix.mT).unflatten(0, front).movedim(-2, 1)
+
+    @staticmethod
+    def backward(ctx, dy):
+        matrix, x = ctx.saved_tensors
+        front, turned = matrix.shape[:-2], matrix.stride(-1) > matrix.stride(-2)
+        x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
+        dy = dy.movedim(1, -2).flatten(0, -3)
+        dmatrix = torch.bmm(x.mT, dy).mT if turned else torch.bmm(dy.mT, x)
+        dx = torch.bmm(dy, matrix).unflatten(0, front).movedim(-2, 1)
+        return dmatrix.unflatten(0, front), dx
+
+
 def outer(a: Tensor, b: Tensor) -> Tensor:
     """a b^T: [..., m], [..., n] -> [..., m, n]."""
     return a.unsqueeze(-1) * b.unsqueeze(-2)
@@ -430,7 +458,11 @@ class Products(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, g):
-        found = unit_lower_inverse(torch.diag_embed(g, -1))
+        tokens = g.shape[-1]
+        below = torch.ones(tokens, 1 + tokens, dtype=torch.bool, device=g.device).tril()
+        found = g.new_ones(*g.shape[:-1], 1 + tokens, 1 + tokens)
+        found[..., 1:, :] = torch.where(below, g.unsqueeze(-1), 1.0)
+        found = found.cumprod(-2).tril()
         ctx.save_for_backward(found)
         return found
 
@@ -444,21 +476,26 @@ class ScalarGate:
     """One number a token, multiplied forward; nothing is divided, so a gate of 0 is exact."""
 
     axes = 0
+    still = False  # whether it is 1 throughout
 
-    def __init__(self, tile, table):
-        self.tile, self.table = tile, table
+    def __init__(self, tile, table, still=False):
+        self.tile, self.table, self.still = tile, table, still
 
     @classmethod
     def of(cls, gates, front, tile, like):
         g = gates[0][0]
         if isinstance(g, float) and g == 1.0:
             table = like.new_ones(1 + tile, 1 + tile).tril()
-            return cls(tile, table.expand(-(-front[1] // tile), like.shape[0], -1, -1))
+            return cls(tile, table.expand(-(-front[1] // tile), like.shape[0], -1, -1), True)
         g = gate_tiles(g, front, tile, like, 0, 1.0)
         return cls(tile, Products.apply(g.squeeze(-1)))
 
     def of_chunks(self, rows, n):
-        return [ScalarGate(self.tile, table) for table in by_chunk(self.table, rows, n)]
+        cut = by_chunk(self.table, rows, n)
+        return [ScalarGate(self.tile, table, self.still) for table in cut]
+
+    def numbers(self, into, j):
+        return self.table
 
     def seen(self, late):
         return self.table[..., 1:, :] if late else self.table[..., :-1, :]
@@ -649,12 +686,11 @@ class MixerM(nn.Module):
     def read_routed(self, q: Tensor, weights: Tensor, M: Tensor) -> Tensor:
         """Read M(q) at all tokens of a window: the parts that have weights."""
         blocks = dispatch(weights, 2, (4, 16))
-        value = torch.einsum(
-            "bhgoi,bthgi->bthgo",
-            parts_in_blocks(M, blocks),
-            wide(tokens_in_blocks(q, blocks, (True, True))),
+        value = sum_into_tokens(
+            matvecs(parts_in_blocks(M, blocks), wide(tokens_in_blocks(q, blocks, (True, True)))),
+            blocks,
         )
-        result = sum_into_tokens(value, blocks).to(q.dtype)
+        result = value.to(q.dtype)
         return result
 
     def collect(
@@ -673,13 +709,15 @@ class MixerM(nn.Module):
         M_sum_1 = M_sum["1"] + wide(keep).sum(1)
         M_rows = parts_in_blocks(M, blocks)
         value = wide(tokens_in_blocks(k.unsqueeze(3), blocks, (True, False)))
-        value_1 = tokens_in_blocks(rate.unsqueeze(3).unsqueeze(4), blocks, (True, False))
-        value_2 = (blocks.weights.unsqueeze(-1).unsqueeze(-1) > 0.0).unsqueeze(4)
-        value_3 = tokens_in_blocks(v.unsqueeze(3), blocks, (True, False))
-        value_4 = torch.where(
-            value_2, torch.einsum("bhgoi,bthgi->bthgo", M_rows, value) - value_3, 0.0
+        value_1 = torch.where(
+            (blocks.weights.unsqueeze(-1).unsqueeze(-1) > 0.0).unsqueeze(4),
+            matvecs(M_rows, value) - tokens_in_blocks(v.unsqueeze(3), blocks, (True, False)),
+            0.0,
         )
-        M_sum_2 = M_sum["2"] + sum_into_parts(outer_sum(value_1 * value_4, value), blocks)
+        value_2 = outer_sum(
+            tokens_in_blocks(rate.unsqueeze(3).unsqueeze(4), blocks, (True, False)) * value_1, value
+        )
+        M_sum_2 = M_sum["2"] + sum_into_parts(value_2, blocks)
         return {"3": M_sum_3, "1": M_sum_1, "2": M_sum_2}
 
     def update(self, M: Tensor, M_sum: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

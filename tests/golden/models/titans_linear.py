@@ -369,7 +369,11 @@ class Products(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, g):
-        found = unit_lower_inverse(torch.diag_embed(g, -1))
+        tokens = g.shape[-1]
+        below = torch.ones(tokens, 1 + tokens, dtype=torch.bool, device=g.device).tril()
+        found = g.new_ones(*g.shape[:-1], 1 + tokens, 1 + tokens)
+        found[..., 1:, :] = torch.where(below, g.unsqueeze(-1), 1.0)
+        found = found.cumprod(-2).tril()
         ctx.save_for_backward(found)
         return found
 
@@ -415,6 +419,7 @@ class CoupledGates:
     """
 
     axes = 0
+    still = False
 
     def __init__(self, tile, tables):
         self.tile, self.n, self.tables = tile, len(tables), tables
@@ -438,6 +443,11 @@ class CoupledGates:
 
     def keys(self, b):
         return b
+
+    def numbers(self, into, j):
+        """F(t, i), of writes into some states, where it is one number a token."""
+        found = [t for a in into if (t := self.tables[a][j]) is not None]
+        return sum(found[1:], found[0]).squeeze(-1) if found else None
 
     def total(self, into, j):
         """What of a write into some states reaches state j."""

@@ -39,11 +39,16 @@ def _conv_backward(*args: Any, out_shape: Any = None, **words: Any) -> int:
     return int(one * (wanted[0] + wanted[1]))
 
 
+def _added_product(total: Any, a: Any, b: Any, **words: Any) -> int:
+    return int(2 * a.numel() * b[-1])
+
+
 # what torch's counter does not know of the CPU, and one formula that is wrong
 MORE = {
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     aten.convolution_backward: _conv_backward,
+    aten.baddbmm_: _added_product,
 }
 
 
@@ -63,7 +68,8 @@ class Bytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, f: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = f(*args, **(kwargs or {}))
-        shares = any(r.alias_info for r in f._schema.returns) or "unsafe_view" in str(f)
+        aliases = [r.alias_info for r in f._schema.returns if r.alias_info]
+        shares = any(not a.is_write for a in aliases) or "unsafe_view" in str(f)
         if not f.is_view and not shares:
             leaves = tree_leaves((args, kwargs, out))
             self.total += sum(_held(x) for x in leaves if isinstance(x, Tensor))

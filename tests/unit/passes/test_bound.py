@@ -106,7 +106,7 @@ def test_arithmetic_holds_every_result_and_reaches_no_open_end(data: st.DataObje
 
 UNARY = [
     *("neg", "exp", "log", "sqrt", "abs", "sign", "sin", "cos", "tanh", "sigmoid", "silu", "gelu"),
-    *("relu", "softplus", "erf", "stop"),
+    *("relu", "softplus", "erf", "stop", "gelu_slope", "silu_slope"),
 ]
 BINARY = ["add", "sub", "mul", "div", "pow", "maximum", "minimum", "lt", "ge", "eq", "dot", "outer"]
 REDUCING = ["sum", "mean", "max", "min", "logsumexp", "norm"]

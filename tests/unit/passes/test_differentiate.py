@@ -82,6 +82,8 @@ UNARY = [
     "sigmoid",
     "silu",
     "gelu",
+    "gelu_slope",
+    "silu_slope",
     "relu",
     "softplus",
     "erf",
