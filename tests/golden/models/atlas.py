@@ -78,6 +78,34 @@ def matvec(matrix: Tensor, x: Tensor) -> Tensor:
     return (matrix @ x.unsqueeze(-1)).squeeze(-1)
 
 
+def matvecs(matrix: Tensor, x: Tensor) -> Tensor:
+    """One matrix for all tokens: [B, *lead, m, k], [B, T, *lead, k] -> [B, T, *lead, m]."""
+    front = torch.broadcast_shapes(matrix.shape[:-2], (x.shape[0], *x.shape[2:-1]))
+    x = x.expand(front[0], x.shape[1], *front[1:], x.shape[-1])
+    return Matvecs.apply(matrix.expand(*front, *matrix.shape[-2:]), x)
+
+
+class Matvecs(torch.autograd.Function):
+    """As `matvecs`; what comes out, and the gradients, lie in memory as matrices do."""
+
+    @staticmethod
+    def forward(ctx, matrix, x):
+        ctx.save_for_backward(matrix, x)
+        front = matrix.shape[:-2]
+        x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
+        return torch.bmm(x, matrix.mT).unflatten(0, front).movedim(-2, 1)
+
+    @staticmethod
+    def backward(ctx, dy):
+        matrix, x = ctx.saved_tensors
+        front, turned = matrix.shape[:-2], matrix.stride(-1) > matrix.stride(-2)
+        x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
+        dy = dy.movedim(1, -2).flatten(0, -3)
+        dmatrix = torch.bmm(x.mT, dy).mT if turned else torch.bmm(dy.mT, x)
+        dx = torch.bmm(dy, matrix).unflatten(0, front).movedim(-2, 1)
+        return dmatrix.unflatten(0, front), dx
+
+
 def outer(a: Tensor, b: Tensor) -> Tensor:
     """a b^T: [..., m], [..., n] -> [..., m, n]."""
     return a.unsqueeze(-1) * b.unsqueeze(-2)
@@ -359,66 +387,56 @@ class MixerM(nn.Module):
             value = wide(theta.unsqueeze(3).unsqueeze(4))
             value_1 = number(1.0, theta)
             phi_k_3_ago = wide(phi_k_3_ago)
-            value_2 = torch.einsum("bhoi,bthi->btho", layer1_weight, phi_k_3_ago)
+            value_2 = matvecs(layer1_weight, phi_k_3_ago)
             value_3 = F.gelu(value_2)
             product = torch.where(place >= 3.0, value_1, 0.0).unsqueeze(2) * gamma_3_ago
-            difference = torch.einsum("bhoi,bthi->btho", layer2_weight, value_3) - v_3_ago
-            product = 2.0 * (product.unsqueeze(3) * difference)
+            product = 2.0 * (product.unsqueeze(3) * (matvecs(layer2_weight, value_3) - v_3_ago))
             phi_k_2_ago = wide(phi_k_2_ago)
-            value_4 = torch.einsum("bhoi,bthi->btho", layer1_weight, phi_k_2_ago)
+            value_4 = matvecs(layer1_weight, phi_k_2_ago)
             value_5 = F.gelu(value_4)
             product_1 = torch.where(place >= 2.0, value_1, 0.0).unsqueeze(2) * gamma_2_ago
-            difference = torch.einsum("bhoi,bthi->btho", layer2_weight, value_5) - v_2_ago
-            product_2 = 2.0 * (product_1.unsqueeze(3) * difference)
+            product_2 = product_1.unsqueeze(3) * (matvecs(layer2_weight, value_5) - v_2_ago)
+            product_3 = 2.0 * product_2
             phi_k_1_ago = wide(phi_k_1_ago)
-            value_6 = torch.einsum("bhoi,bthi->btho", layer1_weight, phi_k_1_ago)
+            value_6 = matvecs(layer1_weight, phi_k_1_ago)
             value_7 = F.gelu(value_6)
-            product_3 = torch.where(place >= 1.0, value_1, 0.0).unsqueeze(2) * gamma_1_ago
-            difference = torch.einsum("bhoi,bthi->btho", layer2_weight, value_7) - v_1_ago
-            product_4 = 2.0 * (product_3.unsqueeze(3) * difference)
+            product_4 = torch.where(place >= 1.0, value_1, 0.0).unsqueeze(2) * gamma_1_ago
+            product_5 = product_4.unsqueeze(3) * (matvecs(layer2_weight, value_7) - v_1_ago)
+            product_6 = 2.0 * product_5
             phi_k = wide(phi_k)
-            value_8 = torch.einsum("bhoi,bthi->btho", layer1_weight, phi_k)
+            value_8 = matvecs(layer1_weight, phi_k)
             value_9 = F.gelu(value_8)
-            difference = torch.einsum("bhoi,bthi->btho", layer2_weight, value_9) - v
-            product_5 = 2.0 * (gamma.unsqueeze(3) * difference)
-            value_10 = torch.einsum("bhoi,bthi->btho", layer2_weight.mT, product_2)
-            value_11 = torch.einsum("bhoi,bthi->btho", layer2_weight.mT, product_4)
-            value_12 = torch.einsum("bhoi,bthi->btho", layer2_weight.mT, product_5)
-            value_13 = torch.einsum("bhoi,bthi->btho", layer2_weight.mT, product)
-            product_6 = 0.3989422804014327 * torch.exp(-0.5 * (value_2 * value_2))
-            product_7 = 0.3989422804014327 * torch.exp(-0.5 * (value_4 * value_4))
-            product_8 = 0.3989422804014327 * torch.exp(-0.5 * (value_6 * value_6))
-            product_9 = 0.3989422804014327 * torch.exp(-0.5 * (value_8 * value_8))
-            product_10 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_2))
-            value_14 = outer(value_13 * (product_10 + value_2 * product_6), phi_k_3_ago)
-            product_11 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_4))
-            value_15 = outer(value_10 * (product_11 + value_4 * product_7), phi_k_2_ago)
-            product_12 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_6))
-            value_16 = outer(value_11 * (product_12 + value_6 * product_8), phi_k_1_ago)
-            product_13 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_8))
-            value_17 = outer(value_12 * (product_13 + value_8 * product_9), phi_k)
+            product_7 = 2.0 * (gamma.unsqueeze(3) * (matvecs(layer2_weight, value_9) - v))
+            value_10 = outer(
+                matvecs(layer2_weight.mT, product_3) * gelu_slope(value_4), phi_k_2_ago
+            )
+            value_11 = outer(
+                matvecs(layer2_weight.mT, product_6) * gelu_slope(value_6), phi_k_1_ago
+            )
+            value_12 = outer(matvecs(layer2_weight.mT, product) * gelu_slope(value_2), phi_k_3_ago)
+            value_13 = outer(matvecs(layer2_weight.mT, product_7) * gelu_slope(value_8), phi_k)
             M_S_layer1_weight = scan_entries(
                 value,
-                value_14 + value_15 + value_16 + value_17,
+                value_12 + value_10 + value_11 + value_13,
                 M_S["layer1.weight"],
                 theta.shape[1],
             )
-            value_18 = wide(alpha.unsqueeze(3).unsqueeze(4))
-            value_19 = eta.unsqueeze(3).unsqueeze(4)
-            value_20 = newton_schulz(M_S_layer1_weight, 5, ((3.4445, -4.775, 2.0315),), 1e-07)
+            value_14 = wide(alpha.unsqueeze(3).unsqueeze(4))
+            value_15 = eta.unsqueeze(3).unsqueeze(4)
+            value_16 = newton_schulz(M_S_layer1_weight, 5, ((3.4445, -4.775, 2.0315),), 1e-07)
             M_layer1_weight = scan_entries(
-                value_18, -(value_19 * value_20), M["layer1.weight"], theta.shape[1]
+                value_14, -(value_15 * value_16), M["layer1.weight"], theta.shape[1]
             )
-            total = outer(product, value_3) + outer(product_2, value_5)
+            total = outer(product, value_3) + outer(product_3, value_5)
             M_S_layer2_weight = scan_entries(
                 value,
-                total + outer(product_4, value_7) + outer(product_5, value_9),
+                total + outer(product_6, value_7) + outer(product_7, value_9),
                 M_S["layer2.weight"],
                 theta.shape[1],
             )
             value = newton_schulz(M_S_layer2_weight, 5, ((3.4445, -4.775, 2.0315),), 1e-07)
             M_layer2_weight = scan_entries(
-                value_18, -(value_19 * value), M["layer2.weight"], theta.shape[1]
+                value_14, -(value_15 * value), M["layer2.weight"], theta.shape[1]
             )
             return [
                 {"layer1.weight": M_layer1_weight, "layer2.weight": M_layer2_weight},

@@ -46,6 +46,34 @@ def matvec(matrix: Tensor, x: Tensor) -> Tensor:
     return (matrix @ x.unsqueeze(-1)).squeeze(-1)
 
 
+def matvecs(matrix: Tensor, x: Tensor) -> Tensor:
+    """One matrix for all tokens: [B, *lead, m, k], [B, T, *lead, k] -> [B, T, *lead, m]."""
+    front = torch.broadcast_shapes(matrix.shape[:-2], (x.shape[0], *x.shape[2:-1]))
+    x = x.expand(front[0], x.shape[1], *front[1:], x.shape[-1])
+    return Matvecs.apply(matrix.expand(*front, *matrix.shape[-2:]), x)
+
+
+class Matvecs(torch.autograd.Function):
+    """As `matvecs`; what comes out, and the gradients, lie in memory as matrices do."""
+
+    @staticmethod
+    def forward(ctx, matrix, x):
+        ctx.save_for_backward(matrix, x)
+        front = matrix.shape[:-2]
+        x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
+        return torch.bmm(x, matrix.mT).unflatten(0, front).movedim(-2, 1)
+
+    @staticmethod
+    def backward(ctx, dy):
+        matrix, x = ctx.saved_tensors
+        front, turned = matrix.shape[:-2], matrix.stride(-1) > matrix.stride(-2)
+        x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
+        dy = dy.movedim(1, -2).flatten(0, -3)
+        dmatrix = torch.bmm(x.mT, dy).mT if turned else torch.bmm(dy.mT, x)
+        dx = torch.bmm(dy, matrix).unflatten(0, front).movedim(-2, 1)
+        return dmatrix.unflatten(0, front), dx
+
+
 def rotate(x: Tensor, angle: Tensor) -> Tensor:
     """Turn neighbouring pairs of the last axis: x [..., n], angle [..., n/2]."""
     even, odd = x[..., 0::2], x[..., 1::2]
@@ -675,12 +703,9 @@ class CmsF1(nn.Module):
 
     def read(self, q: Tensor, F_1: dict[str, Tensor]) -> Tensor:
         """Read F_1(q) at all tokens of a window."""
-        value = torch.einsum(
-            "boi,bti->bto",
-            F_1["layer2.weight"],
-            F.gelu(torch.einsum("boi,bti->bto", F_1["layer1.weight"], wide(q))),
+        result = matvecs(F_1["layer2.weight"], F.gelu(matvecs(F_1["layer1.weight"], wide(q)))).to(
+            q.dtype
         )
-        result = value.to(q.dtype)
         return result
 
     def update(self, grad: dict[str, Tensor], F_1: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -729,12 +754,9 @@ class CmsF2(nn.Module):
 
     def read(self, q: Tensor, F_2: dict[str, Tensor]) -> Tensor:
         """Read F_2(q) at all tokens of a window."""
-        value = torch.einsum(
-            "boi,bti->bto",
-            F_2["layer2.weight"],
-            F.gelu(torch.einsum("boi,bti->bto", F_2["layer1.weight"], wide(q))),
+        result = matvecs(F_2["layer2.weight"], F.gelu(matvecs(F_2["layer1.weight"], wide(q)))).to(
+            q.dtype
         )
-        result = value.to(q.dtype)
         return result
 
     def update(self, grad: dict[str, Tensor], F_2: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -783,12 +805,9 @@ class CmsF3(nn.Module):
 
     def read(self, q: Tensor, F_3: dict[str, Tensor]) -> Tensor:
         """Read F_3(q) at all tokens of a window."""
-        value = torch.einsum(
-            "boi,bti->bto",
-            F_3["layer2.weight"],
-            F.gelu(torch.einsum("boi,bti->bto", F_3["layer1.weight"], wide(q))),
+        result = matvecs(F_3["layer2.weight"], F.gelu(matvecs(F_3["layer1.weight"], wide(q)))).to(
+            q.dtype
         )
-        result = value.to(q.dtype)
         return result
 
     def update(self, grad: dict[str, Tensor], F_3: dict[str, Tensor]) -> dict[str, Tensor]:

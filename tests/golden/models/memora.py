@@ -62,6 +62,34 @@ def matvec(matrix: Tensor, x: Tensor) -> Tensor:
     return (matrix @ x.unsqueeze(-1)).squeeze(-1)
 
 
+def matvecs(matrix: Tensor, x: Tensor) -> Tensor:
+    """One matrix for all tokens: [B, *lead, m, k], [B, T, *lead, k] -> [B, T, *lead, m]."""
+    front = torch.broadcast_shapes(matrix.shape[:-2], (x.shape[0], *x.shape[2:-1]))
+    x = x.expand(front[0], x.shape[1], *front[1:], x.shape[-1])
+    return Matvecs.apply(matrix.expand(*front, *matrix.shape[-2:]), x)
+
+
+class Matvecs(torch.autograd.Function):
+    """As `matvecs`; what comes out, and the gradients, lie in memory as matrices do."""
+
+    @staticmethod
+    def forward(ctx, matrix, x):
+        ctx.save_for_backward(matrix, x)
+        front = matrix.shape[:-2]
+        x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
+        return torch.bmm(x, matrix.mT).unflatten(0, front).movedim(-2, 1)
+
+    @staticmethod
+    def backward(ctx, dy):
+        matrix, x = ctx.saved_tensors
+        front, turned = matrix.shape[:-2], matrix.stride(-1) > matrix.stride(-2)
+        x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
+        dy = dy.movedim(1, -2).flatten(0, -3)
+        dmatrix = torch.bmm(x.mT, dy).mT if turned else torch.bmm(dy.mT, x)
+        dx = torch.bmm(dy, matrix).unflatten(0, front).movedim(-2, 1)
+        return dmatrix.unflatten(0, front), dx
+
+
 def outer(a: Tensor, b: Tensor) -> Tensor:
     """a b^T: [..., m], [..., n] -> [..., m, n]."""
     return a.unsqueeze(-1) * b.unsqueeze(-2)
@@ -333,9 +361,9 @@ class MixerM(nn.Module):
             layer2_weight = M_start["layer2.weight"]
             value = alpha.unsqueeze(3)
             k_1 = wide(k)
-            value_1 = torch.einsum("bhoi,bthi->btho", M_start["layer1.weight"], k_1)
+            value_1 = matvecs(M_start["layer1.weight"], k_1)
             value_2 = F.gelu(value_1)
-            value_3 = torch.einsum("bhoi,bthi->btho", layer2_weight, value_2)
+            value_3 = matvecs(layer2_weight, value_2)
             value_4 = layernorm(value_3)
             value_5 = g.unflatten(-1, (4, 32))
             product = 2.0 * (k + (value_4 * value_5 + b.unflatten(-1, (4, 32))) - v) * value_5
@@ -344,12 +372,9 @@ class MixerM(nn.Module):
             product_1 = value_4 * (product * value_4).mean(-1, keepdim=True)
             quotient = (product - product.mean(-1, keepdim=True) - product_1) / value_6
             value_7 = eta.unsqueeze(3)
-            value_8 = torch.einsum("bhoi,bthi->btho", layer2_weight.mT, quotient)
-            product = 0.3989422804014327 * torch.exp(-0.5 * (value_1 * value_1))
-            product_2 = 0.5 * (1.0 + torch.erf(0.7071067811865476 * value_1))
             M_L_layer1_weight = scan_entries(
                 wide(value),
-                -(outer(value_8 * (product_2 + value_1 * product), k_1) * value_7),
+                -(outer(matvecs(layer2_weight.mT, quotient) * gelu_slope(value_1), k_1) * value_7),
                 M_L["layer1.weight"],
                 alpha.shape[1],
             )

@@ -54,6 +54,46 @@ def matvec(matrix: Tensor, x: Tensor) -> Tensor:
     return (matrix @ x.unsqueeze(-1)).squeeze(-1)
 
 
+def rows(x: Tensor, chosen: Chosen, has: tuple[bool, ...]) -> Tensor:
+    """What each row sees of x [B, *leading axes, ...], of which it `has` some: [R, 1 ..., ...]."""
+    for place, here in enumerate(has):
+        x = x if here else x.unsqueeze(1 + place)
+    slots = len(has)
+    rest = x.shape[1 + slots :]
+    each = x.shape[slots] > 1
+    x = x.expand(*chosen.front[:-1], x.shape[slots], *rest).flatten(0, slots)
+    found = x.index_select(0, chosen.parts if each else chosen.groups)
+    return found.view(found.shape[0], *[1] * sum(has), *rest)
+
+
+def matvecs(matrix: Tensor, x: Tensor) -> Tensor:
+    """One matrix for all tokens: [B, *lead, m, k], [B, T, *lead, k] -> [B, T, *lead, m]."""
+    front = torch.broadcast_shapes(matrix.shape[:-2], (x.shape[0], *x.shape[2:-1]))
+    x = x.expand(front[0], x.shape[1], *front[1:], x.shape[-1])
+    return Matvecs.apply(matrix.expand(*front, *matrix.shape[-2:]), x)
+
+
+class Matvecs(torch.autograd.Function):
+    """As `matvecs`; what comes out, and the gradients, lie in memory as matrices do."""
+
+    @staticmethod
+    def forward(ctx, matrix, x):
+        ctx.save_for_backward(matrix, x)
+        front = matrix.shape[:-2]
+        x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
+        return torch.bmm(x, matrix.mT).unflatten(0, front).movedim(-2, 1)
+
+    @staticmethod
+    def backward(ctx, dy):
+        matrix, x = ctx.saved_tensors
+        front, turned = matrix.shape[:-2], matrix.stride(-1) > matrix.stride(-2)
+        x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
+        dy = dy.movedim(1, -2).flatten(0, -3)
+        dmatrix = torch.bmm(x.mT, dy).mT if turned else torch.bmm(dy.mT, x)
+        dx = torch.bmm(dy, matrix).unflatten(0, front).movedim(-2, 1)
+        return dmatrix.unflatten(0, front), dx
+
+
 def outer(a: Tensor, b: Tensor) -> Tensor:
     """a b^T: [..., m], [..., n] -> [..., m, n]."""
     return a.unsqueeze(-1) * b.unsqueeze(-2)
@@ -178,11 +218,6 @@ def untiled(x: Tensor, front: tuple[int, ...]) -> Tensor:
     x = x.unflatten(1, (front[0], -1))
     x = x.permute(1, 0, 3, 2, *range(4, x.ndim)).flatten(1, 2)[:, : front[1]]
     return x.reshape(*front, *x.shape[3:])
-
-
-def stacked(states: list[Tensor]) -> Tensor:
-    """Each M_j^T below the other: [B, *lead, d_v, d_k] -> [G, n * d_k, d_v]."""
-    return torch.cat([Z.reshape(-1, *Z.shape[-2:]).mT for Z in states], -2)
 
 
 def solve(
@@ -391,7 +426,11 @@ class Products(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, g):
-        found = unit_lower_inverse(torch.diag_embed(g, -1))
+        tokens = g.shape[-1]
+        below = torch.ones(tokens, 1 + tokens, dtype=torch.bool, device=g.device).tril()
+        found = g.new_ones(*g.shape[:-1], 1 + tokens, 1 + tokens)
+        found[..., 1:, :] = torch.where(below, g.unsqueeze(-1), 1.0)
+        found = found.cumprod(-2).tril()
         ctx.save_for_backward(found)
         return found
 
@@ -405,21 +444,26 @@ class ScalarGate:
     """One number a token, multiplied forward; nothing is divided, so a gate of 0 is exact."""
 
     axes = 0
+    still = False  # whether it is 1 throughout
 
-    def __init__(self, tile, table):
-        self.tile, self.table = tile, table
+    def __init__(self, tile, table, still=False):
+        self.tile, self.table, self.still = tile, table, still
 
     @classmethod
     def of(cls, gates, front, tile, like):
         g = gates[0][0]
         if isinstance(g, float) and g == 1.0:
             table = like.new_ones(1 + tile, 1 + tile).tril()
-            return cls(tile, table.expand(-(-front[1] // tile), like.shape[0], -1, -1))
+            return cls(tile, table.expand(-(-front[1] // tile), like.shape[0], -1, -1), True)
         g = gate_tiles(g, front, tile, like, 0, 1.0)
         return cls(tile, Products.apply(g.squeeze(-1)))
 
     def of_chunks(self, rows, n):
-        return [ScalarGate(self.tile, table) for table in by_chunk(self.table, rows, n)]
+        cut = by_chunk(self.table, rows, n)
+        return [ScalarGate(self.tile, table, self.still) for table in cut]
+
+    def numbers(self, into, j):
+        return self.table
 
     def seen(self, late):
         return self.table[..., 1:, :] if late else self.table[..., :-1, :]
@@ -510,6 +554,290 @@ def states_of_rows(path: Rows, late: bool = True, state: int = 0) -> Tensor:
     return h.unflatten(-2, (path.n, -1))[..., state, :, :].mT
 
 
+class Numbers:
+    """F(t, i) of gates that are one number a token, of n chunks of one tile each.
+
+    What is asked for is made for all chunks at once, and cut where it is that of one `chunk`. None
+    stands for 0, and 1.0 for gates that are 1.
+    """
+
+    def __init__(self, D, rows, n):
+        self.D, self.rows, self.n = D, rows, n
+        self.made, self.cut = {}, {}
+        self.chunk = None
+
+    def of_chunks(self, rows, n):
+        """The same, of each chunk alone."""
+        found = [Numbers(self.D, rows, n) for _ in range(n)]
+        for chunk, one in enumerate(found):
+            one.made, one.cut, one.chunk = self.made, self.cut, chunk
+        return found
+
+    def general(self):
+        """The gates as all of `library_gates` are."""
+        if self.chunk is None:
+            return self.D
+        if "general" not in self.cut:
+            self.cut["general"] = self.D.of_chunks(self.rows, self.n)
+        return self.cut["general"][self.chunk]
+
+    def reach(self, into, j, late=True):
+        """F(t, i), or F(t-1, i): what is in state j of a write into some states [G, C, C]."""
+        return self.given("reach", into, j, late)
+
+    def since(self, a, j, late=True):
+        """F(t, 0), or F(t-1, 0): what is left of the first state a in state j [G, C, 1]."""
+        return self.given("since", (a,), j, late)
+
+    def left(self, into, j):
+        """F(C, i): what is left of a write at the tile's end [G, C, 1]."""
+        return self.given("left", into, j, True)
+
+    def whole(self, a, j):
+        """F(C, 0) [G, 1, 1]."""
+        return self.given("whole", (a,), j, True)
+
+    def given(self, kind, into, j, late):
+        """Make a table for all chunks, once, and cut it, once."""
+        key = (kind, into, j, late)
+        if key not in self.made:
+            self.made[key] = self.table(*key)
+        found = self.made[key]
+        if self.chunk is None or not isinstance(found, Tensor):
+            return found
+        if key not in self.cut:
+            by_chunk = found.unflatten(0, (self.rows, self.n, -1)).transpose(0, 1)
+            self.cut[key] = by_chunk.flatten(1, 2).unbind(0)
+        return self.cut[key][self.chunk]
+
+    def table(self, kind, into, j, late):
+        if self.D.still and kind != "reach":
+            return 1.0
+        F = self.D.numbers(into, j)
+        if F is None:
+            return None
+        match kind:
+            case "left":
+                return F[0, :, -1, 1:, None]
+            case "whole":
+                return F[0, :, -1:, :1]
+        F = F[0, :, 1:] if late else F[0, :, :-1]
+        return F[..., :1] if kind == "since" else F[..., 1:].contiguous()
+
+
+class Tile(NamedTuple):
+    """A course over one tile: as `Tiles` of one tile, with numbers for gates, states apart."""
+
+    gates: Numbers
+    writes: list[Tensor]  # e of each write [G, C, d_v]
+    keys: list[list[tuple[Tensor, tuple[int, ...]]]]  # b of each write [G, C, d_k]
+    starts: list[Tensor]  # M_j^T before the tile [G, d_k, d_v]
+    front: tuple[int, ...]  # B, C, *lead
+
+
+def in_rows(x: Tensor, front: tuple[int, ...]) -> Tensor:
+    """Put the tokens of each row and copy together: [B, C, *lead, d] -> [G, C, d]."""
+    x = x if x.shape[:-1] == front else x.expand(*front, x.shape[-1])
+    return x if len(front) == 2 else x.movedim(1, -2).reshape(-1, front[1], x.shape[-1])
+
+
+def from_rows(y: Tensor, front: tuple[int, ...]) -> Tensor:
+    """Undo `in_rows`."""
+    if len(front) == 2:
+        return y
+    return y.view(front[0], *front[2:], *y.shape[1:]).movedim(-2, 1)
+
+
+def move_tile(
+    writes: list[Any], D: Numbers, front: tuple[int, ...], states: list[Tensor]
+) -> tuple[Tile, list[Tensor]]:
+    """Move over one tile: its course, and the states after it."""
+    like, n = states[0], range(len(states))
+    d_k, d_v = like.shape[-2:]
+
+    def rows(x: Tensor, d: int) -> Tensor:
+        x = x.to(like.dtype)
+        return in_rows(x if x.shape[-1] == d else x.expand(*x.shape[:-1], d), front)
+
+    E = [rows(like.new_zeros(1) if w.u is None else w.u, d_v) for w in writes]
+    keys = [[(rows(b, d_k), into) for b, into in w.b] for w in writes]
+    flows = {(a, j): w for j in n for a in n if (w := D.whole(a, j)) is not None}
+    pairs = [(r, b, into) for r, found in enumerate(keys) for b, into in found]
+    goes = {
+        (r, k, j): left
+        for k, (r, _, into) in enumerate(pairs)
+        for j in n
+        if (left := D.left(into, j)) is not None
+    }
+    plan = (tuple(flows), tuple(goes), len(states), len(E), len(pairs))
+    after = MoveTile.apply(
+        plan, *states, *numbers(flows.values()), *E, *[b for _, b, _ in pairs],
+        *numbers(goes.values()),
+    )  # fmt: skip
+    return Tile(D, E, keys, states, front), list(after)
+
+
+def numbers(of: Any) -> list[Tensor | None]:
+    """Tables as the functions below take them: None for 1."""
+    return [x if isinstance(x, Tensor) else None for x in of]
+
+
+def parted(given: Any, *counts: int) -> list[Any]:
+    """Cut a tuple into tuples of these lengths, and the rest."""
+    found = []
+    for count in counts:
+        found.append(given[:count])
+        given = given[count:]
+    return [*found, given]
+
+
+def times(x: Tensor, number: Tensor | None) -> Tensor:
+    """x times numbers, None for 1."""
+    return x if number is None else x * number
+
+
+def plus(total: Tensor | None, x: Tensor, number: Tensor | None = None) -> Tensor:
+    """total + number * x, None for nothing and for 1."""
+    if total is None:
+        return times(x, number)
+    return total + x if number is None else torch.addcmul(total, x, number)
+
+
+class MoveTile(torch.autograd.Function):
+    """M_j <- sum_a w_aj M_a + sum_r (l_rj b_r)^T e_r, with numbers w and l."""
+
+    @staticmethod
+    def forward(ctx, plan, *given):
+        ctx.plan = plan
+        ctx.save_for_backward(*given)
+        flows, goes, n, *counts = plan
+        M, w, e, b, left = parted(given, n, len(flows), *counts)
+        after = [None] * n
+        for (a, j), number in zip(flows, w, strict=True):
+            if after[j] is None:
+                after[j] = M[a].clone() if number is None else M[a] * number
+            else:
+                after[j] += times(M[a], number)
+        for (r, k, j), number in zip(goes, left, strict=True):
+            # the numbers go with what is smaller
+            small = e[r].shape[-1] < b[k].shape[-1]
+            x = b[k] if small else times(b[k], number)
+            y = times(e[r], number) if small else e[r]
+            after[j] = torch.bmm(x.mT, y) if after[j] is None else after[j].baddbmm_(x.mT, y)
+        return tuple(torch.zeros_like(M[0]) if x is None else x for x in after)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        flows, goes, n, *counts = ctx.plan
+        counts = n, len(flows), *counts
+        M, w, e, b, left = parted(ctx.saved_tensors, *counts)
+        _, of_w, of_e, of_b, of_left = parted(ctx.needs_input_grad[1:], *counts)
+        dM, de, db = [None] * n, [None] * len(e), [None] * len(b)
+        dw, dleft = [None] * len(w), [None] * len(left)
+        for at, (a, j) in enumerate(flows):
+            dM[a] = plus(dM[a], grads[j], w[at])
+            if of_w[at]:
+                dw[at] = (M[a] * grads[j]).sum((-2, -1), keepdim=True)
+        for at, (r, k, j) in enumerate(goes):
+            x = torch.bmm(b[k], grads[j]) if of_e[r] else None
+            y = torch.bmm(e[r], grads[j].mT) if of_b[k] or of_left[at] else None
+            de[r] = de[r] if x is None else plus(de[r], x, left[at])
+            db[k] = plus(db[k], y, left[at]) if of_b[k] else None
+            if of_left[at]:
+                short = x is not None and x.shape[-1] < y.shape[-1]
+                dleft[at] = (x * e[r] if short else y * b[k]).sum(-1, keepdim=True)
+        return None, *dM, *dw, *de, *db, *dleft
+
+
+def read_tile(q: Tensor, path: Tile, late: bool = True, state: int = 0) -> Tensor:
+    """M_t q_t (late), or M_{t-1} q_t: q [B, C, *lead, d_k] -> [B, C, *lead, d_v]."""
+    D, like = path.gates, path.starts[0]
+    first = {
+        a: since for a in range(len(path.starts)) if (since := D.since(a, state, late)) is not None
+    }
+    pairs = [
+        (e, b, reach)
+        for e, keys in zip(path.writes, path.keys, strict=True)
+        for b, into in keys
+        if (reach := D.reach(into, state, late)) is not None
+    ]
+    flat = [x for pair in pairs for x in pair]
+    starts = [path.starts[a] for a in first]
+    q_rows = in_rows(q.to(like.dtype), path.front)
+    y = ReadTile.apply(len(starts), q_rows, *starts, *numbers(first.values()), *flat)
+    return from_rows(y, path.front).to(q.dtype)
+
+
+class ReadTile(torch.autograd.Function):
+    """y = sum_a s_a (q M_a^T) + sum_r (T_r * q b_r^T) e_r, with numbers s and tables T."""
+
+    @staticmethod
+    def forward(ctx, n, q, *given):
+        M, s, rest = parted(given, n, n)
+        wide, y, met = M[0].shape[-2] > M[0].shape[-1], None, []
+        for start, number in zip(M, s, strict=True):
+            if wide or number is None:
+                met.append(torch.bmm(q, start))
+                y = plus(y, met[-1], number)
+            else:
+                x = q * number
+                y = torch.bmm(x, start) if y is None else y.baddbmm_(x, start)
+        for e, b, table in triples(rest):
+            met.append(torch.bmm(q, b.mT))
+            y = added(y, met[-1] * table, e)
+        ctx.n = n
+        ctx.save_for_backward(q, *given, *met)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        q, *given = ctx.saved_tensors
+        M, s, rest = parted(given, ctx.n, ctx.n)
+        of_q, *needs = ctx.needs_input_grad[1:]
+        _, of_s, of_rest = parted(needs, ctx.n, ctx.n)
+        wide, dq, dM, ds, of_writes = M[0].shape[-2] > M[0].shape[-1], None, [], [], []
+        met = list(rest[len(of_rest) :])
+        if torch.is_grad_enabled():
+            # this is differentiated again, and then what the states and writes met hangs on them
+            met = [
+                torch.bmm(q, x) for x, number in zip(M, s, strict=True) if wide or number is None
+            ]
+            met += [torch.bmm(q, b.mT) for _, b, _ in triples(rest[: len(of_rest)])]
+        for at, (start, number) in enumerate(zip(M, s, strict=True)):
+            if wide or number is None:
+                y, answer = times(dy, number), met.pop(0)
+                x = q
+                dq = added(dq, y, start.mT) if of_q else None
+                ds.append((dy * answer).sum(-1, keepdim=True) if of_s[at] else None)
+            else:
+                x, y = q * number, dy
+                asked = torch.bmm(dy, start.mT) if of_q or of_s[at] else None
+                dq = plus(dq, asked, number) if of_q else None
+                ds.append((q * asked).sum(-1, keepdim=True) if of_s[at] else None)
+            dM.append(torch.bmm(x.mT, y))
+        for (e, b, table), (of_e, of_b, of_table) in zip(
+            triples(rest[: len(of_rest)]), triples(of_rest), strict=True
+        ):
+            scores = met.pop(0)
+            de = torch.bmm((table * scores).mT, dy) if of_e else None
+            dscores = torch.bmm(dy, e.mT) if of_q or of_b or of_table else None
+            dtable = dscores * scores if of_table else None
+            dscores = dscores * table if of_q or of_b else None
+            dq = torch.baddbmm(dq, dscores, b) if of_q else None
+            of_writes += [de, torch.bmm(dscores.mT, q) if of_b else None, dtable]
+        return None, dq, *dM, *ds, *of_writes
+
+
+def added(total: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
+    """total + x y, None for nothing."""
+    return torch.bmm(x, y) if total is None else torch.baddbmm(total, x, y)
+
+
+def triples(x: Any) -> list[Any]:
+    """Cut a list into threes."""
+    return [x[i : i + 3] for i in range(0, len(x), 3)]
+
+
 class Moves(NamedTuple):
     """How a part moves: its gates D_aj [B, T, *lead], their class, and the tokens of a tile."""
 
@@ -546,36 +874,65 @@ def run_chunks(
     course: list[Chunks] = []
     at = 0
     for length, n in chunk_runs(position, streams[0].shape[1], chunk):
-        spans = [x[:, at : at + length * n].split(length, 1) for x in streams]
-        gates = {part: gates_of_run(m, states[0][part], at, length, n) for part, m in moves.items()}
         rows = streams[0].shape[0]
+        lead = lead_of(*next((states[0][part], m) for part, m in moves.items()))
+        spans = [pieces(x[:, at : at + length * n], n, lead) for x in streams]
+        gates = gates_of_run(moves, states[0], at, length, n)
         by_chunk = {part: D.of_chunks(rows, n) for part, D in gates.items()}
         M = {part: below([s[part] for s in states], m) for part, m in moves.items()}
         starts, found = [], []
         for i, now in enumerate(zip(*spans, strict=True)):
             made = writes(*now, start)
             starts.append(start)
-            solved = {}
-            for part, m in moves.items():
-                lead, d_k = size_of(states[0][part], m)
+            tiles = {}
+            for part in moves:
                 front = (rows, length, *lead)
-                *solved[part], M[part] = solve(made[part], by_chunk[part][i], front, M[part], d_k)
-            found.append(solved)
+                tiles[part], M[part] = move(made[part], by_chunk[part][i], front, M[part])
+            found.append(tiles)
             position += length
             if reset is not None and position % reset[0] == 0:
                 M = {part: below([s[part] for s in reset[1]], m) for part, m in moves.items()}
             if position % chunk == 0:
-                start = {part: above(M[part], m, states[0][part])[0] for part, m in moves.items()}
-        parts = {part: above(M[part], m, states[0][part]) for part, m in moves.items()}
-        states = [{part: parts[part][j] for part in moves} for j in range(len(states))]
+                start = {part: above(M[part][0], m, states[0][part]) for part, m in moves.items()}
+        states = [
+            {part: above(M[part][j], m, states[0][part]) for part, m in moves.items()}
+            for j in range(len(states))
+        ]
         at += length * n
-        tiles = {
-            part: tiles_of_run([x[part] for x in found], gates[part], length, starts[0][part], m)
-            for part, m in moves.items()
-        }
+        if in_turns(states):
+            course += [Chunks(t, s, 1) for t, s in zip(found, starts, strict=True)]
+            continue
+        tiles = {part: joined([x[part] for x in found], gates[part], rows) for part in moves}
         origin = {part: in_one_batch([s[part] for s in starts]) for part in moves}
         course.append(Chunks(tiles, origin, n))
     return course, *states, start
+
+
+def in_turns(states: list[dict[str, Tensor]]) -> bool:
+    """Say whether chunks are better read one after another: large states that stay in a cache."""
+    parts = [x for state in states for x in state.values()]
+    return parts[0].device.type == "cpu" and sum(x.numel() for x in parts) >= 2**13
+
+
+def pieces(x: Tensor, n: int, lead: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Cut a stream into n chunks [B, C, ...], in which copies of the memory lie apart."""
+    x = x.unflatten(1, (n, -1))
+    if x.shape[3 : 3 + len(lead)] != lead or not lead:
+        return x.unbind(1)
+    # tokens behind the leading axes in memory, where matrix products want them
+    last = 2 + len(lead)
+    return tuple(y.movedim(last - 1, 1) for y in x.movedim(2, last).contiguous().unbind(1))
+
+
+def move(writes: list[Any], D: Any, front: tuple[int, ...], M: list[Tensor]) -> tuple[Any, ...]:
+    """Move a part over a chunk: its course, and the states after it."""
+    if isinstance(D, Numbers):
+        if not any(w.p or w.c for w in writes):
+            return move_tile(writes, D, front, M)
+        D = D.general()
+    d_k = M[0].shape[-2]
+    *solved, after = solve(writes, D, front, M[0] if len(M) == 1 else torch.cat(M, -2), d_k)
+    return Tiles(D, *solved, front), [after] if len(M) == 1 else list(after.split(d_k, -2))
 
 
 def chunk_runs(position: int, tokens: int, chunk: int) -> list[tuple[int, int]]:
@@ -600,36 +957,44 @@ def from_matrix(x: Tensor, m: Moves) -> Tensor:
     return x
 
 
-def below(states: list[Tensor], m: Moves) -> Tensor:
-    """The states of a part as tiles take them: [B, *lead, *part] -> [G, n * d_k, d_v]."""
-    return stacked([as_matrix(x, m) for x in states])
+def below(states: list[Tensor], m: Moves) -> list[Tensor]:
+    """The states of a part as tiles take them: [B, *lead, *part] -> M_j^T [G, d_k, d_v]."""
+    found = [as_matrix(x, m) for x in states]
+    return [x.mT.contiguous().flatten(0, -3) for x in found]
 
 
-def above(M: Tensor, m: Moves, like: Tensor) -> list[Tensor]:
-    """Undo `below`."""
-    shape = as_matrix(like, m).shape
-    return [from_matrix(Z.mT.reshape(shape), m) for Z in M.split(shape[-1], -2)]
+def above(M: Tensor, m: Moves, like: Tensor) -> Tensor:
+    """Undo `below` for one state."""
+    return from_matrix(M.mT.reshape(as_matrix(like, m).shape), m)
 
 
-def size_of(state: Tensor, m: Moves) -> tuple[tuple[int, ...], int]:
-    """The leading axes of a part, and the size of its keys."""
-    shape = as_matrix(state, m).shape
-    return tuple(shape[1:-2]), shape[-1]
+def lead_of(state: Tensor, m: Moves) -> tuple[int, ...]:
+    """The leading axes of a part."""
+    return tuple(as_matrix(state, m).shape[1:-2])
 
 
-def gates_of_run(m: Moves, state: Tensor, at: int, length: int, n: int) -> Any:
-    """The products of gates of n chunks, rows of one batch."""
-    rows, (lead, _) = state.shape[0], size_of(state, m)
-    like = below([state], m).repeat_interleave(n, 0)
+def gates_of_run(
+    moves: dict[str, Moves], states: dict[str, Tensor], at: int, length: int, n: int
+) -> dict[str, Any]:
+    """The products of gates of n chunks, rows of one batch; parts that move alike share them."""
+    found, made = {}, {}
+    for part, m in moves.items():
+        rows, lead, tile = states[part].shape[0], lead_of(states[part], m), min(m.tile, length)
+        like = below([states[part]], m)[0].repeat_interleave(n, 0)
 
-    def spread(g: Any) -> Any:
-        if not isinstance(g, Tensor):
-            return g
-        g = g if g.shape[1] == 1 else g[:, at : at + length * n]
-        return g.expand(rows, length * n, *g.shape[2:]).unflatten(1, (n, length)).flatten(0, 1)
+        def spread(g: Any, rows: int = rows) -> Any:
+            if not isinstance(g, Tensor):
+                return g
+            g = g if g.shape[1] == 1 else g[:, at : at + length * n]
+            return g.expand(rows, length * n, *g.shape[2:]).unflatten(1, (n, length)).flatten(0, 1)
 
-    gates = [[spread(g) for g in row] for row in m.gates]
-    return m.kind.of(gates, (rows * n, length, *lead), min(m.tile, length), like)
+        key = (m.kind, tile, lead, *(id(g) for row in m.gates for g in row))
+        if key not in made:
+            gates = [[spread(g) for g in row] for row in m.gates]
+            D = m.kind.of(gates, (rows * n, length, *lead), tile, like)
+            made[key] = Numbers(D, rows, n) if D.axes == 0 and tile == length else D
+        found[part] = made[key]
+    return found
 
 
 def in_one_batch(parts: list[Tensor]) -> Tensor:
@@ -637,38 +1002,99 @@ def in_one_batch(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.stack(parts, 1).flatten(0, 1)
 
 
-def in_one_row(parts: list[Any], rows: int) -> Any:
-    """As `in_one_batch`, for what tiles hold: n of [N, B * H, ...] as one [N, B * n * H, ...]."""
+def in_one_row(parts: list[Any], rows: int, axis: int) -> Any:
+    """As `in_one_batch`, for what tiles hold: n of [.., B * H, ...] as one [.., B * n * H, ...]."""
     if isinstance(parts[0], tuple):
-        return tuple(in_one_row(list(x), rows) for x in zip(*parts, strict=True))
+        return tuple(in_one_row(list(x), rows, axis) for x in zip(*parts, strict=True))
     if len(parts) == 1:
         return parts[0]
-    return torch.stack([x.unflatten(1, (rows, -1)) for x in parts], 2).flatten(1, 3)
+    cut = [x.unflatten(axis, (rows, -1)) for x in parts]
+    return torch.stack(cut, axis + 1).flatten(axis, axis + 2)
 
 
-def tiles_of_run(found: list[Any], D: Any, length: int, state: Tensor, m: Moves) -> Tiles:
-    """The course of one part over n chunks, from what was solved for each."""
-    rows, (lead, _) = state.shape[0], size_of(state, m)
-    E = [in_one_row(list(e), rows) for e in zip(*(chunk[0] for chunk in found), strict=True)]
+def joined(found: list[Any], D: Any, rows: int) -> Any:
+    """The course of one part over n chunks, from that over each."""
+    apart = isinstance(found[0], Tile)
+    axis = 0 if apart else 1
+
+    def join(parts: Any) -> Any:
+        return in_one_row(list(parts), rows, axis)
+
+    E = [join(e) for e in zip(*(x.writes for x in found), strict=True)]
     keys = []
-    for same in zip(*(chunk[1] for chunk in found), strict=True):
-        joined = [in_one_row([b for b, _ in pairs], rows) for pairs in zip(*same, strict=True)]
-        keys.append([(b, into) for b, (_, into) in zip(joined, same[0], strict=True)])
-    starts = in_one_row([chunk[2] for chunk in found], rows)
-    return Tiles(D, E, keys, starts, (rows * len(found), length, *lead))
+    for same in zip(*(x.keys for x in found), strict=True):
+        of_keys = [join(b for b, _ in pairs) for pairs in zip(*same, strict=True)]
+        keys.append([(b, into) for b, (_, into) in zip(of_keys, same[0], strict=True)])
+    front = (rows * len(found), *found[0].front[1:])
+    if apart:
+        starts = [join(M) for M in zip(*(x.starts for x in found), strict=True)]
+        return Tile(D, E, keys, starts, front)
+    D = D.general() if isinstance(D, Numbers) else D
+    return Tiles(D, E, keys, join(x.starts for x in found), front)
+
+
+def as_tiles(path: Any) -> Tiles:
+    """A course as what reads states in other ways takes it."""
+    if isinstance(path, Tiles):
+        return path
+    D, starts = path.gates.general(), torch.cat(path.starts, -2).unsqueeze(0)
+    E = [e.unsqueeze(0) for e in path.writes]
+    keys = [[(D.keys(b.unsqueeze(0)), into) for b, into in pairs] for pairs in path.keys]
+    return Tiles(D, E, keys, starts, path.front)
+
+
+def read_part(q: Tensor, path: Any, late: bool = True, state: int = 0) -> Tensor:
+    """M_t q_t (late), or M_{t-1} q_t: q [B, C, *lead, *more, d_k] -> [B, C, *lead, *more, d_v]."""
+    if isinstance(path, Tile) and q.ndim == len(path.front) + 1:
+        return read_tile(q, path, late, state)
+    return read_tiles(q, as_tiles(path), late, state)
 
 
 def over_chunks(read: Any, course: list[Chunks], *q: Tensor) -> Tensor:
     """Read a course: `read(*q, chunks)` for each run of chunks, q [B, T, ...] cut alike."""
     found, at = [], 0
-    for chunks in course:
-        length = next(iter(chunks.tiles.values())).front[1]
-        here = [x[:, at : at + length * chunks.n] for x in q]
-        here = [x.unflatten(1, (chunks.n, length)).flatten(0, 1) for x in here]
-        y = read(*here, chunks)
-        found.append(y.unflatten(0, (-1, chunks.n)).flatten(1, 2))
-        at += length * chunks.n
+    for length, n, lead, chunks in runs_of(course):
+        here = [x[:, at : at + length * n] for x in q]
+        at += length * n
+        if len(chunks) == n:
+            spans = [pieces(x, n, lead) for x in here] or [[]]
+            turns = zip(*spans, chunks, strict=True) if q else ((c,) for c in chunks)
+            found.append(torch.stack([read(*turn) for turn in turns], 1).flatten(1, 2))
+            continue
+        y = read(*(x.unflatten(1, (n, length)).flatten(0, 1) for x in here), *chunks)
+        found.append(y.unflatten(0, (-1, n)).flatten(1, 2))
     return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+
+def runs_of(course: list[Chunks]) -> list[tuple[int, int, tuple[int, ...], list[Chunks]]]:
+    """Runs of chunks of one length: that length, how many, the leading axes of states."""
+    found: list[Any] = []
+    for chunks in course:
+        front = next(iter(chunks.tiles.values())).front
+        if (
+            chunks.n == 1
+            and found
+            and found[-1][0] == front[1]
+            and found[-1][1] == len(found[-1][3])
+        ):
+            length, n, lead, same = found.pop()
+            found.append((length, n + 1, lead, [*same, chunks]))
+        else:
+            found.append((front[1], chunks.n, front[2:], [chunks]))
+    return found
+
+
+class Chosen(NamedTuple):
+    """The parts that one token of each sequence selects, one row for each of R = B * lead * count.
+
+    `parts` and `groups` are the rows' places among all parts and among all leading axes but the
+    slots, `weights` their weights; `front` is [B, *lead, count].
+    """
+
+    parts: Tensor
+    groups: Tensor
+    weights: Tensor
+    front: tuple[int, ...]
 
 
 class MixerUsual(nn.Module):
@@ -734,7 +1160,7 @@ class MixerM(nn.Module):
 
         def writes(k, v, beta, usual_prev, start):
             """What the tokens of a chunk write, from the state before it."""
-            difference = torch.einsum("bhoi,bthi->btho", start["weight"], wide(k)) - v
+            difference = matvecs(start["weight"], wide(k)) - v
             value = torch.where(
                 0.5 * (difference * difference).sum(-1) > usual_prev, number(1.0, k), 0.0
             )
@@ -760,7 +1186,7 @@ class MixerM(nn.Module):
         """Read M(q) at every token, after its update."""
 
         def read(q, chunks):
-            return read_tiles(wide(q), chunks.tiles["weight"]).to(q.dtype)
+            return read_part(wide(q), chunks.tiles["weight"]).to(q.dtype)
 
         return over_chunks(read, path, q)
 
@@ -768,7 +1194,7 @@ class MixerM(nn.Module):
         """Read M(q) at every token, before its chunk."""
 
         def read(q, chunks):
-            return torch.einsum("bhoi,bthi->btho", chunks.origin["weight"], wide(q)).to(q.dtype)
+            return matvecs(chunks.origin["weight"], wide(q)).to(q.dtype)
 
         return over_chunks(read, path, q)
 
@@ -882,9 +1308,7 @@ class Mixer(nn.Module):
             beta.split(lengths, 1),
             strict=True,
         ):
-            usual_path, usual = self.usual(
-                v_c, torch.einsum("bhoi,bthi->btho", M_start, k_c), usual
-            )
+            usual_path, usual = self.usual(v_c, matvecs(M_start, k_c), usual)
             M_path, M, M_start = self.M(
                 alpha_c,
                 k_c,

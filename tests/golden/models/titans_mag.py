@@ -898,7 +898,7 @@ class ReadTile(torch.autograd.Function):
         q, *given = ctx.saved_tensors
         M, s, rest = parted(given, ctx.n, ctx.n)
         of_q, *needs = ctx.needs_input_grad[1:]
-        of_M, of_s, of_rest = parted(needs, ctx.n, ctx.n)
+        _, of_s, of_rest = parted(needs, ctx.n, ctx.n)
         wide, dq, dM, ds, of_writes = M[0].shape[-2] > M[0].shape[-1], None, [], [], []
         met = list(rest[len(of_rest) :])
         if torch.is_grad_enabled():
@@ -918,7 +918,7 @@ class ReadTile(torch.autograd.Function):
                 asked = torch.bmm(dy, start.mT) if of_q or of_s[at] else None
                 dq = plus(dq, asked, number) if of_q else None
                 ds.append((q * asked).sum(-1, keepdim=True) if of_s[at] else None)
-            dM.append(torch.bmm(x.mT, y) if of_M[at] else None)
+            dM.append(torch.bmm(x.mT, y))
         for (e, b, table), (of_e, of_b, of_table) in zip(
             triples(rest[: len(of_rest)]), triples(of_rest), strict=True
         ):
