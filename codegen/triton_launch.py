@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from nlc.codegen.triton_back import read_back, states_back, tiles_back
 from nlc.codegen.triton_graph import Dims, ordered
 from nlc.codegen.triton_printer import KernelPrinter
 from nlc.codegen.triton_solve import Kernel, Solve
@@ -47,13 +48,13 @@ class Launcher:
             if kernel.stores:
                 self._kernel(out, kernel)
         self._course(out)
-        for kernel in (solve.states_back(), solve.tiles_back()):
+        for kernel in (states_back(solve), tiles_back(solve)):
             self._kernel(out, kernel)
         self._course_back(out)
         for state, late in self.reads:
             suffix = self.suffix(state, late)
             kernel = solve.read_kernel(state, late, f"read{suffix}")
-            back = solve.read_back(state, late, f"read{suffix}_back")
+            back = read_back(solve, state, late, f"read{suffix}_back")
             self._kernel(out, kernel)
             self._kernel(out, back)
             self._read(out, suffix, kernel, back)

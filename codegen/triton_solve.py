@@ -1,4 +1,4 @@
-"""The kernels of an affine memory in tiles, as tile graphs: three forward, four backward.
+"""The kernels of an affine memory in tiles, as tile graphs: the three that go forward.
 
 In: an `Affine` form of matrices and how its gates are kept. Out: `Kernel`s:
 
@@ -6,9 +6,9 @@ In: an `Affine` form of matrices and how its gates are kept. Out: `Kernel`s:
               products at the tile's end
     states    from tile to tile: E = u + w M, M <- carried(M) + E b^T; M stands as M^T [K, V]
     read      each tile alone: y_t = M_0 F(t, 0) q_t + sum_i <F(t, i) b_i, q_t> e_i
-    ..._back  the same backwards; what is not kept is computed anew from the states before each tile
 
-How they are printed stands in `triton_printer`, what launches them in `triton_launch`.
+Those that go backwards stand in `triton_back`, how they are printed in `triton_printer`, and what
+launches them in `triton_launch`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from nlc.codegen.names import Names
 from nlc.codegen.triton_coefficients import Coefficients
 from nlc.codegen.triton_gates import KINDS, Direct, Relative, Scalar
-from nlc.codegen.triton_gradient import gradients
 from nlc.codegen.triton_graph import Tile, Tiles, renamed
 
 from nlc.ir.expr import Expr
@@ -59,7 +58,7 @@ class Solve:
 
     def __post_init__(self) -> None:
         self.coefficients = Coefficients(Tiles(), self.sizes, self.names, self.called)
-        self._begin()
+        self.begin()
         # the list of leaves is that of all coefficients
         for r, write in enumerate(self.form.writes):
             for p in write.reads:
@@ -71,7 +70,7 @@ class Solve:
             self.keys(r)
         self.words = tuple(self.solved())
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """Begin a graph."""
         self.tiles = Tiles()
         self.coefficients.tiles = self.tiles
@@ -145,10 +144,10 @@ class Solve:
             return self.offset(r)
         return self.tiles.load(f"e{self.label(r)}", ("C", "V"), about="what was written")
 
-    def _state(self, word: str, j: int) -> Tile:
+    def state(self, word: str, j: int) -> Tile:
         return self.tiles.load(f"{word}{self.number(j)}", ("K", "V"))
 
-    def _asked(self, r: int) -> dict[int, Tile]:
+    def asked(self, r: int) -> dict[int, Tile]:
         """What a write asks the tile's first states."""
         found: dict[int, Tile] = {}
         for j, p in enumerate(self.form.writes[r].reads):
@@ -232,12 +231,12 @@ class Solve:
                     for word, (value, axis) in given[r].items()
                 }
         return {
-            self._word(word, r): renamed(value, f"{word}{self.label(r)}_solved")
+            self.word(word, r): renamed(value, f"{word}{self.label(r)}_solved")
             for r in rows
             for word, (value, _) in given[r].items()
         }
 
-    def _word(self, word: str, r: int) -> str:
+    def word(self, word: str, r: int) -> str:
         """The tensor that holds what is solved for a write."""
         return f"{word}_{self.label(r)}x" if len(self.open_) > 1 else f"{word}_x"
 
@@ -252,7 +251,7 @@ class Solve:
                 u = tiles.add(u, tiles.dot(scores, self.offset(s), (False, False), ("C", "V")))
         if u is not None:
             found["u"] = (u, "V")
-        for a, x in self._asked(r).items():
+        for a, x in self.asked(r).items():
             found[f"w{self.number(a)}"] = (x, "K")
         return found
 
@@ -280,7 +279,7 @@ class Solve:
 
     def tiles_kernel(self) -> Kernel:
         """The tiles, each alone."""
-        self._begin()
+        self.begin()
         stores = tuple(self.solved().items())
         return Kernel(
             "tiles", "Solve the writes of each tile, but for the states before it.", stores
@@ -288,7 +287,7 @@ class Solve:
 
     # ---- from tile to tile ---------------------------------------------------------------------
 
-    def _left(self, r: int, j: int) -> list[Tile]:
+    def left(self, r: int, j: int) -> list[Tile]:
         """F(C, i) b_i of a write in state j [C, K], from what the tiles kernel stored."""
         tiles, found = self.tiles, []
         for n, (b, into) in enumerate(self.keys(r)):
@@ -302,7 +301,7 @@ class Solve:
                 found.append(tiles.load(self._end_of(r, n), ("C", "K"), about="F(C, i) b_i"))
         return found
 
-    def _whole(self, a: int, j: int) -> Tile | None:
+    def whole(self, a: int, j: int) -> Tile | None:
         """F_aj(C, 0), from what the tiles kernel stored."""
         whole = self.gates.whole(a, j)
         if whole is None or whole.op == "number":
@@ -311,7 +310,7 @@ class Solve:
 
     def states_kernel(self) -> Kernel:
         """From tile to tile."""
-        self._begin()
+        self.begin()
         tiles = self.tiles
         M = [
             tiles.make(
@@ -326,10 +325,10 @@ class Solve:
                 E[r] = self.offset(r)
                 continue
             e: Tile | None = None
-            if self._word("u", r) in self.words:
-                e = tiles.load(self._word("u", r), ("C", "V"), about="(I - A)^-1 U")
+            if self.word("u", r) in self.words:
+                e = tiles.load(self.word("u", r), ("C", "V"), about="(I - A)^-1 U")
             for a in self.states:
-                word = self._word(f"w{self.number(a)}", r)
+                word = self.word(f"w{self.number(a)}", r)
                 if word in self.words:
                     w = tiles.load(word, ("C", "K"), about="(I - A)^-1 P")
                     e = tiles.add(e, tiles.dot(w, M[a], (False, False), ("C", "V")))
@@ -340,11 +339,11 @@ class Solve:
         for j in self.states:
             total: Tile | None = None
             for a in self.states:
-                whole = self._whole(a, j)
+                whole = self.whole(a, j)
                 if whole is not None:
                     total = tiles.add(total, tiles.mul(whole, M[a]))
             for r, e in E.items():
-                for left in self._left(r, j):
+                for left in self.left(r, j):
                     total = tiles.add(total, tiles.dot(left, e, (True, False), ("K", "V")))
             after.append(total or tiles.spread(tiles.number(0.0), ("K", "V")))
         return Kernel(
@@ -357,92 +356,6 @@ class Solve:
             ends=tuple(f"M{self.number(j)}_after" for j in self.states),
         )
 
-    def states_back(self) -> Kernel:
-        """The last tile first: the gradients of the states after each tile, and of its writes."""
-        self._begin()
-        tiles = self.tiles
-        dM = [
-            tiles.make(
-                "carried", dims=("K", "V"), word=f"dM{self.number(j)}", name=f"dM{self.number(j)}"
-            )
-            for j in self.states
-        ]
-        stores = [(f"dends{self.number(j)}", dM[j]) for j in self.states]
-        dE: dict[int, Tile] = {}
-        for r in self.open_:
-            total = tiles.load(f"de{self.label(r)}", ("C", "V"))
-            for j in self.states:
-                for left in self._left(r, j):
-                    total = tiles.add(total, tiles.dot(left, dM[j], (False, False), ("C", "V")))
-            dE[r] = renamed(total, f"de{self.label(r)}_all")
-            stores.append((f"de{self.label(r)}_all", dE[r]))
-        after = []
-        for a in self.states:
-            total = self._state("dstarts", a)
-            for j in self.states:
-                whole = self._whole(a, j)
-                if whole is not None:
-                    total = tiles.add(total, tiles.mul(whole, dM[j]))
-            for r in self.open_:
-                word = self._word(f"w{self.number(a)}", r)
-                if word in self.words:
-                    w = tiles.load(word, ("C", "K"), about="(I - A)^-1 P")
-                    total = tiles.add(total, tiles.dot(w, dE[r], (True, False), ("K", "V")))
-            after.append(total)
-        return Kernel(
-            "states_back",
-            "Go from the last tile to the first: the gradients of its writes and states.",
-            tuple(stores),
-            loop=-1,
-            carried=tuple((m, f"dM{self.number(j)}_after") for j, m in enumerate(dM)),
-            after=tuple(after),
-            ends=tuple(f"dM{self.number(j)}_before" for j in self.states),
-        )
-
-    def tiles_back(self) -> Kernel:
-        """The gradients of what the tiles kernel was given."""
-        self._begin()
-        tiles = self.tiles
-        found = self.solved()
-        reached: dict[Tile, Tile] = {}
-
-        def reach(value: Tile, grad: Tile) -> None:
-            if value.op != "number":
-                reached[value] = tiles.add(reached.get(value), grad)
-
-        for r in self.open_:
-            de = tiles.load(f"de{self.label(r)}_all", ("C", "V"))
-            word = self._word("u", r)
-            if word in found:
-                reach(found[word], de)
-            for a in self.states:
-                word = self._word(f"w{self.number(a)}", r)
-                if word in found:
-                    M = self._state("starts", a)
-                    reach(found[word], tiles.dot(de, M, (False, True), ("C", "K")))
-        for j in self.states:
-            dM = self._state("dends", j)
-            for r in range(len(self.form.writes)):
-                for b, into in self.keys(r):
-                    left = self.gates.left(into, j, b)
-                    if left is None:
-                        continue
-                    reach(left, tiles.dot(self.written(r), dM, (False, True), ("C", "K")))
-                    if r in self.known:
-                        e = self.offset(r)
-                        reach(e, tiles.dot(left, dM, (False, False), ("C", "V")))
-            for a in self.states:
-                whole = self.gates.whole(a, j)
-                if whole is not None and whole.op != "number":
-                    product = tiles.mul(self._state("starts", a), dM)
-                    product = tiles.sum(product, "V")
-                    if not whole.dims:
-                        product = tiles.sum(product, "K")
-                    reach(whole, product)
-        return self._back(
-            "tiles_back", "Give the gradients of what each tile was made of.", reached
-        )
-
     # ---- reading -------------------------------------------------------------------------------
 
     def answer(self, state: int, late: bool) -> Tile:
@@ -451,7 +364,7 @@ class Solve:
         q = tiles.load("q", ("C", "K"))
         y: Tile | None = None
         for a, row in self.gates.asked(state, q, late).items():
-            y = tiles.add(y, tiles.dot(row, self._state("starts", a), (False, False), ("C", "V")))
+            y = tiles.add(y, tiles.dot(row, self.state("starts", a), (False, False), ("C", "V")))
         for r in range(len(self.form.writes)):
             for b, into in self.keys(r):
                 scores = self.gates.reach(into, state, q, b, late)
@@ -466,7 +379,7 @@ class Solve:
         q = tiles.load("q", ("C", "V"))
         y: Tile | None = None
         for a in self.states:
-            found = tiles.dot(q, self._state("starts", a), (False, True), ("C", "K"))
+            found = tiles.dot(q, self.state("starts", a), (False, True), ("C", "K"))
             part = self.gates.kept(a, state, found, late)
             y = y if part is None else tiles.add(y, part)
         for r in range(len(self.form.writes)):
@@ -478,23 +391,9 @@ class Solve:
 
     def read_kernel(self, state: int, late: bool, name: str) -> Kernel:
         """A read at every token."""
-        self._begin()
+        self.begin()
         about = "Read the state at every token: y_t = M_0 F(t, 0) q_t + sum <F(t, i) b_i, q_t> e_i."
-        return Kernel(name, about, (("y", self._answer(state, late)),))
+        return Kernel(name, about, (("y", self.answered(state, late)),))
 
-    def _answer(self, state: int, late: bool) -> Tile:
+    def answered(self, state: int, late: bool) -> Tile:
         return (self.turned_answer if self.form.transposed else self.answer)(state, late)
-
-    def read_back(self, state: int, late: bool, name: str) -> Kernel:
-        """The gradients of what a read was given."""
-        self._begin()
-        y = self._answer(state, late)
-        about = "Give the gradients of all that a read hangs on."
-        return self._back(name, about, {y: self.tiles.load("dy", y.dims)})
-
-    def _back(self, name: str, about: str, reached: dict[Tile, Tile]) -> Kernel:
-        found = gradients(self.tiles, reached)
-        stores = []
-        for load, grad in found.items():
-            stores.append((f"grad_{load.word}", renamed(grad, f"grad_{load.word}")))
-        return Kernel(name, about, tuple(sorted(stores)))
