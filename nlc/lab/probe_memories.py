@@ -24,7 +24,7 @@ from nlc.ir.system import Assignment, Block, Equation, Memory, Model, Repeat, St
 from nlc.lab.spectrum import entropy, number, short, singular_values, spread
 from nlc.passes.normalise import normalise
 from nlc.passes.unwound import unwound
-from nlc.runtime.evaluate import Parts, TokenFrame, evaluate
+from nlc.runtime.evaluate import Parts, States, TokenFrame, evaluate
 
 # tokens whose updates are taken apart into singular values
 SAMPLED = 16
@@ -171,8 +171,8 @@ class Seen:
         """Take in a token whose update is done."""
         memory, number = self.kind.memory, self.count
         self.count += 1
-        before = frame.states[memory.name, "prev"]
-        after = frame.states.get((memory.name, "post"), before)
+        before = _detached(frame.states[memory.name, "prev"])
+        after = _detached(frame.states.get((memory.name, "post"), before))
         if memory.is_task:
             # it moved when this token came, and so knew what follows the one before
             gone_back = memory.restart is not None and number % memory.restart.count == 0
@@ -193,7 +193,8 @@ class Seen:
     def take_apart(self, var: str, change: Parts) -> None:
         """Note the spectral entropy of an update, for each of its matrices."""
         for part in self.kind.memory.variable(var).parts:
-            if len(part.shape) == 2 and min(axis.size for axis in part.shape) > 1:
+            finite = bool(torch.isfinite(change[part.name]).all())
+            if finite and len(part.shape) == 2 and min(axis.size for axis in part.shape) > 1:
                 found = entropy(singular_values(change[part.name])).flatten()
                 name = label(self.kind.memory, var, part.name)
                 self.entropies.setdefault(name, []).append(found[~found.isnan()])
@@ -213,7 +214,7 @@ class Seen:
                 self.pending[node] = []
         if ends:
             for name, value in kind.gates.items():
-                self.gates.setdefault(name, []).append(evaluate(value, frame))
+                self.gates.setdefault(name, []).append(evaluate(value, frame).detach())
             for name, (p, b) in kind.erasures.items():
                 there = -(evaluate(p, frame) * evaluate(b, frame))
                 self.erased.setdefault(name, []).append(there.sum(-1))
@@ -305,7 +306,7 @@ class Watched:
                     seen.token(frame)
         for name, value in outputs.items():
             if value.is_floating_point():
-                self.streams.setdefault(name, []).append(value.flatten(1))
+                self.streams.setdefault(name, []).append(value.detach().flatten(1))
 
     def activations(self) -> dict[str, Any]:
         """Describe what each instance gives: the spectrum of [rows and tokens, features]."""
@@ -318,6 +319,14 @@ class Watched:
             singular = [short(float(s)) for s in singular_values(matrix)[:LARGEST]]
             found[name] = {"spectrum": spread(matrix), "singular": singular}
         return found
+
+
+def _detached(states: States) -> States:
+    """Cut states from the graph that a model which learns while it reads is made in."""
+    return {
+        var: {part: value.detach() for part, value in parts.items()}
+        for var, parts in states.items()
+    }
 
 
 def inner_loss(memory: Memory, frame: TokenFrame) -> Tensor:

@@ -33,9 +33,9 @@ def report(system: System, probe: Entry) -> Iterator[str]:
 
 
 def _memory(name: str, memory: Entry) -> Iterator[str]:
-    loss = f"surprise {_number(memory['loss'])}   " if "loss" in memory else ""
+    loss = f"surprise {_size(memory['loss'])}   " if "loss" in memory else ""
     state = next(iter(memory["states"].values()))
-    norms = f"state {_number(state['norm'])}   update {_number(state['update'])}"
+    norms = f"state {_size(state['norm'])}   update {_size(state['update'])}"
     yield f"  {name:<28}  {loss}{norms}"
     for gate, found in memory["gates"].items():
         life = f"; half-life {_range(found['half_life'])} tokens" if "half_life" in found else ""
@@ -53,9 +53,9 @@ def _memory(name: str, memory: Entry) -> Iterator[str]:
 
 def _level(entry: Entry, weights: Entry, level: str) -> Iterator[str]:
     update = entry.get("update")
-    moved = "not due soon" if update is None else _number(update["norm"])
+    moved = "not due soon" if update is None else _size(update["norm"])
     change = entry["change"]["norm"]
-    norms = f"norm {_number(entry['norm'])}   next update {moved}   W_T - W_0 {_number(change)}"
+    norms = f"norm {_size(entry['norm'])}   next update {moved}   W_T - W_0 {_size(change)}"
     yield f"  {'all weights':<28}  {norms}"
     for name, found in weights.items():
         spectra = {what: found.get(what, {}).get("spectrum") for what in ("update", "change")}
@@ -79,6 +79,11 @@ def _range(values: list[float | None]) -> str:
     """Write the middle, and the ends where they differ."""
     least, middle, most = map(_number, values)
     return middle if least == most else f"{middle} ({least} to {most})"
+
+
+def _size(value: float | None) -> str:
+    """Write a loss or a norm."""
+    return "not finite" if value is None else _number(value)
 
 
 def _number(value: float | None) -> str:

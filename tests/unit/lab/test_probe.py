@@ -16,6 +16,7 @@ from torch import Tensor
 import nlc
 from nlc.lab.figure import figure
 from nlc.lab.probe import Prober, describe
+from nlc.lab.probe_report import report
 from nlc.lab.probe_weights import describe_weights, next_update, values_of
 from nlc.lab.run import read
 from nlc.lab.spectrum import entropy, spread
@@ -213,6 +214,18 @@ def test_gates_of_windows_are_those_of_their_ends(compiled: Any) -> None:
 def test_an_update_without_a_normal_form_says_why(compiled: Any) -> None:
     n = look(compiled, compiled.model(), tokens(1, 7))["memories"]["repeat.1.mixer.N"]
     assert n["gates"] == {} and "tanh" in n["no_gates"]
+
+
+def test_a_memory_that_leaves_the_finite_numbers_is_described_all_the_same() -> None:
+    system = nlc.parse(SPEC.replace("self = 0.5 * self -", "self = 1e60 * self -"))
+    compiled = nlc.compile(system)
+    found = look(compiled, compiled.model(), tokens(1, 14))
+    m = found["memories"]["repeat.0.mixer.M"]
+    assert m["loss"] is None and m["states"]["M"]["norm_by_token"][-1] is None
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    found |= {"weights": {}, "levels": {}}
+    assert any("not finite" in line for line in report(system, found))
+    assert "nan" not in figure("a", [(0, found)])
 
 
 @pytest.mark.slow
