@@ -50,11 +50,17 @@ def compile_system(system: System, target: str = "auto") -> Compiled:
         raise ValueError(f"the target is one of {', '.join(TARGETS)}, not {target!r}")
     refuse(system)
     ready = explicit(system)
-    return Compiled(system, ready, plan(ready), chosen(target))
+    return Compiled(system, ready, plan(ready), chosen(target, system))
 
 
-def chosen(target: str) -> str:
-    """Decide what `auto` is: kernels where there is a GPU to run them, else PyTorch."""
+def chosen(target: str, system: System) -> str:
+    """Decide what `auto` is: kernels where there is a GPU to run them, else PyTorch.
+
+    Kernels cannot be differentiated twice, as they are where a gradient passes through what learns
+    from the task while it reads.
+    """
+    if any(m.is_task and m.through == "full" for b in system.blocks for m in b.memories):
+        return "torch"
     if target != "auto":
         return target
     import torch

@@ -307,3 +307,14 @@ def test_updates_that_need_more_than_the_gradient_are_refused(clause: str, words
         compile_system(system(body))
     (diagnostic,) = error.value.diagnostics
     assert diagnostic.code == "NL0804" and words in diagnostic.title
+
+
+def test_what_is_differentiated_twice_runs_without_kernels() -> None:
+    """Whatever target is asked for; where the gradient is a constant, kernels are welcome."""
+    text = CHAIN + MODEL
+    assert compile_system(nlc.parse(text), target="triton").target == "torch"
+    plain = text.replace(
+        "weights A : mlp(d -> 2*d -> d, residual) at fast",
+        "memory A : mlp(d -> 2*d -> d, residual) at fast { objective task; through first_order }",
+    ).replace(" at mid", "")
+    assert compile_system(nlc.parse(plain), target="triton").target == "triton"
