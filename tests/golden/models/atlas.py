@@ -322,8 +322,8 @@ def parts_of_entries(piece: Entries, when: str, state: int) -> dict[str, Tensor]
 class MixerM(nn.Module):
     """Memory M: mlp(features -> d_v -> d_v, act = gelu), one per heads; every 1 token.
 
-    S = theta * S + grad   (spec.nl:56)
-    M = alpha * M - eta * newton_schulz(S)   (spec.nl:57)
+    S = theta * S + grad   (spec.nl:57)
+    M = alpha * M - eta * newton_schulz(S)   (spec.nl:58)
     state  M.layer1.weight [B, heads, d_v, features]
     state  M.layer2.weight [B, heads, d_v, d_v]
     state  M.S.layer1.weight [B, heads, d_v, features]
@@ -334,8 +334,8 @@ class MixerM(nn.Module):
     def __init__(self, device=None, dtype=None):
         super().__init__()
         new = {"device": device, "dtype": dtype}
-        self.layer1 = Tensors(weight=(4, 32, 20), **new)
-        self.layer2 = Tensors(weight=(4, 32, 32), **new)
+        self.layer1 = Tensors(weight=(2, 32, 20), **new)
+        self.layer2 = Tensors(weight=(2, 32, 32), **new)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -346,12 +346,12 @@ class MixerM(nn.Module):
     def initial(self, batch: int, like: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Give the state at the start."""
         M = {
-            "layer1.weight": wide(self.layer1.weight).expand(batch, 4, 32, 20),
-            "layer2.weight": wide(self.layer2.weight).expand(batch, 4, 32, 32),
+            "layer1.weight": wide(self.layer1.weight).expand(batch, 2, 32, 20),
+            "layer2.weight": wide(self.layer2.weight).expand(batch, 2, 32, 32),
         }
         M_S = {
-            "layer1.weight": zeros(like, batch, 4, 32, 20),
-            "layer2.weight": zeros(like, batch, 4, 32, 32),
+            "layer1.weight": zeros(like, batch, 2, 32, 20),
+            "layer2.weight": zeros(like, batch, 2, 32, 32),
         }
         return M, M_S
 
@@ -511,14 +511,14 @@ class MixerM(nn.Module):
         value_10 = matvec(layer1_weight, phi_k)
         value_11 = F.gelu(value_10)
         product_5 = 2.0 * (gamma.unsqueeze(2) * (matvec(layer2_weight, value_11) - v))
-        # S = theta * S + grad   (spec.nl:56)
+        # S = theta * S + grad   (spec.nl:57)
         value_12 = outer(matvec(layer2_weight.mT, product_2) * gelu_slope(value_6), phi_k_2_ago)
         value_13 = outer(matvec(layer2_weight.mT, product_4) * gelu_slope(value_8), phi_k_1_ago)
         value_14 = outer(matvec(layer2_weight.mT, product) * gelu_slope(value_4), phi_k_3_ago)
         value_15 = outer(matvec(layer2_weight.mT, product_5) * gelu_slope(value_10), phi_k)
         total = value_14 + value_12 + value_13 + value_15
         M_S_layer1_weight = value_2 * M_S["layer1.weight"] + total
-        # M = alpha * M - eta * newton_schulz(S)   (spec.nl:57)
+        # M = alpha * M - eta * newton_schulz(S)   (spec.nl:58)
         value_16 = newton_schulz(M_S_layer1_weight, 5, ((3.4445, -4.775, 2.0315),), 1e-07)
         M_layer1_weight = value * M["layer1.weight"] - value_1 * value_16
         total = outer(product, value_5) + outer(product_2, value_7)
@@ -541,18 +541,18 @@ class Mixer(nn.Module):
     def __init__(self, device=None, dtype=None):
         super().__init__()
         new = {"device": device, "dtype": dtype}
-        self.W_q = nn.Linear(128, 16, bias=False, **new)
-        self.W_k = nn.Linear(128, 16, bias=False, **new)
-        self.W_v = nn.Linear(128, 128, bias=False, **new)
-        self.W_g = nn.Linear(128, 128, bias=False, **new)
-        self.W_o = nn.Linear(128, 128, bias=False, **new)
-        self.W_alpha = nn.Linear(128, 4, bias=True, **new)
-        self.W_eta = nn.Linear(128, 4, bias=True, **new)
-        self.W_gamma = nn.Linear(128, 4, bias=True, **new)
-        self.W_theta = nn.Linear(128, 4, bias=True, **new)
-        self.conv_q = Conv(16, 4, **new)
-        self.conv_k = Conv(16, 4, **new)
-        self.conv_v = Conv(128, 4, **new)
+        self.W_q = nn.Linear(128, 8, bias=False, **new)
+        self.W_k = nn.Linear(128, 8, bias=False, **new)
+        self.W_v = nn.Linear(128, 64, bias=False, **new)
+        self.W_g = nn.Linear(128, 64, bias=False, **new)
+        self.W_o = nn.Linear(64, 128, bias=False, **new)
+        self.W_alpha = nn.Linear(128, 2, bias=True, **new)
+        self.W_eta = nn.Linear(128, 2, bias=True, **new)
+        self.W_gamma = nn.Linear(128, 2, bias=True, **new)
+        self.W_theta = nn.Linear(128, 2, bias=True, **new)
+        self.conv_q = Conv(8, 4, **new)
+        self.conv_k = Conv(8, 4, **new)
+        self.conv_v = Conv(64, 4, **new)
         self.a_1 = nn.Parameter(torch.empty((), **new))
         self.a_2 = nn.Parameter(torch.empty((), **new))
         self.gain = nn.Parameter(torch.empty(32, **new))
@@ -585,18 +585,18 @@ class Mixer(nn.Module):
             "M": M,
             "M.S": M_S,
             "M.start": M,
-            "conv_q": like.new_zeros(batch, 3, 16),
-            "conv_k": like.new_zeros(batch, 3, 16),
-            "conv_v": like.new_zeros(batch, 3, 128),
-            "shift_1": like.new_zeros(batch, 1, 4),
-            "shift_2": like.new_zeros(batch, 1, 4, 20),
-            "shift_3": like.new_zeros(batch, 1, 4, 32),
-            "shift_4": like.new_zeros(batch, 1, 4),
-            "shift_5": like.new_zeros(batch, 1, 4, 20),
-            "shift_6": like.new_zeros(batch, 1, 4, 32),
-            "shift_7": like.new_zeros(batch, 1, 4),
-            "shift_8": like.new_zeros(batch, 1, 4, 20),
-            "shift_9": like.new_zeros(batch, 1, 4, 32),
+            "conv_q": like.new_zeros(batch, 3, 8),
+            "conv_k": like.new_zeros(batch, 3, 8),
+            "conv_v": like.new_zeros(batch, 3, 64),
+            "shift_1": like.new_zeros(batch, 1, 2),
+            "shift_2": like.new_zeros(batch, 1, 2, 20),
+            "shift_3": like.new_zeros(batch, 1, 2, 32),
+            "shift_4": like.new_zeros(batch, 1, 2),
+            "shift_5": like.new_zeros(batch, 1, 2, 20),
+            "shift_6": like.new_zeros(batch, 1, 2, 32),
+            "shift_7": like.new_zeros(batch, 1, 2),
+            "shift_8": like.new_zeros(batch, 1, 2, 20),
+            "shift_9": like.new_zeros(batch, 1, 2, 32),
             "position": 0,
         }
 
@@ -610,34 +610,34 @@ class Mixer(nn.Module):
             return x.new_zeros(x.shape[0], 0, 128), state
         position = state["position"]
         convolved, conv_q = self.conv_q(
-            self.W_q(x).unflatten(-1, (4, 4)).flatten(-2), state["conv_q"]
+            self.W_q(x).unflatten(-1, (2, 4)).flatten(-2), state["conv_q"]
         )
-        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:40)
-        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 4)))))
+        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:41)
+        q = unit(F.silu(wide(convolved.unflatten(-1, (2, 4)))))
         convolved, conv_k = self.conv_k(
-            self.W_k(x).unflatten(-1, (4, 4)).flatten(-2), state["conv_k"]
+            self.W_k(x).unflatten(-1, (2, 4)).flatten(-2), state["conv_k"]
         )
-        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:41)
-        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 4)))))
+        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:42)
+        k = unit(F.silu(wide(convolved.unflatten(-1, (2, 4)))))
         convolved, conv_v = self.conv_v(
-            self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
+            self.W_v(x).unflatten(-1, (2, 32)).flatten(-2), state["conv_v"]
         )
-        # v     = silu(conv_v(W_v(x)))   (spec.nl:42)
-        v = F.silu(wide(convolved.unflatten(-1, (4, 32))))
+        # v     = silu(conv_v(W_v(x)))   (spec.nl:43)
+        v = F.silu(wide(convolved.unflatten(-1, (2, 32))))
         value = wide(self.a_1.unsqueeze(0).unsqueeze(1))
         value_1 = wide(self.a_2.unsqueeze(0).unsqueeze(1))
-        # phi_q = concat(a_1 * q, a_2 * split(flat(outer(q, q)), heads, squares))   (spec.nl:43)
-        phi_q = concat(value * q, value_1 * outer(q, q).flatten(-3).unflatten(-1, (4, 16)))
+        # phi_q = concat(a_1 * q, a_2 * split(flat(outer(q, q)), heads, squares))   (spec.nl:44)
+        phi_q = concat(value * q, value_1 * outer(q, q).flatten(-3).unflatten(-1, (2, 16)))
         # phi_k = unit(concat(a_1 * k, a_2 * split(flat(outer(k, k)), heads, squares)))
-        # (spec.nl:44)
-        phi_k = unit(concat(value * k, value_1 * outer(k, k).flatten(-3).unflatten(-1, (4, 16))))
-        # alpha = sigmoid(W_alpha(x) + 4)   (spec.nl:45)
+        # (spec.nl:45)
+        phi_k = unit(concat(value * k, value_1 * outer(k, k).flatten(-3).unflatten(-1, (2, 16))))
+        # alpha = sigmoid(W_alpha(x) + 4)   (spec.nl:46)
         alpha = torch.sigmoid(wide(self.W_alpha(x)) + 4.0)
-        # eta   = sigmoid(W_eta(x) - 2) / 8   (spec.nl:46)
+        # eta   = sigmoid(W_eta(x) - 2) / 8   (spec.nl:47)
         eta = torch.sigmoid(wide(self.W_eta(x)) - 2.0) / 8.0
-        # theta = sigmoid(W_theta(x))   (spec.nl:47)
+        # theta = sigmoid(W_theta(x))   (spec.nl:48)
         theta = torch.sigmoid(wide(self.W_theta(x)))
-        # gamma = sigmoid(W_gamma(x))   (spec.nl:48)
+        # gamma = sigmoid(W_gamma(x))   (spec.nl:49)
         gamma = torch.sigmoid(wide(self.W_gamma(x)))
         shifted, shift_1 = shift(gamma, state["shift_1"])
         shifted_1, shift_2 = shift(phi_k, state["shift_2"])
@@ -670,10 +670,10 @@ class Mixer(nn.Module):
             state["M.start"],
             position,
         )
-        # out = W_o(rmsnorm(M(phi_q), gain = gain) * silu(W_g(x)))   (spec.nl:62)
+        # out = W_o(rmsnorm(M(phi_q), gain = gain) * silu(W_g(x)))   (spec.nl:63)
         product = rmsnorm(self.M.read(phi_q, M_path)) * self.gain.unsqueeze(0)
         out = self.W_o(
-            (product * F.silu(self.W_g(x).unflatten(-1, (4, 32)))).flatten(-2).to(x.dtype)
+            (product * F.silu(self.W_g(x).unflatten(-1, (2, 32)))).flatten(-2).to(x.dtype)
         )
         state = {
             "M": M,
@@ -702,34 +702,34 @@ class Mixer(nn.Module):
         M_start = state["M.start"]
         position = state["position"]
         convolved, conv_q = self.conv_q.step(
-            self.W_q(x).unflatten(-1, (4, 4)).flatten(-2), state["conv_q"]
+            self.W_q(x).unflatten(-1, (2, 4)).flatten(-2), state["conv_q"]
         )
-        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:40)
-        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 4)))))
+        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:41)
+        q = unit(F.silu(wide(convolved.unflatten(-1, (2, 4)))))
         convolved, conv_k = self.conv_k.step(
-            self.W_k(x).unflatten(-1, (4, 4)).flatten(-2), state["conv_k"]
+            self.W_k(x).unflatten(-1, (2, 4)).flatten(-2), state["conv_k"]
         )
-        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:41)
-        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 4)))))
+        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:42)
+        k = unit(F.silu(wide(convolved.unflatten(-1, (2, 4)))))
         convolved, conv_v = self.conv_v.step(
-            self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
+            self.W_v(x).unflatten(-1, (2, 32)).flatten(-2), state["conv_v"]
         )
-        # v     = silu(conv_v(W_v(x)))   (spec.nl:42)
-        v = F.silu(wide(convolved.unflatten(-1, (4, 32))))
+        # v     = silu(conv_v(W_v(x)))   (spec.nl:43)
+        v = F.silu(wide(convolved.unflatten(-1, (2, 32))))
         value = wide(self.a_1.unsqueeze(0).unsqueeze(1))
         value_1 = wide(self.a_2.unsqueeze(0).unsqueeze(1))
-        # phi_q = concat(a_1 * q, a_2 * split(flat(outer(q, q)), heads, squares))   (spec.nl:43)
-        phi_q = concat(value * q, value_1 * outer(q, q).flatten(-3).unflatten(-1, (4, 16)))
+        # phi_q = concat(a_1 * q, a_2 * split(flat(outer(q, q)), heads, squares))   (spec.nl:44)
+        phi_q = concat(value * q, value_1 * outer(q, q).flatten(-3).unflatten(-1, (2, 16)))
         # phi_k = unit(concat(a_1 * k, a_2 * split(flat(outer(k, k)), heads, squares)))
-        # (spec.nl:44)
-        phi_k = unit(concat(value * k, value_1 * outer(k, k).flatten(-3).unflatten(-1, (4, 16))))
-        # alpha = sigmoid(W_alpha(x) + 4)   (spec.nl:45)
+        # (spec.nl:45)
+        phi_k = unit(concat(value * k, value_1 * outer(k, k).flatten(-3).unflatten(-1, (2, 16))))
+        # alpha = sigmoid(W_alpha(x) + 4)   (spec.nl:46)
         alpha = torch.sigmoid(wide(self.W_alpha(x)) + 4.0)
-        # eta   = sigmoid(W_eta(x) - 2) / 8   (spec.nl:46)
+        # eta   = sigmoid(W_eta(x) - 2) / 8   (spec.nl:47)
         eta = torch.sigmoid(wide(self.W_eta(x)) - 2.0) / 8.0
-        # theta = sigmoid(W_theta(x))   (spec.nl:47)
+        # theta = sigmoid(W_theta(x))   (spec.nl:48)
         theta = torch.sigmoid(wide(self.W_theta(x)))
-        # gamma = sigmoid(W_gamma(x))   (spec.nl:48)
+        # gamma = sigmoid(W_gamma(x))   (spec.nl:49)
         gamma = torch.sigmoid(wide(self.W_gamma(x)))
         shifted, shift_1 = shift_step(gamma, state["shift_1"])
         shifted_1, shift_2 = shift_step(phi_k, state["shift_2"])
@@ -761,10 +761,10 @@ class Mixer(nn.Module):
             state["M.S"],
             M_start,
         )
-        # out = W_o(rmsnorm(M(phi_q), gain = gain) * silu(W_g(x)))   (spec.nl:62)
+        # out = W_o(rmsnorm(M(phi_q), gain = gain) * silu(W_g(x)))   (spec.nl:63)
         product = rmsnorm(self.M.read_step(phi_q, M)) * self.gain.unsqueeze(0)
         out = self.W_o(
-            (product * F.silu(self.W_g(x).unflatten(-1, (4, 32)))).flatten(-2).to(x.dtype)
+            (product * F.silu(self.W_g(x).unflatten(-1, (2, 32)))).flatten(-2).to(x.dtype)
         )
         M_start = M if (position + 1) % 16 == 0 else M_start
         state = {
@@ -811,7 +811,7 @@ class Ffn(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # out = F(x)   (spec.nl:68)
+        # out = F(x)   (spec.nl:69)
         out = self.F(x)
         state = {}
         return out, state
@@ -853,13 +853,13 @@ class ModelRepeat(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:75)
+        # mixer(rmsnorm(x))   (spec.nl:76)
         mixer_out, mixer = self.mixer(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:75)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:76)
         x = x + mixer_out
-        # ffn(rmsnorm(x))   (spec.nl:76)
+        # ffn(rmsnorm(x))   (spec.nl:77)
         ffn_out, ffn = self.ffn(rmsnorm(x), state["ffn"])
-        # x = x + ffn(rmsnorm(x))   (spec.nl:76)
+        # x = x + ffn(rmsnorm(x))   (spec.nl:77)
         x = x + ffn_out
         state = {"mixer": mixer, "ffn": ffn}
         return x, state
@@ -868,13 +868,13 @@ class ModelRepeat(nn.Module):
         """Run one token: x [B, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:75)
+        # mixer(rmsnorm(x))   (spec.nl:76)
         mixer_out, mixer = self.mixer.step(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:75)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:76)
         x = x + mixer_out
-        # ffn(rmsnorm(x))   (spec.nl:76)
+        # ffn(rmsnorm(x))   (spec.nl:77)
         ffn_out, ffn = self.ffn.step(rmsnorm(x), state["ffn"])
-        # x = x + ffn(rmsnorm(x))   (spec.nl:76)
+        # x = x + ffn(rmsnorm(x))   (spec.nl:77)
         x = x + ffn_out
         state = {"mixer": mixer, "ffn": ffn}
         return x, state
@@ -888,7 +888,7 @@ class Model(nn.Module):
         new = {"device": device, "dtype": dtype}
         self.embed = nn.Embedding(256, 128, **new)
         self.unembed = nn.Linear(128, 256, bias=False, **new)
-        self.repeat = nn.ModuleList(ModelRepeat(**new) for _ in range(4))
+        self.repeat = nn.ModuleList(ModelRepeat(**new) for _ in range(2))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -912,12 +912,12 @@ class Model(nn.Module):
         """Run a whole sequence: tokens [B, T]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:73)
+        # x[d] = embed(tokens)   (spec.nl:74)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:78)
+        # logits = unembed(rmsnorm(x))   (spec.nl:79)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state
@@ -928,12 +928,12 @@ class Model(nn.Module):
         """Run one token: tokens [B]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:73)
+        # x[d] = embed(tokens)   (spec.nl:74)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer.step(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:78)
+        # logits = unembed(rmsnorm(x))   (spec.nl:79)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state

@@ -318,9 +318,9 @@ def parts_of_entries(piece: Entries, when: str, state: int) -> dict[str, Tensor]
 class MixerM(nn.Module):
     """Memory M: mlp(d_k -> units -> d_k, act = gelu), one per heads; every 1 token.
 
-    L.layer1 = L.layer1 @ diag(alpha) - grad.layer1 @ diag(eta)   (spec.nl:45)
-    L.layer2 = diag(alpha) @ L.layer2 - diag(eta) @ grad.layer2   (spec.nl:46)
-    M = units * softmax(L, over = units)   (spec.nl:47)
+    L.layer1 = L.layer1 @ diag(alpha) - grad.layer1 @ diag(eta)   (spec.nl:46)
+    L.layer2 = diag(alpha) @ L.layer2 - diag(eta) @ grad.layer2   (spec.nl:47)
+    M = units * softmax(L, over = units)   (spec.nl:48)
     state  M.layer1.weight [B, heads, units, d_k]
     state  M.layer2.weight [B, heads, d_k, units]
     state  M.L.layer1.weight [B, heads, units, d_k]
@@ -332,12 +332,12 @@ class MixerM(nn.Module):
         self, batch: int, like: Tensor, L_0_layer1_weight: Tensor, L_0_layer2_weight: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Give the state at the start."""
-        value = wide(128.0 * torch.softmax(L_0_layer1_weight, -2)).expand(batch, 4, 128, 32)
-        value_1 = wide(128.0 * torch.softmax(L_0_layer2_weight, -1)).expand(batch, 4, 32, 128)
+        value = wide(64.0 * torch.softmax(L_0_layer1_weight, -2)).expand(batch, 4, 64, 16)
+        value_1 = wide(64.0 * torch.softmax(L_0_layer2_weight, -1)).expand(batch, 4, 16, 64)
         M = {"layer1.weight": value, "layer2.weight": value_1}
         M_L = {
-            "layer1.weight": torch.log(value).expand(batch, 4, 128, 32),
-            "layer2.weight": torch.log(value_1).expand(batch, 4, 32, 128),
+            "layer1.weight": torch.log(value).expand(batch, 4, 64, 16),
+            "layer2.weight": torch.log(value_1).expand(batch, 4, 16, 64),
         }
         return M, M_L
 
@@ -365,8 +365,8 @@ class MixerM(nn.Module):
             value_2 = F.gelu(value_1)
             value_3 = matvecs(layer2_weight, value_2)
             value_4 = layernorm(value_3)
-            value_5 = g.unflatten(-1, (4, 32))
-            product = 2.0 * (k + (value_4 * value_5 + b.unflatten(-1, (4, 32))) - v) * value_5
+            value_5 = g.unflatten(-1, (4, 16))
+            product = 2.0 * (k + (value_4 * value_5 + b.unflatten(-1, (4, 16))) - v) * value_5
             difference = value_3 - value_3.mean(-1, keepdim=True)
             value_6 = torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
             product_1 = value_4 * (product * value_4).mean(-1, keepdim=True)
@@ -378,7 +378,7 @@ class MixerM(nn.Module):
                 M_L["layer1.weight"],
                 alpha.shape[1],
             )
-            M_1 = 128.0 * torch.softmax(M_L_layer1_weight, -2)
+            M_1 = 64.0 * torch.softmax(M_L_layer1_weight, -2)
             M_layer1_weight = scan_entries(None, M_1, M["layer1.weight"], alpha.shape[1])
             M_L_layer2_weight = scan_entries(
                 wide(value.mT),
@@ -386,7 +386,7 @@ class MixerM(nn.Module):
                 M_L["layer2.weight"],
                 alpha.shape[1],
             )
-            M_2 = 128.0 * torch.softmax(M_L_layer2_weight, -1)
+            M_2 = 64.0 * torch.softmax(M_L_layer2_weight, -1)
             M_layer2_weight = scan_entries(None, M_2, M["layer2.weight"], alpha.shape[1])
             return [
                 {"layer1.weight": M_layer1_weight, "layer2.weight": M_layer2_weight},
@@ -428,22 +428,22 @@ class MixerM(nn.Module):
         value_2 = F.gelu(value_1)
         value_3 = matvec(layer2_weight, value_2)
         value_4 = layernorm(value_3)
-        value_5 = g.unflatten(-1, (4, 32))
-        product = 2.0 * (k + (value_4 * value_5 + b.unflatten(-1, (4, 32))) - v) * value_5
+        value_5 = g.unflatten(-1, (4, 16))
+        product = 2.0 * (k + (value_4 * value_5 + b.unflatten(-1, (4, 16))) - v) * value_5
         difference = value_3 - value_3.mean(-1, keepdim=True)
         value_6 = torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
         product_1 = value_4 * (product * value_4).mean(-1, keepdim=True)
         quotient = (product - product.mean(-1, keepdim=True) - product_1) / value_6
         value_7 = eta.unsqueeze(2)
-        # L.layer1 = L.layer1 @ diag(alpha) - grad.layer1 @ diag(eta)   (spec.nl:45)
+        # L.layer1 = L.layer1 @ diag(alpha) - grad.layer1 @ diag(eta)   (spec.nl:46)
         value_8 = outer(matvec(layer2_weight.mT, quotient) * gelu_slope(value_1), k_1)
         M_L_layer1_weight = M_L["layer1.weight"] * value - value_8 * value_7
-        # M = units * softmax(L, over = units)   (spec.nl:47)
-        M_layer1_weight = 128.0 * torch.softmax(M_L_layer1_weight, -2)
-        # L.layer2 = diag(alpha) @ L.layer2 - diag(eta) @ grad.layer2   (spec.nl:46)
+        # M = units * softmax(L, over = units)   (spec.nl:48)
+        M_layer1_weight = 64.0 * torch.softmax(M_L_layer1_weight, -2)
+        # L.layer2 = diag(alpha) @ L.layer2 - diag(eta) @ grad.layer2   (spec.nl:47)
         product = outer(value_2, quotient) * value_7
         M_L_layer2_weight = (M_L["layer2.weight"].mT * value).mT - product.mT
-        M_layer2_weight = 128.0 * torch.softmax(M_L_layer2_weight, -1)
+        M_layer2_weight = 64.0 * torch.softmax(M_L_layer2_weight, -1)
         M = {"layer1.weight": M_layer1_weight, "layer2.weight": M_layer2_weight}
         M_L = {"layer1.weight": M_L_layer1_weight, "layer2.weight": M_L_layer2_weight}
         return M, M_L
@@ -459,22 +459,22 @@ class Mixer(nn.Module):
     def __init__(self, device=None, dtype=None):
         super().__init__()
         new = {"device": device, "dtype": dtype}
-        self.W_q = nn.Linear(128, 128, bias=False, **new)
-        self.W_k = nn.Linear(128, 128, bias=False, **new)
-        self.W_v = nn.Linear(128, 128, bias=False, **new)
-        self.W_g = nn.Linear(128, 128, bias=False, **new)
-        self.W_o = nn.Linear(128, 128, bias=False, **new)
-        self.conv_q = Conv(128, 4, **new)
-        self.conv_k = Conv(128, 4, **new)
-        self.conv_v = Conv(128, 4, **new)
-        self.W_eta = LoRA(128, 32, 128, act="none", bias=True, **new)
-        self.W_alpha = LoRA(128, 32, 128, act="none", bias=True, **new)
+        self.W_q = nn.Linear(128, 64, bias=False, **new)
+        self.W_k = nn.Linear(128, 64, bias=False, **new)
+        self.W_v = nn.Linear(128, 64, bias=False, **new)
+        self.W_g = nn.Linear(128, 64, bias=False, **new)
+        self.W_o = nn.Linear(64, 128, bias=False, **new)
+        self.conv_q = Conv(64, 4, **new)
+        self.conv_k = Conv(64, 4, **new)
+        self.conv_v = Conv(64, 4, **new)
+        self.W_eta = LoRA(128, 32, 64, act="none", bias=True, **new)
+        self.W_alpha = LoRA(128, 32, 64, act="none", bias=True, **new)
         self.L_0 = Tensors(**new)
-        self.L_0.layer1 = Tensors(weight=(4, 128, 32), **new)
-        self.L_0.layer2 = Tensors(weight=(4, 32, 128), **new)
-        self.g = nn.Parameter(torch.empty(128, **new))
-        self.b = nn.Parameter(torch.empty(128, **new))
-        self.gain = nn.Parameter(torch.empty(32, **new))
+        self.L_0.layer1 = Tensors(weight=(4, 64, 16), **new)
+        self.L_0.layer2 = Tensors(weight=(4, 16, 64), **new)
+        self.g = nn.Parameter(torch.empty(64, **new))
+        self.b = nn.Parameter(torch.empty(64, **new))
+        self.gain = nn.Parameter(torch.empty(16, **new))
         self.M = MixerM()
         self.reset_parameters()
 
@@ -503,9 +503,9 @@ class Mixer(nn.Module):
             "M": M,
             "M.L": M_L,
             "M.start": M,
-            "conv_q": like.new_zeros(batch, 3, 128),
-            "conv_k": like.new_zeros(batch, 3, 128),
-            "conv_v": like.new_zeros(batch, 3, 128),
+            "conv_q": like.new_zeros(batch, 3, 64),
+            "conv_k": like.new_zeros(batch, 3, 64),
+            "conv_v": like.new_zeros(batch, 3, 64),
             "position": 0,
         }
 
@@ -519,32 +519,32 @@ class Mixer(nn.Module):
             return x.new_zeros(x.shape[0], 0, 128), state
         position = state["position"]
         convolved, conv_q = self.conv_q(
-            self.W_q(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_q"]
+            self.W_q(x).unflatten(-1, (4, 16)).flatten(-2), state["conv_q"]
         )
-        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:33)
-        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
+        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:34)
+        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 16)))))
         convolved, conv_k = self.conv_k(
-            self.W_k(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_k"]
+            self.W_k(x).unflatten(-1, (4, 16)).flatten(-2), state["conv_k"]
         )
-        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:34)
-        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
+        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:35)
+        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 16)))))
         convolved, conv_v = self.conv_v(
-            self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
+            self.W_v(x).unflatten(-1, (4, 16)).flatten(-2), state["conv_v"]
         )
-        # v     = silu(conv_v(W_v(x)))   (spec.nl:35)
-        v = F.silu(wide(convolved.unflatten(-1, (4, 32))))
-        # eta   = 0.1 * sigmoid(W_eta(x)) / d_k   (spec.nl:36)
-        eta = 0.1 * torch.sigmoid(wide(self.W_eta(x).unflatten(-1, (4, 32)))) / 32.0
-        # alpha = 1 - sigmoid(W_alpha(x) - 8) / 2   (spec.nl:37)
-        alpha = 1.0 - torch.sigmoid(wide(self.W_alpha(x).unflatten(-1, (4, 32))) - 8.0) / 2.0
+        # v     = silu(conv_v(W_v(x)))   (spec.nl:36)
+        v = F.silu(wide(convolved.unflatten(-1, (4, 16))))
+        # eta   = 0.1 * sigmoid(W_eta(x)) / d_k   (spec.nl:37)
+        eta = 0.1 * torch.sigmoid(wide(self.W_eta(x).unflatten(-1, (4, 16)))) / 16.0
+        # alpha = 1 - sigmoid(W_alpha(x) - 8) / 2   (spec.nl:38)
+        alpha = 1.0 - torch.sigmoid(wide(self.W_alpha(x).unflatten(-1, (4, 16))) - 8.0) / 2.0
         M_path, M, M_L, M_start = self.M(
             alpha, k, v, eta, self.g, self.b, state["M"], state["M.L"], state["M.start"], position
         )
-        # y   = q + layernorm(M(q), gain = g, offset = b)   (spec.nl:52)
-        product = layernorm(self.M.read(q, M_path)) * self.g.unflatten(-1, (4, 32))
-        y = q + (product + self.b.unflatten(-1, (4, 32)))
-        # out = W_o(rmsnorm(y, gain = gain) * silu(W_g(x)))   (spec.nl:53)
-        value = F.silu(self.W_g(x).unflatten(-1, (4, 32)))
+        # y   = q + layernorm(M(q), gain = g, offset = b)   (spec.nl:53)
+        product = layernorm(self.M.read(q, M_path)) * self.g.unflatten(-1, (4, 16))
+        y = q + (product + self.b.unflatten(-1, (4, 16)))
+        # out = W_o(rmsnorm(y, gain = gain) * silu(W_g(x)))   (spec.nl:54)
+        value = F.silu(self.W_g(x).unflatten(-1, (4, 16)))
         product = rmsnorm(y) * self.gain.unsqueeze(0) * value
         out = self.W_o(product.flatten(-2).to(x.dtype))
         state = {
@@ -565,30 +565,30 @@ class Mixer(nn.Module):
         M_start = state["M.start"]
         position = state["position"]
         convolved, conv_q = self.conv_q.step(
-            self.W_q(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_q"]
+            self.W_q(x).unflatten(-1, (4, 16)).flatten(-2), state["conv_q"]
         )
-        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:33)
-        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
+        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:34)
+        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 16)))))
         convolved, conv_k = self.conv_k.step(
-            self.W_k(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_k"]
+            self.W_k(x).unflatten(-1, (4, 16)).flatten(-2), state["conv_k"]
         )
-        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:34)
-        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
+        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:35)
+        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 16)))))
         convolved, conv_v = self.conv_v.step(
-            self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
+            self.W_v(x).unflatten(-1, (4, 16)).flatten(-2), state["conv_v"]
         )
-        # v     = silu(conv_v(W_v(x)))   (spec.nl:35)
-        v = F.silu(wide(convolved.unflatten(-1, (4, 32))))
-        # eta   = 0.1 * sigmoid(W_eta(x)) / d_k   (spec.nl:36)
-        eta = 0.1 * torch.sigmoid(wide(self.W_eta(x).unflatten(-1, (4, 32)))) / 32.0
-        # alpha = 1 - sigmoid(W_alpha(x) - 8) / 2   (spec.nl:37)
-        alpha = 1.0 - torch.sigmoid(wide(self.W_alpha(x).unflatten(-1, (4, 32))) - 8.0) / 2.0
+        # v     = silu(conv_v(W_v(x)))   (spec.nl:36)
+        v = F.silu(wide(convolved.unflatten(-1, (4, 16))))
+        # eta   = 0.1 * sigmoid(W_eta(x)) / d_k   (spec.nl:37)
+        eta = 0.1 * torch.sigmoid(wide(self.W_eta(x).unflatten(-1, (4, 16)))) / 16.0
+        # alpha = 1 - sigmoid(W_alpha(x) - 8) / 2   (spec.nl:38)
+        alpha = 1.0 - torch.sigmoid(wide(self.W_alpha(x).unflatten(-1, (4, 16))) - 8.0) / 2.0
         M, M_L = self.M.step(alpha, k, v, eta, self.g, self.b, state["M"], state["M.L"], M_start)
-        # y   = q + layernorm(M(q), gain = g, offset = b)   (spec.nl:52)
-        product = layernorm(self.M.read_step(q, M)) * self.g.unflatten(-1, (4, 32))
-        y = q + (product + self.b.unflatten(-1, (4, 32)))
-        # out = W_o(rmsnorm(y, gain = gain) * silu(W_g(x)))   (spec.nl:53)
-        value = F.silu(self.W_g(x).unflatten(-1, (4, 32)))
+        # y   = q + layernorm(M(q), gain = g, offset = b)   (spec.nl:53)
+        product = layernorm(self.M.read_step(q, M)) * self.g.unflatten(-1, (4, 16))
+        y = q + (product + self.b.unflatten(-1, (4, 16)))
+        # out = W_o(rmsnorm(y, gain = gain) * silu(W_g(x)))   (spec.nl:54)
+        value = F.silu(self.W_g(x).unflatten(-1, (4, 16)))
         product = rmsnorm(y) * self.gain.unsqueeze(0) * value
         out = self.W_o(product.flatten(-2).to(x.dtype))
         M_start = M if (position + 1) % 16 == 0 else M_start
@@ -627,7 +627,7 @@ class Ffn(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # out = F(x)   (spec.nl:59)
+        # out = F(x)   (spec.nl:60)
         out = self.F(x)
         state = {}
         return out, state
@@ -669,13 +669,13 @@ class ModelRepeat(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:66)
+        # mixer(rmsnorm(x))   (spec.nl:67)
         mixer_out, mixer = self.mixer(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:66)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:67)
         x = x + mixer_out
-        # ffn(rmsnorm(x))   (spec.nl:67)
+        # ffn(rmsnorm(x))   (spec.nl:68)
         ffn_out, ffn = self.ffn(rmsnorm(x), state["ffn"])
-        # x = x + ffn(rmsnorm(x))   (spec.nl:67)
+        # x = x + ffn(rmsnorm(x))   (spec.nl:68)
         x = x + ffn_out
         state = {"mixer": mixer, "ffn": ffn}
         return x, state
@@ -684,13 +684,13 @@ class ModelRepeat(nn.Module):
         """Run one token: x [B, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:66)
+        # mixer(rmsnorm(x))   (spec.nl:67)
         mixer_out, mixer = self.mixer.step(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:66)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:67)
         x = x + mixer_out
-        # ffn(rmsnorm(x))   (spec.nl:67)
+        # ffn(rmsnorm(x))   (spec.nl:68)
         ffn_out, ffn = self.ffn.step(rmsnorm(x), state["ffn"])
-        # x = x + ffn(rmsnorm(x))   (spec.nl:67)
+        # x = x + ffn(rmsnorm(x))   (spec.nl:68)
         x = x + ffn_out
         state = {"mixer": mixer, "ffn": ffn}
         return x, state
@@ -704,7 +704,7 @@ class Model(nn.Module):
         new = {"device": device, "dtype": dtype}
         self.embed = nn.Embedding(256, 128, **new)
         self.unembed = nn.Linear(128, 256, bias=False, **new)
-        self.repeat = nn.ModuleList(ModelRepeat(**new) for _ in range(4))
+        self.repeat = nn.ModuleList(ModelRepeat(**new) for _ in range(2))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -728,12 +728,12 @@ class Model(nn.Module):
         """Run a whole sequence: tokens [B, T]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:64)
+        # x[d] = embed(tokens)   (spec.nl:65)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:69)
+        # logits = unembed(rmsnorm(x))   (spec.nl:70)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state
@@ -744,12 +744,12 @@ class Model(nn.Module):
         """Run one token: tokens [B]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:64)
+        # x[d] = embed(tokens)   (spec.nl:65)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer.step(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:69)
+        # logits = unembed(rmsnorm(x))   (spec.nl:70)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state

@@ -330,12 +330,12 @@ class MixerM(nn.Module):
     """Memory M: mlp(d_k -> 4*d_k -> d_k, residual, norm, act = gelu), one per heads; every 1
     token.
 
-    A.layer1 = A.layer1 @ diag(alpha) - grad.layer1 @ diag(eta)   (spec.nl:44)
-    A.layer2 = diag(alpha) @ A.layer2 - diag(eta) @ grad.layer2   (spec.nl:45)
-    n_1 = sqrt(sum(A.layer1^4, over = (in, out)))   (spec.nl:47)
-    n_2 = sqrt(sum(A.layer2^4, over = (in, out)))   (spec.nl:48)
-    M.layer1 = A.layer1 / n_1   (spec.nl:50)
-    M.layer2 = A.layer2 / n_2   (spec.nl:51)
+    A.layer1 = A.layer1 @ diag(alpha) - grad.layer1 @ diag(eta)   (spec.nl:45)
+    A.layer2 = diag(alpha) @ A.layer2 - diag(eta) @ grad.layer2   (spec.nl:46)
+    n_1 = sqrt(sum(A.layer1^4, over = (in, out)))   (spec.nl:48)
+    n_2 = sqrt(sum(A.layer2^4, over = (in, out)))   (spec.nl:49)
+    M.layer1 = A.layer1 / n_1   (spec.nl:51)
+    M.layer2 = A.layer2 / n_2   (spec.nl:52)
     state  M.layer1.weight [B, heads, 4*d_k, d_k]
     state  M.layer2.weight [B, heads, d_k, 4*d_k]
     state  M.norm.weight [B, heads, d_k]
@@ -353,15 +353,15 @@ class MixerM(nn.Module):
     def __init__(self, device=None, dtype=None):
         super().__init__()
         new = {"device": device, "dtype": dtype}
-        self.layer1 = Tensors(weight=(4, 128, 32), **new)
-        self.layer2 = Tensors(weight=(4, 32, 128), **new)
-        self.norm = Tensors(weight=(4, 32), bias=(4, 32), **new)
+        self.layer1 = Tensors(weight=(4, 64, 16), **new)
+        self.layer2 = Tensors(weight=(4, 16, 64), **new)
+        self.norm = Tensors(weight=(4, 16), bias=(4, 16), **new)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the initial state anew."""
-        uniform(self.layer1.weight, 32)
-        uniform(self.layer2.weight, 128)
+        uniform(self.layer1.weight, 16)
+        uniform(self.layer2.weight, 64)
         nn.init.ones_(self.norm.weight)
         nn.init.zeros_(self.norm.bias)
 
@@ -369,10 +369,10 @@ class MixerM(nn.Module):
         self, batch: int, like: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
         """Give the state at the start."""
-        value = wide(self.layer1.weight).expand(batch, 4, 128, 32)
-        value_1 = wide(self.layer2.weight).expand(batch, 4, 32, 128)
-        value_2 = wide(self.norm.weight).expand(batch, 4, 32)
-        value_3 = wide(self.norm.bias).expand(batch, 4, 32)
+        value = wide(self.layer1.weight).expand(batch, 4, 64, 16)
+        value_1 = wide(self.layer2.weight).expand(batch, 4, 16, 64)
+        value_2 = wide(self.norm.weight).expand(batch, 4, 16)
+        value_3 = wide(self.norm.bias).expand(batch, 4, 16)
         M = {
             "layer1.weight": value,
             "layer2.weight": value_1,
@@ -380,10 +380,10 @@ class MixerM(nn.Module):
             "norm.bias": value_3,
         }
         M_A = {
-            "layer1.weight": value.expand(batch, 4, 128, 32),
-            "layer2.weight": value_1.expand(batch, 4, 32, 128),
-            "norm.weight": value_2.expand(batch, 4, 32),
-            "norm.bias": value_3.expand(batch, 4, 32),
+            "layer1.weight": value.expand(batch, 4, 64, 16),
+            "layer2.weight": value_1.expand(batch, 4, 16, 64),
+            "norm.weight": value_2.expand(batch, 4, 16),
+            "norm.bias": value_3.expand(batch, 4, 16),
         }
         return M, M_A, full(1.0, like, batch, 4), full(1.0, like, batch, 4)
 
@@ -526,20 +526,20 @@ class MixerM(nn.Module):
         product_1 = value_4 * (product * value_4).mean(-1, keepdim=True)
         quotient = (product - product.mean(-1, keepdim=True) - product_1) / value_5
         value_6 = eta.unsqueeze(2)
-        # A.layer1 = A.layer1 @ diag(alpha) - grad.layer1 @ diag(eta)   (spec.nl:44)
+        # A.layer1 = A.layer1 @ diag(alpha) - grad.layer1 @ diag(eta)   (spec.nl:45)
         value_7 = outer(matvec(layer2_weight.mT, quotient) * gelu_slope(value_1), k_1)
         M_A_layer1_weight = M_A["layer1.weight"] * value - value_7 * value_6
-        # A.layer2 = diag(alpha) @ A.layer2 - diag(eta) @ grad.layer2   (spec.nl:45)
+        # A.layer2 = diag(alpha) @ A.layer2 - diag(eta) @ grad.layer2   (spec.nl:46)
         product = outer(value_2, quotient) * value_6
         M_A_layer2_weight = (M_A["layer2.weight"].mT * value).mT - product.mT
         if ends_16:
-            # n_1 = sqrt(sum(A.layer1^4, over = (in, out)))   (spec.nl:47)
+            # n_1 = sqrt(sum(A.layer1^4, over = (in, out)))   (spec.nl:48)
             M_n_1 = torch.sqrt(torch.pow(M_A_layer1_weight, 4.0).sum((-2, -1)))
-            # n_2 = sqrt(sum(A.layer2^4, over = (in, out)))   (spec.nl:48)
+            # n_2 = sqrt(sum(A.layer2^4, over = (in, out)))   (spec.nl:49)
             M_n_2 = torch.sqrt(torch.pow(M_A_layer2_weight, 4.0).sum((-2, -1)))
-        # M.layer1 = A.layer1 / n_1   (spec.nl:50)
+        # M.layer1 = A.layer1 / n_1   (spec.nl:51)
         M_layer1_weight = M_A_layer1_weight / M_n_1.unsqueeze(2).unsqueeze(3)
-        # M.layer2 = A.layer2 / n_2   (spec.nl:51)
+        # M.layer2 = A.layer2 / n_2   (spec.nl:52)
         M_layer2_weight = M_A_layer2_weight / M_n_2.unsqueeze(2).unsqueeze(3)
         M = {
             "layer1.weight": M_layer1_weight,
@@ -568,17 +568,17 @@ class Mixer(nn.Module):
     def __init__(self, device=None, dtype=None):
         super().__init__()
         new = {"device": device, "dtype": dtype}
-        self.W_q = nn.Linear(128, 128, bias=False, **new)
-        self.W_k = nn.Linear(128, 128, bias=False, **new)
-        self.W_v = nn.Linear(128, 128, bias=False, **new)
-        self.W_g = nn.Linear(128, 128, bias=False, **new)
-        self.W_o = nn.Linear(128, 128, bias=False, **new)
-        self.conv_q = Conv(128, 4, **new)
-        self.conv_k = Conv(128, 4, **new)
-        self.conv_v = Conv(128, 4, **new)
-        self.W_eta = LoRA(128, 32, 128, act="none", bias=True, **new)
-        self.W_alpha = LoRA(128, 32, 128, act="none", bias=True, **new)
-        self.gain = nn.Parameter(torch.empty(32, **new))
+        self.W_q = nn.Linear(128, 64, bias=False, **new)
+        self.W_k = nn.Linear(128, 64, bias=False, **new)
+        self.W_v = nn.Linear(128, 64, bias=False, **new)
+        self.W_g = nn.Linear(128, 64, bias=False, **new)
+        self.W_o = nn.Linear(64, 128, bias=False, **new)
+        self.conv_q = Conv(64, 4, **new)
+        self.conv_k = Conv(64, 4, **new)
+        self.conv_v = Conv(64, 4, **new)
+        self.W_eta = LoRA(128, 32, 64, act="none", bias=True, **new)
+        self.W_alpha = LoRA(128, 32, 64, act="none", bias=True, **new)
+        self.gain = nn.Parameter(torch.empty(16, **new))
         self.M = MixerM(**new)
         self.reset_parameters()
 
@@ -606,9 +606,9 @@ class Mixer(nn.Module):
             "M.n_1": M_n_1,
             "M.n_2": M_n_2,
             "M.start": M,
-            "conv_q": like.new_zeros(batch, 3, 128),
-            "conv_k": like.new_zeros(batch, 3, 128),
-            "conv_v": like.new_zeros(batch, 3, 128),
+            "conv_q": like.new_zeros(batch, 3, 64),
+            "conv_k": like.new_zeros(batch, 3, 64),
+            "conv_v": like.new_zeros(batch, 3, 64),
             "position": 0,
         }
 
@@ -622,24 +622,24 @@ class Mixer(nn.Module):
             return x.new_zeros(x.shape[0], 0, 128), state
         position = state["position"]
         convolved, conv_q = self.conv_q(
-            self.W_q(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_q"]
+            self.W_q(x).unflatten(-1, (4, 16)).flatten(-2), state["conv_q"]
         )
-        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:30)
-        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
+        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:31)
+        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 16)))))
         convolved, conv_k = self.conv_k(
-            self.W_k(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_k"]
+            self.W_k(x).unflatten(-1, (4, 16)).flatten(-2), state["conv_k"]
         )
-        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:31)
-        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
+        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:32)
+        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 16)))))
         convolved, conv_v = self.conv_v(
-            self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
+            self.W_v(x).unflatten(-1, (4, 16)).flatten(-2), state["conv_v"]
         )
-        # v     = silu(conv_v(W_v(x)))   (spec.nl:32)
-        v = F.silu(wide(convolved.unflatten(-1, (4, 32))))
-        # eta   = 0.1 * sigmoid(W_eta(x)) / d_k   (spec.nl:33)
-        eta = 0.1 * torch.sigmoid(wide(self.W_eta(x).unflatten(-1, (4, 32)))) / 32.0
-        # alpha = 1 - sigmoid(W_alpha(x) - 8) / 2   (spec.nl:34)
-        alpha = 1.0 - torch.sigmoid(wide(self.W_alpha(x).unflatten(-1, (4, 32))) - 8.0) / 2.0
+        # v     = silu(conv_v(W_v(x)))   (spec.nl:33)
+        v = F.silu(wide(convolved.unflatten(-1, (4, 16))))
+        # eta   = 0.1 * sigmoid(W_eta(x)) / d_k   (spec.nl:34)
+        eta = 0.1 * torch.sigmoid(wide(self.W_eta(x).unflatten(-1, (4, 16)))) / 16.0
+        # alpha = 1 - sigmoid(W_alpha(x) - 8) / 2   (spec.nl:35)
+        alpha = 1.0 - torch.sigmoid(wide(self.W_alpha(x).unflatten(-1, (4, 16))) - 8.0) / 2.0
         M_path, M, M_A, M_n_1, M_n_2, M_start = self.M(
             alpha,
             k,
@@ -652,10 +652,10 @@ class Mixer(nn.Module):
             state["M.start"],
             position,
         )
-        # out = W_o(rmsnorm(M(q), gain = gain) * silu(W_g(x)))   (spec.nl:56)
+        # out = W_o(rmsnorm(M(q), gain = gain) * silu(W_g(x)))   (spec.nl:57)
         product = rmsnorm(self.M.read(q, M_path)) * self.gain.unsqueeze(0)
         out = self.W_o(
-            (product * F.silu(self.W_g(x).unflatten(-1, (4, 32)))).flatten(-2).to(x.dtype)
+            (product * F.silu(self.W_g(x).unflatten(-1, (4, 16)))).flatten(-2).to(x.dtype)
         )
         state = {
             "M": M,
@@ -677,24 +677,24 @@ class Mixer(nn.Module):
         M_start = state["M.start"]
         position = state["position"]
         convolved, conv_q = self.conv_q.step(
-            self.W_q(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_q"]
+            self.W_q(x).unflatten(-1, (4, 16)).flatten(-2), state["conv_q"]
         )
-        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:30)
-        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
+        # q     = unit(silu(conv_q(W_q(x))))   (spec.nl:31)
+        q = unit(F.silu(wide(convolved.unflatten(-1, (4, 16)))))
         convolved, conv_k = self.conv_k.step(
-            self.W_k(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_k"]
+            self.W_k(x).unflatten(-1, (4, 16)).flatten(-2), state["conv_k"]
         )
-        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:31)
-        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 32)))))
+        # k     = unit(silu(conv_k(W_k(x))))   (spec.nl:32)
+        k = unit(F.silu(wide(convolved.unflatten(-1, (4, 16)))))
         convolved, conv_v = self.conv_v.step(
-            self.W_v(x).unflatten(-1, (4, 32)).flatten(-2), state["conv_v"]
+            self.W_v(x).unflatten(-1, (4, 16)).flatten(-2), state["conv_v"]
         )
-        # v     = silu(conv_v(W_v(x)))   (spec.nl:32)
-        v = F.silu(wide(convolved.unflatten(-1, (4, 32))))
-        # eta   = 0.1 * sigmoid(W_eta(x)) / d_k   (spec.nl:33)
-        eta = 0.1 * torch.sigmoid(wide(self.W_eta(x).unflatten(-1, (4, 32)))) / 32.0
-        # alpha = 1 - sigmoid(W_alpha(x) - 8) / 2   (spec.nl:34)
-        alpha = 1.0 - torch.sigmoid(wide(self.W_alpha(x).unflatten(-1, (4, 32))) - 8.0) / 2.0
+        # v     = silu(conv_v(W_v(x)))   (spec.nl:33)
+        v = F.silu(wide(convolved.unflatten(-1, (4, 16))))
+        # eta   = 0.1 * sigmoid(W_eta(x)) / d_k   (spec.nl:34)
+        eta = 0.1 * torch.sigmoid(wide(self.W_eta(x).unflatten(-1, (4, 16)))) / 16.0
+        # alpha = 1 - sigmoid(W_alpha(x) - 8) / 2   (spec.nl:35)
+        alpha = 1.0 - torch.sigmoid(wide(self.W_alpha(x).unflatten(-1, (4, 16))) - 8.0) / 2.0
         M, M_A, M_n_1, M_n_2 = self.M.step(
             alpha,
             k,
@@ -707,10 +707,10 @@ class Mixer(nn.Module):
             M_start,
             (position + 1) % 16 == 0,
         )
-        # out = W_o(rmsnorm(M(q), gain = gain) * silu(W_g(x)))   (spec.nl:56)
+        # out = W_o(rmsnorm(M(q), gain = gain) * silu(W_g(x)))   (spec.nl:57)
         product = rmsnorm(self.M.read_step(q, M)) * self.gain.unsqueeze(0)
         out = self.W_o(
-            (product * F.silu(self.W_g(x).unflatten(-1, (4, 32)))).flatten(-2).to(x.dtype)
+            (product * F.silu(self.W_g(x).unflatten(-1, (4, 16)))).flatten(-2).to(x.dtype)
         )
         M_start = M if (position + 1) % 16 == 0 else M_start
         state = {
@@ -750,7 +750,7 @@ class Ffn(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # out = F(x)   (spec.nl:62)
+        # out = F(x)   (spec.nl:63)
         out = self.F(x)
         state = {}
         return out, state
@@ -792,13 +792,13 @@ class ModelRepeat(nn.Module):
         """Run a whole sequence: x [B, T, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:69)
+        # mixer(rmsnorm(x))   (spec.nl:70)
         mixer_out, mixer = self.mixer(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:69)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:70)
         x = x + mixer_out
-        # ffn(rmsnorm(x))   (spec.nl:70)
+        # ffn(rmsnorm(x))   (spec.nl:71)
         ffn_out, ffn = self.ffn(rmsnorm(x), state["ffn"])
-        # x = x + ffn(rmsnorm(x))   (spec.nl:70)
+        # x = x + ffn(rmsnorm(x))   (spec.nl:71)
         x = x + ffn_out
         state = {"mixer": mixer, "ffn": ffn}
         return x, state
@@ -807,13 +807,13 @@ class ModelRepeat(nn.Module):
         """Run one token: x [B, d]."""
         if state is None:
             state = self.initial_state(x.shape[0], x)
-        # mixer(rmsnorm(x))   (spec.nl:69)
+        # mixer(rmsnorm(x))   (spec.nl:70)
         mixer_out, mixer = self.mixer.step(rmsnorm(x), state["mixer"])
-        # x = x + mixer(rmsnorm(x))   (spec.nl:69)
+        # x = x + mixer(rmsnorm(x))   (spec.nl:70)
         x = x + mixer_out
-        # ffn(rmsnorm(x))   (spec.nl:70)
+        # ffn(rmsnorm(x))   (spec.nl:71)
         ffn_out, ffn = self.ffn.step(rmsnorm(x), state["ffn"])
-        # x = x + ffn(rmsnorm(x))   (spec.nl:70)
+        # x = x + ffn(rmsnorm(x))   (spec.nl:71)
         x = x + ffn_out
         state = {"mixer": mixer, "ffn": ffn}
         return x, state
@@ -827,7 +827,7 @@ class Model(nn.Module):
         new = {"device": device, "dtype": dtype}
         self.embed = nn.Embedding(256, 128, **new)
         self.unembed = nn.Linear(128, 256, bias=False, **new)
-        self.repeat = nn.ModuleList(ModelRepeat(**new) for _ in range(4))
+        self.repeat = nn.ModuleList(ModelRepeat(**new) for _ in range(2))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -851,12 +851,12 @@ class Model(nn.Module):
         """Run a whole sequence: tokens [B, T]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:67)
+        # x[d] = embed(tokens)   (spec.nl:68)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:72)
+        # logits = unembed(rmsnorm(x))   (spec.nl:73)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state
@@ -867,12 +867,12 @@ class Model(nn.Module):
         """Run one token: tokens [B]."""
         if state is None:
             state = self.initial_state(tokens.shape[0], self.embed.weight)
-        # x[d] = embed(tokens)   (spec.nl:67)
+        # x[d] = embed(tokens)   (spec.nl:68)
         x = self.embed(tokens)
         repeat_states = {}
         for i, layer in enumerate(self.repeat):
             x, repeat_states[str(i)] = layer.step(x, state["repeat"][str(i)])
-        # logits = unembed(rmsnorm(x))   (spec.nl:72)
+        # logits = unembed(rmsnorm(x))   (spec.nl:73)
         logits = self.unembed(rmsnorm(x))
         state = {"repeat": repeat_states}
         return logits, state
