@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from bench.decoding import decoding
+from bench.deep import deep
 from bench.measure import shown, side_by_side
 from bench.optimizers import optimizers
 from bench.training import training
@@ -33,6 +34,7 @@ def main() -> None:
     torch.manual_seed(0)
     print(machine(), "\n")
     training(wanted.tokens, wanted.rounds)
+    deep(wanted.tokens, wanted.rounds)
     decoding(wanted.rounds)
     optimizers(wanted.rounds)
     compiling(wanted.rounds)
