@@ -56,7 +56,7 @@ class Coefficients:
     sizes: dict[str, int]
     names: Names
     called: Mapping[Expr, tuple[str, str]] = field(default_factory=dict)
-    leaves: dict[tuple[Expr, bool], Leaf] = field(default_factory=dict)
+    leaves: dict[tuple[Expr, str], Leaf] = field(default_factory=dict)
 
     def vector(self, expr: Expr, axis: str, about: str = "") -> Tile:
         """A vector of each token [C, axis], 0 beyond the sequence and its channels."""
@@ -128,7 +128,8 @@ class Coefficients:
 
     def leaf(self, expr: Expr, axis: str) -> Tile:
         """What is loaded: a stream, or what PyTorch has computed."""
-        key = (expr, bool(axis))
+        # the same vector may be a key and a value
+        key = (expr, axis)
         if key not in self.leaves:
             wide = bool(axis) and bool(expr.shape) and expr.shape[-1].size == self.sizes[axis] > 1
             dims: Dims = ("C", axis) if wide else ("C",)

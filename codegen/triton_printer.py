@@ -94,7 +94,9 @@ class KernelPrinter:
         out.line("copy = tl.program_id(0).to(tl.int64)")
         if not kernel.loop:
             out.line("tile = tl.program_id(1)")
-        out.line("t = tl.arange(0, C)")
+        tokens = any("C" in d for d in dims)
+        if tokens:
+            out.line("t = tl.arange(0, C)")
         keys = any("K" in d for d in dims)
         values = any("V" in d for d in dims)
         if keys:
@@ -123,9 +125,10 @@ class KernelPrinter:
 
     def _tile(self) -> None:
         kernel, out = self.kernel, self.out
-        out.line("# of row b and copy h: token t of the tile stands at (b, tile * C + t, h)")
-        out.line("here = tile * C + t < T")
-        out.line("at = (copy // H * T + tile * C + t) * H + copy % H")
+        if any("C" in dims for dims in self.dims):
+            out.line("# of row b and copy h: token t of the tile stands at (b, tile * C + t, h)")
+            out.line("here = tile * C + t < T")
+            out.line("at = (copy // H * T + tile * C + t) * H + copy % H")
         if self.dims & {("C", "K")}:
             out.line("in_k = here[:, None] & (ck < d_k)[None, :]")
             out.line("at_k = at[:, None] * d_k + ck[None, :]")

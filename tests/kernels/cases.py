@@ -167,12 +167,24 @@ RESET = """
   }
   out = W_o(M(q))
 """
+BOTH = """
+  weights W_p : linear(heads*d_k -> d)
+  memory P : linear(d_k -> d_k) at fast {
+    key k
+    value k
+    update {
+      P = 0.9 * P - 0.3 * grad
+    }
+  }
+  out = W_o(v) + W_p(P(q))
+"""
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "earlier": partial(text_case, block(EARLIER), 21),
     "states": partial(text_case, block(STATES), 18),
     "channels": partial(text_case, block(CHANNELS), 18),
     "turned": partial(text_case, block(TURNED), 18),
     "reset": partial(text_case, block(RESET), 15),
+    "both": partial(text_case, block(BOTH), 7),
     "half": half,
     "operations": operations,
     "rwkv7": partial(shipped, "rwkv7", "time_mix"),

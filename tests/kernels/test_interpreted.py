@@ -39,7 +39,7 @@ def test_kernels_with_gates_by_channel_and_of_several_states_agree() -> None:
 
 
 def test_kernels_of_several_writes_by_channel_and_transposed_agree() -> None:
-    small(interpreted("turned", "channels", "reset"))
+    small(interpreted("turned", "channels", "reset", "both"))
 
 
 def test_kernels_in_half_precision_and_their_operations() -> None:

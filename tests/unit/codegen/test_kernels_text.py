@@ -63,6 +63,22 @@ def test_kernels_are_formatted_and_name_where_they_come_from(name: str, tmp_path
     assert ".nl:" in found["kernels.py"] or name == "reset"
 
 
+def test_every_shipped_spec_compiles_for_the_target_with_kernels(tmp_path: Path) -> None:
+    found = 0
+    for path in sorted(Path("specs").glob("*.nl")):
+        made = compile_system(nlc.load(path), "triton").with_kernels.texts
+        if "kernels.py" in made:
+            file = tmp_path / f"{path.stem}_kernels.py"
+            file.write_text(made["kernels.py"], encoding="utf-8")
+            found += 1
+    assert found > 15
+    command = [sys.executable, "-m", "ruff"]
+    words = ["--isolated", "--line-length", "100", str(tmp_path)]
+    for check in (["format", "--check"], ["check", "--select", "F,E9"]):
+        done = subprocess.run([*command, *check, *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_memory_without_kernels_keeps_the_package_as_it_is() -> None:
     system = nlc.load("specs/transformer.nl")
     assert compile_system(system, "triton").files() == compile_system(system, "torch").files()
