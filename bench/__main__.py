@@ -20,6 +20,7 @@ import torch
 from bench.decoding import decoding
 from bench.deep import deep
 from bench.measure import shown, side_by_side
+from bench.online import online
 from bench.optimizers import optimizers
 from bench.training import training
 
@@ -37,6 +38,7 @@ def main() -> None:
     deep(wanted.tokens, wanted.rounds)
     decoding(wanted.rounds)
     optimizers(wanted.rounds)
+    online(wanted.tokens, wanted.rounds)
     compiling(wanted.rounds)
 
 
