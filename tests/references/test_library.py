@@ -160,3 +160,14 @@ def test_emitted_models_agree_with_the_interpreter(name: str) -> None:
     theirs = gradients(project({"logits": wanted, **leaves(wanted_state)}), own)
     for path, value in theirs.items():
         close(ours[path], value, f"gradient of {path}", 1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_a_long_text_of_one_letter_does_not_overflow(name: str) -> None:
+    """As shipped: steps on the same pair, taken together, add up to more than any one of them."""
+    torch.manual_seed(0)
+    model = nlc.compile(nlc.load(SPECS / f"{name}.nl")).model()
+    with torch.no_grad():
+        logits, _ = model(torch.full((1, 768), 32))
+    assert bool(logits.isfinite().all())
