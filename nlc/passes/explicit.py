@@ -4,6 +4,7 @@ In: a system as it was resolved. Out: the same system whose updates hold no `gra
 of the memory that moves; the statements' `let`s are those of the new expressions. Applications of
 weights and of other memories, and reads at the chunk's start, stay as they are: they are needed
 once per token and known before the update. Initial values of weights are in their simple form too.
+What softmax memories store of other memories is in streams.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ from nlc.passes.differentiate import differentiate
 from nlc.passes.gather import gather
 from nlc.passes.lower import lower
 from nlc.passes.simplify import simplify
+from nlc.passes.stored import stored
 
 
 def explicit(system: System) -> System:
     """Write out the updates of all memories; raises `SpecError` where there is no gradient."""
-    blocks = tuple(_explicit_block(system.graph_of, block) for block in system.blocks)
+    graph = system.graph_of
+    blocks = tuple(_explicit_block(graph, stored(graph, block)) for block in system.blocks)
     return replace(system, blocks=blocks)
 
 

@@ -5,6 +5,15 @@ from __future__ import annotations
 from tests.references.specs import block
 
 BODIES: dict[str, str] = {
+    "attention over what a memory answers that moves token by token": """
+  memory M : linear(d_k -> d_v) at fast { key unit(k)
+  value v
+  update { self = tanh(self) - 0.4 * grad }
+  init learned }
+  memory A : kernel(softmax) at now { key k
+  value M(q) - 0.5 * prev(M)(k) }
+  out = W_o(A(q) + M(k))
+""",
     "bare matrix read": """
   memory M : linear(d_k -> d_v) at fast { key k
   value v

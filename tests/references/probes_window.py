@@ -8,6 +8,15 @@ from tests.references.specs import block
 LEVELS = "level beat every 3 tokens\nlevel bar every 6 tokens\n"
 
 BODIES: dict[str, str] = {
+    "attention over what a window answers": """
+  memory M : linear(d_k -> d_v) at beat { key unit(k)
+  value v
+  update { self = 0.9 * self - 0.4 * grad }
+  init learned }
+  memory A : kernel(softmax, window = 5) at now { key k
+  value M(q) }
+  out = W_o(A(q))
+""",
     "a window of layers with bias, norm and residual": """
   memory M : mlp(d_k -> 5 -> d_k, act = silu, bias, norm, residual) at beat { key unit(k)
   value q
