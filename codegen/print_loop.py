@@ -13,7 +13,7 @@ from typing import Any
 from nlc.codegen.names import identifier
 from nlc.codegen.printer import Printer
 from nlc.codegen.program import Branch, Loop
-from nlc.codegen.writer import split_call
+from nlc.codegen.writer import split_call, split_names
 from torch import fx
 
 
@@ -135,19 +135,13 @@ def _header(
             name = fresh("tokens")
             first = split_call(f"{name} = zip(", [*rows, "strict=True"], ")", room)
             tail = f") in enumerate({name}, start={start}):"
-            return [*first, *_split_names(f"for {texts[loop.counter]}, (", taken, tail, room)]
+            return [*first, *split_names(f"for {texts[loop.counter]}, (", taken, tail, room)]
         arguments, tail = [source, f"start={start}"], "):"
     elif len(rows) > 1 and len(head) > room:
         name = fresh("tokens")
         first = split_call(f"{name} = zip(", [*rows, "strict=True"], ")", room)
-        return [*first, *_split_names("for (", taken, f") in {name}:", room)]
+        return [*first, *split_names("for (", taken, f") in {name}:", room)]
     return split_call(head, arguments, tail, room) if arguments else [head + tail]
-
-
-def _split_names(head: str, names: list[str], tail: str, room: int) -> list[str]:
-    """Lay out what a loop takes: on one line or one name a line, as a tuple is formatted."""
-    text = head + ", ".join(names) + tail
-    return [text] if len(text) <= room else [head, *(f"    {name}," for name in names), tail]
 
 
 def _window_header(

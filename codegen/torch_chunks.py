@@ -63,7 +63,7 @@ def _writes(writer: MemoryWriter, out: Writer) -> list[str]:
     first = [n for e, n in writer.run_arguments.items() if writer.varies(e)][:1]
     streams = varying or first
     out.blank()
-    out.line(f"def writes({', '.join([*streams, 'start'])}):")
+    out.call("def writes(", [*streams, "start"], "):")
     with out.indent():
         out.docstring(["What the tokens of a chunk write, from the state before it."])
         program, inputs = writer.begin(arguments, 2)

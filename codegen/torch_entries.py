@@ -71,7 +71,7 @@ def _moves(writer: MemoryWriter, out: Writer, streams: list[str]) -> None:
     from nlc.codegen.torch_memory import taken, write_dict
 
     out.blank()
-    out.line(f"def moves({', '.join([*streams, *writer.states, writer.start_name])}):")
+    out.call("def moves(", [*streams, *writer.states, writer.start_name], "):")
     with out.indent():
         out.docstring(["The states after each token of a chunk, from those before it."])
         course = _Course(writer)
@@ -170,7 +170,7 @@ def _alone(writer: MemoryWriter, out: Writer, streams: list[str]) -> None:
     """Write how a token moves at whose end a period ends."""
     memory = writer.memory
     names = [*writer.states, writer.start_name]
-    out.line(f"def alone({', '.join([*streams, *names, 'position'])}):")
+    out.call("def alone(", [*streams, *names, "position"], "):")
     with out.indent():
         out.docstring(["The states after a token at which a period ends."])
         words = [writer.run_arguments[expr] for expr in writer.step_arguments]

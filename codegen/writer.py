@@ -93,8 +93,28 @@ def split_call(head: str, arguments: Sequence[str], tail: str, room: int) -> lis
     if len(head) + len(inside) + len(tail) <= room or not arguments:
         return [head + inside + tail]
     if 4 + len(inside) <= room:
-        return [head, "    " + inside, tail]
-    return [head, *(f"    {argument}," for argument in arguments), tail]
+        return [head, "    " + inside, *_split_type(tail, room)]
+    lines = [head]
+    for argument in arguments:
+        whole = f"    {argument},"
+        opens = argument.startswith("[") and argument.endswith("]") and len(whole) > room
+        items = argument[1:-1].split(", ") if opens else []
+        lines += ["    [", *(f"        {item}," for item in items), "    ],"] if items else [whole]
+    return [*lines, *_split_type(tail, room)]
+
+
+def _split_type(tail: str, room: int) -> list[str]:
+    """Lay out `) -> tuple[...]:`, the types on a line of their own where they are long."""
+    if len(tail) <= room:
+        return [tail]
+    head, _, inside = tail.removesuffix("]:").partition("[")
+    return [f"{head}[", f"    {inside}", "]:"]
+
+
+def split_names(head: str, names: Sequence[str], tail: str, room: int) -> list[str]:
+    """Lay out a tuple of names: on one line, or one name a line."""
+    text = head + ", ".join(names) + tail
+    return [text] if len(text) <= room else [head, *(f"    {name}," for name in names), tail]
 
 
 def fits(head: str, arguments: Sequence[str], tail: str, room: int) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import nlc
 from nlc.cli import main
+from nlc.lab.tasks import TASKS
 from nlc.passes.plan import plan
 from nlc.render import render_text
 from tests.unit.docs.fences import ROOT, Fence, fences, pages, whole
@@ -38,6 +40,16 @@ def test_a_spec_of_the_docs_is_as_it_says(fence: Fence) -> None:
     assert sorted(set(found)) == sorted(wanted)
 
 
+@pytest.fixture
+def registered() -> Iterator[None]:
+    """A page may register tasks; no other test is to see them."""
+    before = dict(TASKS)
+    yield
+    TASKS.clear()
+    TASKS.update(before)
+
+
+@pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_a_page_runs_from_top_to_bottom(
     page: Path,
