@@ -380,7 +380,27 @@ class MixerM(nn.Module):
     ) -> tuple[list[Entries], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Move over a sequence, a chunk of 16 tokens at a time, entry by entry."""
 
-        def moves(theta, gamma_3_ago, phi_k_3_ago, v_3_ago, gamma_2_ago, phi_k_2_ago, v_2_ago, gamma_1_ago, phi_k_1_ago, v_1_ago, gamma, phi_k, v, alpha, eta, place, M, M_S, M_start):
+        def moves(
+            theta,
+            gamma_3_ago,
+            phi_k_3_ago,
+            v_3_ago,
+            gamma_2_ago,
+            phi_k_2_ago,
+            v_2_ago,
+            gamma_1_ago,
+            phi_k_1_ago,
+            v_1_ago,
+            gamma,
+            phi_k,
+            v,
+            alpha,
+            eta,
+            place,
+            M,
+            M_S,
+            M_start,
+        ):
             """The states after each token of a chunk, from those before it."""
             layer1_weight = M_start["layer1.weight"]
             layer2_weight = M_start["layer2.weight"]
@@ -445,7 +465,24 @@ class MixerM(nn.Module):
 
         path, M, M_S, M_start = run_entries(
             moves,
-            [theta, gamma_3_ago, phi_k_3_ago, v_3_ago, gamma_2_ago, phi_k_2_ago, v_2_ago, gamma_1_ago, phi_k_1_ago, v_1_ago, gamma, phi_k, v, alpha, eta, place],
+            [
+                theta,
+                gamma_3_ago,
+                phi_k_3_ago,
+                v_3_ago,
+                gamma_2_ago,
+                phi_k_2_ago,
+                v_2_ago,
+                gamma_1_ago,
+                phi_k_1_ago,
+                v_1_ago,
+                gamma,
+                phi_k,
+                v,
+                alpha,
+                eta,
+                place,
+            ],
             [M, M_S],
             M_start,
             position,

@@ -399,7 +399,9 @@ class MixerM(nn.Module):
         M_n_2: Tensor,
         M_start: dict[str, Tensor],
         position: int,
-    ) -> tuple[list[Entries], dict[str, Tensor], dict[str, Tensor], Tensor, Tensor, dict[str, Tensor]]:
+    ) -> tuple[
+        list[Entries], dict[str, Tensor], dict[str, Tensor], Tensor, Tensor, dict[str, Tensor]
+    ]:
         """Move over a sequence, a chunk of 16 tokens at a time, entry by entry."""
 
         def moves(alpha, k, v, eta, M, M_A, M_n_1, M_n_2, M_start):

@@ -1119,7 +1119,22 @@ class MixerM(nn.Module):
     ) -> tuple[list[Chunks], dict[str, Tensor], dict[str, Tensor]]:
         """Move over a sequence, a chunk of 16 tokens at a time."""
 
-        def writes(gamma_3_ago, phi_k_3_ago, v_3_ago, gamma_2_ago, phi_k_2_ago, v_2_ago, gamma_1_ago, phi_k_1_ago, v_1_ago, gamma, phi_k, v, place, start):
+        def writes(
+            gamma_3_ago,
+            phi_k_3_ago,
+            v_3_ago,
+            gamma_2_ago,
+            phi_k_2_ago,
+            v_2_ago,
+            gamma_1_ago,
+            phi_k_1_ago,
+            v_1_ago,
+            gamma,
+            phi_k,
+            v,
+            place,
+            start,
+        ):
             """What the tokens of a chunk write, from the state before it."""
             layer1_weight = start["layer1.weight"]
             layer2_weight = start["layer2.weight"]
@@ -1172,7 +1187,21 @@ class MixerM(nn.Module):
         }
         path, M, M_start = run_chunks(
             writes,
-            [gamma_3_ago, phi_k_3_ago, v_3_ago, gamma_2_ago, phi_k_2_ago, v_2_ago, gamma_1_ago, phi_k_1_ago, v_1_ago, gamma, phi_k, v, place],
+            [
+                gamma_3_ago,
+                phi_k_3_ago,
+                v_3_ago,
+                gamma_2_ago,
+                phi_k_2_ago,
+                v_2_ago,
+                gamma_1_ago,
+                phi_k_1_ago,
+                v_1_ago,
+                gamma,
+                phi_k,
+                v,
+                place,
+            ],
             moves,
             [M],
             M_start,
