@@ -330,16 +330,14 @@ def _begun(
     kind: str, out: Path | None, subject: Any, lengths: str | None, target: Target, cells: Any
 ) -> Any:
     from nlc.lab import series
-    from nlc.lab.run import free_folder
     from nlc.lab.tasks import Task
 
     chosen = lengths_of(lengths)
     if chosen and not isinstance(subject, Task):
         raise CallError("--lengths is for tasks", "--task NAME")
     longer = subject.longer if isinstance(subject, Task) else ()
-    folder = out or free_folder(kind)
     with faults_shown(Format.text, ""):
-        return series.begin(folder, kind, subject, chosen or longer, str(target), cells)
+        return series.begin(out, kind, subject, chosen or longer, str(target), cells)
 
 
 def _reopened(folder: Path, kind: str) -> Any:

@@ -12,6 +12,7 @@ In: a folder. Out: a `Run`. Does not train.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import platform
 import shutil
@@ -159,11 +160,23 @@ def command() -> str:
 
 
 def free_folder(name: str, base: Path = Path("runs")) -> Path:
-    """Return the first of runs/NAME-001, -002, ... that is not there."""
-    number = 1
-    while (base / f"{name}-{number:03d}").exists():
-        number += 1
-    return base / f"{name}-{number:03d}"
+    """Make the first of runs/NAME-001, -002, ... that is not there, also where others do so too."""
+    for number in itertools.count(1):
+        folder = base / f"{name}-{number:03d}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise _not_made(folder, error.strerror) from None
+        return folder
+    raise AssertionError
+
+
+def _not_made(folder: Path, why: str | None) -> LabError:
+    return LabError(
+        f"cannot make the run folder {folder}: {why}", "another --out, a folder that can be written"
+    )
 
 
 def make_folder(folder: Path) -> bool:
@@ -180,19 +193,17 @@ def make_folder(folder: Path) -> bool:
             )
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise LabError(
-            f"cannot make the run folder {folder}: {error.strerror}",
-            "another --out, a folder that can be written",
-        ) from None
+        raise _not_made(folder, error.strerror) from None
     return was_there
 
 
 @contextlib.contextmanager
-def new_folder(folder: Path) -> Iterator[None]:
-    """Make a run folder; what could not be made whole is taken away again."""
-    was_there = make_folder(folder)
+def new_folder(out: Path | None, name: str) -> Iterator[Path]:
+    """Make a run folder, a numbered one without `out`; what is not made whole is taken away."""
+    folder = out or free_folder(name)
+    was_there = make_folder(folder) and out is not None
     try:
-        yield
+        yield folder
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if was_there:

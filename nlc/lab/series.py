@@ -88,7 +88,7 @@ class Series:
 
 
 def begin(
-    folder: Path,
+    out: Path | None,
     kind: str,
     subject: Subject,
     lengths: Sequence[int],
@@ -105,7 +105,7 @@ def begin(
             session.check_model(system, subject)
             nlc.compile(system, target=target)
         lesson.check_fit(subject, cell.settings)
-    with folders.new_folder(folder):
+    with folders.new_folder(out, kind) as folder:
         (folder / "checkpoints").rmdir()
         copies: dict[Path, str] = {}
         for spec, _ in cells:

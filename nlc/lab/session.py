@@ -40,8 +40,7 @@ def begin(
     # a text that is too short is a fault before there is a folder
     lesson.check_fit(subject, settings)
     compiled = nlc.compile(system, target=target)
-    folder = out or folders.free_folder(system.name)
-    with folders.new_folder(folder):
+    with folders.new_folder(out, system.name) as folder:
         copied = copy_spec(spec, folder / "spec")
         compiled.write(folder / "package")
         return _written(folder, copied, system.name, changes, target, subject, settings), compiled

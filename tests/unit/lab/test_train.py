@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from nlc.lab import checkpoint
 from nlc.lab.data import Corpus
 from nlc.lab.faults import Diverged, LabError
 from nlc.lab.progress import Shown
-from nlc.lab.run import Run, free_folder, make_folder, read
+from nlc.lab.run import Run, free_folder, make_folder, new_folder, read
 from nlc.lab.train import Outcome, train
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -263,6 +264,20 @@ def test_a_checkpoint_of_another_model_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_folders_are_numbered(tmp_path: Path) -> None:
-    assert free_folder("a", tmp_path) == tmp_path / "a-001"
-    (tmp_path / "a-001").mkdir()
-    assert free_folder("a", tmp_path) == tmp_path / "a-002"
+    assert free_folder("a", tmp_path / "runs") == tmp_path / "runs" / "a-001"
+    assert free_folder("a", tmp_path / "runs") == tmp_path / "runs" / "a-002"
+
+
+def test_runs_that_begin_at_once_have_folders_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: free_folder("a", tmp_path), range(40)))
+    assert len(set(found)) == 40
+
+
+def test_a_numbered_folder_is_taken_away_where_a_run_could_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyError), new_folder(None, "a") as folder:
+        raise KeyError(folder)
+    assert not list((tmp_path / "runs").iterdir())
