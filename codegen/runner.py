@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nlc.codegen.arguments import arguments
 from nlc.codegen.kept import keeps
 from nlc.codegen.names import identifier
+from nlc.codegen.on_the_way import query_of
 from nlc.codegen.program import choose, note
 from nlc.codegen.scope import Scope, memory_path
 from nlc.codegen.torch_memory import MemoryWriter, bare
@@ -243,9 +244,12 @@ class Runner:
         scope, writer = self.scope, self.owner.memories[memory.name]
         wanted = writer.step_arguments if writer.is_kernel else writer.run_arguments
         words = self.arguments(writer, wanted)
+        asked = writer.on_the_way
+        if asked is not None:
+            words.append(query := scope.query(query_of(asked)))
         variables = [""] if writer.is_kernel else [v.name for v in memory.variables]
         words += [scope.states[memory.name, "prev", var] for var in variables]
-        names = [f"{writer.states[0]}_path", *writer.states]
+        names = [f"{writer.states[0]}_{'path' if asked is None else 'read'}", *writer.states]
         if writer.schedule.by_chunks:
             words.append(scope.states[memory.name, "start", ""])
             names.append(writer.start_name)
@@ -256,7 +260,10 @@ class Runner:
             words.append(scope.position)
         node = scope.program.module(memory_path(memory), *words)
         path, *after = scope.program.unpack(node, names)
-        scope.paths[memory.name] = path
+        if asked is None:
+            scope.paths[memory.name] = path
+        else:
+            scope.answers[asked] = note(path, asked.shape, 2, bool(query.meta["wide"]))
         times = [*(("post", var) for var in variables), ("start", "")]
         for (when, var), part in zip(times, after, strict=False):
             scope.states[memory.name, when, var] = note(part, (), 1, wide=True)

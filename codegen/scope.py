@@ -39,9 +39,10 @@ class Scope:
     """One execution: `batch` is 2 over a sequence and 1 for a token.
 
     `states` are by (memory, when, var), `when` being prev, post or start, or sum or recent for what
-    is kept of a window; `paths` the courses of memories that ran over the sequence; `pasts` what
-    shifts and convolutions remember; `aliases` streams that hold values that were made before;
-    `late` the memories whose resets come when windows have ended.
+    is kept of a window; `paths` the courses of memories that ran over the sequence, `answers` what
+    was read of them on the way; `pasts` what shifts and convolutions remember; `aliases` streams
+    that hold values that were made before; `late` the memories whose resets come when windows have
+    ended.
     """
 
     unit: Unit
@@ -51,6 +52,7 @@ class Scope:
     streams: dict[str, fx.Node | None] = field(default_factory=dict)
     states: dict[tuple[str, str, str], fx.Node] = field(default_factory=dict)
     paths: dict[str, fx.Node] = field(default_factory=dict)
+    answers: dict[Expr, fx.Node] = field(default_factory=dict)
     pasts: dict[str, fx.Node] = field(default_factory=dict)
     after: dict[str, fx.Node] = field(default_factory=dict)
     position: fx.Node | None = None
@@ -243,6 +245,8 @@ class Scope:
         whole = read_product(expr, self.unit.memory) if self.batch == 2 else None
         if whole is None:
             return None
+        if expr in self.answers:
+            return self.answers[expr]
         memory = self.unit.memory(str(whole.attr("memory")))
         if memory.name not in self.paths:
             return None
@@ -293,6 +297,8 @@ class Scope:
 
     def read(self, expr: Expr) -> fx.Node | None:
         """M(q), by the memory's own class."""
+        if expr in self.answers:
+            return self.answers[expr]
         part = expr.args[1]
         memory = self.unit.memory(str(part.attr("memory")))
         when = str(part.attr("when"))

@@ -32,6 +32,8 @@ def write_chunks(writer: MemoryWriter, out: Writer) -> None:
     """Write `forward`."""
     memory = writer.memory
     words = [f"{n}: Tensor" for n in writer.run_arguments.values()]
+    asked = _asked(writer)
+    words += [f"{asked}: Tensor"] if asked else []
     kinds = [writer.state_type(v.name) for v in memory.variables]
     words += [f"{name}: {kind}" for name, kind in zip(writer.states, kinds, strict=True)]
     words.append(f"{writer.start_name}: {kinds[0]}")
@@ -39,15 +41,29 @@ def write_chunks(writer: MemoryWriter, out: Writer) -> None:
         f"{w.split(':')[0]}: {k}" for w, k in zip(writer.restart_words(), kinds, strict=False)
     ]
     words.append("position: int")
-    result = ", ".join(["list[Chunks]", *kinds, kinds[0]])
+    result = ", ".join(["Tensor" if asked else "list[Chunks]", *kinds, kinds[0]])
     about = f"Move over a sequence, a chunk of {memory.chunk} tokens at a time."
+    if asked:
+        about = f"{about[:-1]}; read {memory.name}({asked}) on the way."
     writer.used |= {"Chunks", "Moves", "run_chunks"}
     writer.method(out, "forward", words, f"tuple[{result}]", about)
     with out.indent():
         streams = _writes(writer, out)
+        if asked:
+            [(_, when, var, _)] = writer.reads
+            _write_reader(writer, out, when, var)
+            out.blank()
         _moves(writer, out)
         _call(writer, out, streams)
     out.blank()
+
+
+def _asked(writer: MemoryWriter) -> str:
+    """The name of the queries that are read with on the way, if any are."""
+    names = {*writer.run_arguments.values(), *writer.states, writer.start_name, "position"}
+    names |= {word.split(":")[0] for word in writer.restart_words()}
+    free = (name for name in ("q", "asked", *(f"q_{i}" for i in range(1, 99))) if name not in names)
+    return next(free) if writer.on_the_way is not None else ""
 
 
 def _writes(writer: MemoryWriter, out: Writer) -> list[str]:
@@ -164,11 +180,14 @@ def _call(writer: MemoryWriter, out: Writer, streams: list[str]) -> None:
     if memory.reset is not None:
         again = ", ".join(whole(f"{name}_0") for name in writer.states)
         words.append(f"({memory.reset.count}, [{again}])")
+    if asked := _asked(writer):
+        words.append(f"asked=(read, {asked})")
     names = [*writer.states, writer.start_name]
-    for line in split_call(f"path, {', '.join(names)} = run_chunks(", words, ")", out.room):
+    path = "answers" if asked else "path"
+    for line in split_call(f"{path}, {', '.join(names)} = run_chunks(", words, ")", out.room):
         out.line(line)
     results = [f'{name}["{part}"]' if single else name for name in names]
-    out.line(f"return path, {', '.join(results)}")
+    out.line(f"return {path}, {', '.join(results)}")
 
 
 # ---- reads -------------------------------------------------------------------------------------
@@ -176,6 +195,8 @@ def _call(writer: MemoryWriter, out: Writer, streams: list[str]) -> None:
 
 def write_chunk_reads(writer: MemoryWriter, out: Writer) -> None:
     """Write the reads of a course that the block makes."""
+    if writer.on_the_way is not None:
+        return
     for kind, when, var, part in sorted(writer.reads):
         if when not in ("post", "prev", "start"):
             continue
@@ -194,6 +215,16 @@ def _write_read(writer: MemoryWriter, out: Writer, when: str, var: str) -> None:
     text = f"Read {asked} at every token, {ABOUT[when]}."
     words = ["q: Tensor", "path: list[Chunks]"]
     writer.method(out, read_name("apply", when, var), words, "Tensor", text)
+    with out.indent():
+        out.blank()
+        _write_reader(writer, out, when, var)
+        out.blank()
+        _through(writer, out, "path, q")
+    out.blank()
+
+
+def _write_reader(writer: MemoryWriter, out: Writer, when: str, var: str) -> None:
+    """Write the function that reads the map over one run of chunks."""
     program, memory = Program(), writer.memory
     q = note(program.input("q"), (*memory.lead, *memory.map.inputs), 2)
     chunks = program.input("chunks")
@@ -213,7 +244,7 @@ def _write_read(writer: MemoryWriter, out: Writer, when: str, var: str) -> None:
             low, memory.map, MAPS[memory.map.kind](site, flat_input(low, memory.map, x))
         )
     y = program.method("to", y, program.call(getattr, q, "dtype"))
-    _finish(writer, out, program, y, "q, chunks", "path, q")
+    _reader(writer, out, program, y, "q, chunks")
 
 
 def _parts_at(
@@ -293,22 +324,28 @@ def _write_states(writer: MemoryWriter, out: Writer, when: str, var: str, part: 
         tiles = program.call(operator.getitem, program.call(getattr, chunks, "tiles"), own)
         rank, form = len(_part(writer, own).shape), dict(writer.forms)[own]
         node = _of_rank(program, _states(writer, program, tiles, when, var), rank, form.transposed)
-    _finish(writer, out, program, node, "chunks", "path")
-
-
-def _finish(
-    writer: MemoryWriter, out: Writer, program: Program, result: fx.Node, takes: str, given: str
-) -> None:
-    """Write the read of one run of chunks, and the call for all of them."""
-    program.finish((result,))
-    writer.used |= {"over_chunks", "Chunks"}
     with out.indent():
         out.blank()
-        out.line(f"def read({takes}):")
-        with out.indent():
-            printer = writer.body(out, program)
-            printer.settle(result, out.room - 7)
-            out.line(f"return {printer.operand(result)}")
+        _reader(writer, out, program, node, "chunks")
         out.blank()
-        out.line(f"return over_chunks(read, {given})")
+        _through(writer, out, "path")
     out.blank()
+
+
+def _reader(
+    writer: MemoryWriter, out: Writer, program: Program, result: fx.Node, takes: str
+) -> None:
+    """Write `read`, of one run of chunks."""
+    program.finish((result,))
+    writer.used.add("Chunks")
+    out.line(f"def read({takes}):")
+    with out.indent():
+        printer = writer.body(out, program)
+        printer.settle(result, out.room - 7)
+        out.line(f"return {printer.operand(result)}")
+
+
+def _through(writer: MemoryWriter, out: Writer, given: str) -> None:
+    """Write the call of `read` for all runs of chunks."""
+    writer.used.add("over_chunks")
+    out.line(f"return over_chunks(read, {given})")

@@ -50,6 +50,7 @@ class MemoryWriter:
     `static` names the streams of the block that do not depend on tokens. `windows` says for how
     many tokens each memory of the block keeps its state, `starts` its initial one, where it moves;
     `leads` gives the leading axes of memories and weights, `kernels` its kernels, if it has any.
+    `on_the_way` is the read that `forward` makes, in place of a course for reads to come.
     """
 
     name: str
@@ -64,6 +65,7 @@ class MemoryWriter:
     starts: Mapping[str, int] = field(default_factory=dict)
     leads: Mapping[str, Shape] = field(default_factory=dict)
     kernels: KernelPlan | None = None
+    on_the_way: Expr | None = None
     step_arguments: dict[Expr, str] = field(init=False)
     token_arguments: dict[Expr, str] = field(init=False)
     run_arguments: dict[Expr, str] = field(init=False)

@@ -12,6 +12,7 @@ from typing import Any
 
 from nlc.codegen.library_source import library_texts
 from nlc.codegen.names import class_names
+from nlc.codegen.on_the_way import read_on_the_way
 from nlc.codegen.torch_block import UnitWriter
 from nlc.codegen.torch_memory import MemoryWriter
 from nlc.codegen.torch_tiles import read_product
@@ -65,6 +66,7 @@ class Emitter:
                 schedule=plan.schedule(memory.name),
                 level=self.system.level(memory.level),
                 reads=frozenset(reads.get(memory.name, set())),
+                on_the_way=read_on_the_way(block, plan, memory, reads.get(memory.name, ())),
                 lines=tuple(lines),
                 used=self.used,
                 static=frozenset(_static(block)),
