@@ -3,7 +3,8 @@
 A chunk is C tokens, counted from the start of the sequence. What its tokens write is made for all
 of them at once, from the state before the chunk; then each part of the memory (a matrix, a vector
 or a number) moves through the chunk as `library_tiles` says. Chunks of one length stand as rows of
-a batch, so that products of gates, and reads afterwards, are taken for all of them at once.
+a batch, so that products of gates, and reads afterwards, are taken for all of them at once; large
+states on a CPU are read chunk by chunk, and on the way where the queries are known.
 
 In: what the tokens of one chunk write, as a function of their streams and of the state before the
 chunk; states as dicts by part. Out: a list of `Chunks`, from which the memory is read, and the
