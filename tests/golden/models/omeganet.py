@@ -837,14 +837,15 @@ def run_chunks(
     position: int,
     chunk: int,
     reset: tuple[int, list[dict[str, Tensor]]] | None = None,
+    asked: tuple[Any, Tensor] | None = None,
 ) -> tuple[Any, ...]:
     """Run a sequence: its course, the states after it and the one before the open chunk.
 
     `writes(*streams, start)` gives the writes of each part; `reset` has a period and the states to
-    go back to.
+    go back to. `asked` is a read and its queries [B, T, ...]: what is read stands for the course.
     """
-    course: list[Chunks] = []
-    at = 0
+    course: list[Any] = []
+    at, turns = 0, in_turns(states)
     for length, n in chunk_runs(position, streams[0].shape[1], chunk):
         rows = streams[0].shape[0]
         lead = lead_of(*next((states[0][part], m) for part, m in moves.items()))
@@ -852,15 +853,18 @@ def run_chunks(
         gates = gates_of_run(moves, states[0], at, length, n)
         by_chunk = {part: D.of_chunks(rows, n) for part, D in gates.items()}
         M = {part: below([s[part] for s in states], m) for part, m in moves.items()}
-        starts, found = [], []
+        # read as it moves, so that gradients, too, run through all of a chunk before the next
+        read, q = asked if turns and asked is not None else (None, None)
+        queries = [None] * n if q is None else pieces(q[:, at : at + length * n], n, lead)
+        found = []
         for i, now in enumerate(zip(*spans, strict=True)):
             made = writes(*now, start)
-            starts.append(start)
             tiles = {}
             for part in moves:
                 front = (rows, length, *lead)
                 tiles[part], M[part] = move(made[part], by_chunk[part][i], front, M[part])
-            found.append(tiles)
+            chunks = Chunks(tiles, start, 1)
+            found.append(chunks if read is None else read(queries[i], chunks))
             position += length
             if reset is not None and position % reset[0] == 0:
                 M = {part: below([s[part] for s in reset[1]], m) for part, m in moves.items()}
@@ -871,13 +875,22 @@ def run_chunks(
             for j in range(len(states))
         ]
         at += length * n
-        if in_turns(states):
-            course += [Chunks(t, s, 1) for t, s in zip(found, starts, strict=True)]
-            continue
-        tiles = {part: joined([x[part] for x in found], gates[part], rows) for part in moves}
-        origin = {part: in_one_batch([s[part] for s in starts]) for part in moves}
-        course.append(Chunks(tiles, origin, n))
+        if read is not None:
+            course.append(torch.stack(found, 1).flatten(1, 2))
+        elif turns:
+            course += found
+        else:
+            course.append(in_one_run(found, gates, rows))
+    if asked is not None:
+        course = torch.cat(course, 1) if turns else over_chunks(asked[0], course, asked[1])
     return course, *states, start
+
+
+def in_one_run(found: list[Chunks], gates: dict[str, Any], rows: int) -> Chunks:
+    """Chunks of one length as rows of one batch."""
+    tiles = {part: joined([x.tiles[part] for x in found], D, rows) for part, D in gates.items()}
+    origin = {part: in_one_batch([x.origin[part] for x in found]) for part in found[0].origin}
+    return Chunks(tiles, origin, len(found))
 
 
 def in_turns(states: list[dict[str, Tensor]]) -> bool:
@@ -1113,11 +1126,12 @@ class MixerM(nn.Module):
         phi_k: Tensor,
         v: Tensor,
         place: Tensor,
+        q: Tensor,
         M: dict[str, Tensor],
         M_start: dict[str, Tensor],
         position: int,
-    ) -> tuple[list[Chunks], dict[str, Tensor], dict[str, Tensor]]:
-        """Move over a sequence, a chunk of 16 tokens at a time."""
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Move over a sequence, a chunk of 16 tokens at a time; read M(q) on the way."""
 
         def writes(
             gamma_3_ago,
@@ -1176,6 +1190,14 @@ class MixerM(nn.Module):
             e4_1 = Write([], u, [(b_3, (0,))])
             return {"layer1.weight": [e1, e2, e3, e4], "layer2.weight": [e1_1, e2_1, e3_1, e4_1]}
 
+        def read(q, chunks):
+            value = read_part(
+                F.gelu(read_part(wide(q), chunks.tiles["layer1.weight"])),
+                chunks.tiles["layer2.weight"],
+            )
+            result = value.to(q.dtype)
+            return result
+
         # e1 = u
         # e2 = u
         # e3 = u
@@ -1185,7 +1207,7 @@ class MixerM(nn.Module):
             "layer1.weight": Moves([[alpha]], ScalarGate, 64),
             "layer2.weight": Moves([[alpha]], ScalarGate, 64),
         }
-        path, M, M_start = run_chunks(
+        answers, M, M_start = run_chunks(
             writes,
             [
                 gamma_3_ago,
@@ -1207,21 +1229,9 @@ class MixerM(nn.Module):
             M_start,
             position,
             16,
+            asked=(read, q),
         )
-        return path, M, M_start
-
-    def read(self, q: Tensor, path: list[Chunks]) -> Tensor:
-        """Read M(q) at every token, after its update."""
-
-        def read(q, chunks):
-            value = read_part(
-                F.gelu(read_part(wide(q), chunks.tiles["layer1.weight"])),
-                chunks.tiles["layer2.weight"],
-            )
-            result = value.to(q.dtype)
-            return result
-
-        return over_chunks(read, path, q)
+        return answers, M, M_start
 
     def step(
         self,
@@ -1387,7 +1397,7 @@ class Mixer(nn.Module):
         shifted_6, shift_7 = shift(shifted_3, state["shift_7"])
         shifted_7, shift_8 = shift(shifted_4, state["shift_8"])
         shifted_8, shift_9 = shift(shifted_5, state["shift_9"])
-        M_path, M, M_start = self.M(
+        M_read, M, M_start = self.M(
             alpha,
             shifted_6,
             shifted_7,
@@ -1402,15 +1412,14 @@ class Mixer(nn.Module):
             phi_k,
             v,
             positions(position, x.shape[1], x),
+            phi_q,
             state["M"],
             state["M.start"],
             position,
         )
         # out = W_o(rmsnorm(M(phi_q), gain = gain) * silu(W_g(x)))   (spec.nl:56)
-        product = rmsnorm(self.M.read(phi_q, M_path)) * self.gain.unsqueeze(0)
-        out = self.W_o(
-            (product * F.silu(self.W_g(x).unflatten(-1, (4, 32)))).flatten(-2).to(x.dtype)
-        )
+        value = F.silu(self.W_g(x).unflatten(-1, (4, 32)))
+        out = self.W_o((rmsnorm(M_read) * self.gain.unsqueeze(0) * value).flatten(-2).to(x.dtype))
         state = {
             "M": M,
             "M.start": M_start,

@@ -969,14 +969,15 @@ def run_chunks(
     position: int,
     chunk: int,
     reset: tuple[int, list[dict[str, Tensor]]] | None = None,
+    asked: tuple[Any, Tensor] | None = None,
 ) -> tuple[Any, ...]:
     """Run a sequence: its course, the states after it and the one before the open chunk.
 
     `writes(*streams, start)` gives the writes of each part; `reset` has a period and the states to
-    go back to.
+    go back to. `asked` is a read and its queries [B, T, ...]: what is read stands for the course.
     """
-    course: list[Chunks] = []
-    at = 0
+    course: list[Any] = []
+    at, turns = 0, in_turns(states)
     for length, n in chunk_runs(position, streams[0].shape[1], chunk):
         rows = streams[0].shape[0]
         lead = lead_of(*next((states[0][part], m) for part, m in moves.items()))
@@ -984,15 +985,18 @@ def run_chunks(
         gates = gates_of_run(moves, states[0], at, length, n)
         by_chunk = {part: D.of_chunks(rows, n) for part, D in gates.items()}
         M = {part: below([s[part] for s in states], m) for part, m in moves.items()}
-        starts, found = [], []
+        # read as it moves, so that gradients, too, run through all of a chunk before the next
+        read, q = asked if turns and asked is not None else (None, None)
+        queries = [None] * n if q is None else pieces(q[:, at : at + length * n], n, lead)
+        found = []
         for i, now in enumerate(zip(*spans, strict=True)):
             made = writes(*now, start)
-            starts.append(start)
             tiles = {}
             for part in moves:
                 front = (rows, length, *lead)
                 tiles[part], M[part] = move(made[part], by_chunk[part][i], front, M[part])
-            found.append(tiles)
+            chunks = Chunks(tiles, start, 1)
+            found.append(chunks if read is None else read(queries[i], chunks))
             position += length
             if reset is not None and position % reset[0] == 0:
                 M = {part: below([s[part] for s in reset[1]], m) for part, m in moves.items()}
@@ -1003,13 +1007,22 @@ def run_chunks(
             for j in range(len(states))
         ]
         at += length * n
-        if in_turns(states):
-            course += [Chunks(t, s, 1) for t, s in zip(found, starts, strict=True)]
-            continue
-        tiles = {part: joined([x[part] for x in found], gates[part], rows) for part in moves}
-        origin = {part: in_one_batch([s[part] for s in starts]) for part in moves}
-        course.append(Chunks(tiles, origin, n))
+        if read is not None:
+            course.append(torch.stack(found, 1).flatten(1, 2))
+        elif turns:
+            course += found
+        else:
+            course.append(in_one_run(found, gates, rows))
+    if asked is not None:
+        course = torch.cat(course, 1) if turns else over_chunks(asked[0], course, asked[1])
     return course, *states, start
+
+
+def in_one_run(found: list[Chunks], gates: dict[str, Any], rows: int) -> Chunks:
+    """Chunks of one length as rows of one batch."""
+    tiles = {part: joined([x.tiles[part] for x in found], D, rows) for part, D in gates.items()}
+    origin = {part: in_one_batch([x.origin[part] for x in found]) for part in found[0].origin}
+    return Chunks(tiles, origin, len(found))
 
 
 def in_turns(states: list[dict[str, Tensor]]) -> bool:
