@@ -108,7 +108,16 @@ def _split_type(tail: str, room: int) -> list[str]:
     if len(tail) <= room:
         return [tail]
     head, _, inside = tail.removesuffix("]:").partition("[")
-    return [f"{head}[", f"    {inside}", "]:"]
+    if 4 + len(inside) <= room:
+        return [f"{head}[", f"    {inside}", "]:"]
+    types, depth = [""], 0
+    for letter in inside:
+        depth += (letter == "[") - (letter == "]")
+        if letter == "," and depth == 0:
+            types.append("")
+        else:
+            types[-1] += letter
+    return [f"{head}[", *(f"    {kind.strip()}," for kind in types), "]:"]
 
 
 def split_names(head: str, names: Sequence[str], tail: str, room: int) -> list[str]:
