@@ -117,6 +117,7 @@ class BlockScope(StreamScope):
         return None
 
     def _no_memory(self, when: str, name: str, span: Span) -> None:
+        self._told(name)
         if name in self.owner.streams or name in self.owner.weights:
             self.context.fail(
                 "NL0310", f"`{when}` is asked of a memory", span, f"`{name}` is none",
@@ -125,6 +126,11 @@ class BlockScope(StreamScope):
                 else "weights do not change within a sequence; name a memory of this block",
             )  # fmt: skip
         self.context.unknown("memory", name, span, list(self.owner.bodies), "NL0301")
+
+    def _told(self, name: str) -> None:
+        """Say no more of a name whose own declaration has a fault."""
+        if name in self.owner.streams and self.owner.streams[name].state == "bad":
+            raise Bad(name)
 
     def attribute(self, expr: tree.Attribute) -> Value:
         base = expr.base
@@ -163,6 +169,8 @@ class BlockScope(StreamScope):
     def _loss(self, call: tree.Call) -> Value:
         owner = self.owner
         (argument, *rest) = call.arguments or (None,)
+        if isinstance(argument, tree.Name):
+            self._told(argument.id)
         if rest or not isinstance(argument, tree.Name) or argument.id not in owner.bodies:
             self.context.fail(
                 "NL0310", "`loss` is asked of a memory", call.span, "no memory here",
