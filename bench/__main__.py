@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from bench.decoding import decoding
-from bench.deep import deep
+from bench.deep import decoding_deep, deep
 from bench.measure import shown, side_by_side
 from bench.online import online
 from bench.optimizers import optimizers
@@ -37,6 +37,7 @@ def main() -> None:
     training(wanted.tokens, wanted.rounds)
     deep(wanted.tokens, wanted.rounds)
     decoding(wanted.rounds)
+    decoding_deep(wanted.rounds)
     optimizers(wanted.rounds)
     online(wanted.tokens, wanted.rounds)
     compiling(wanted.rounds)

@@ -1,4 +1,4 @@
-"""Memories with layers and chunks beside other packages' own, forward and backward.
+"""Memories with layers and chunks beside other packages' own: forward and backward, and decoding.
 
 The others' memories are alike, not the same: `titans-pytorch` reads a token later, fla's TTT has a
 bias. So nothing is compared but time. What is not installed is left out.
@@ -72,6 +72,36 @@ def deep(tokens: int, rounds: int) -> None:
     print(flush=True)
 
 
+@torch.no_grad()
+def decoding_deep(rounds: int) -> None:
+    """Print what a token takes with Titans' memory of two layers, ends of chunks included."""
+    steps, chunk = 64, 16
+    print(f"A token of a memory with layers, B = 1, over {steps} tokens:\n")
+    print("| | nlc | beside | takes | that / nlc |\n|---|---|---|---|---|")
+    x, ours = torch.randn(1, steps, WIDTH), block(TITANS.format(chunk=chunk))
+
+    def own() -> None:
+        state = None
+        for token in x.unbind(1):
+            _, state = ours.step(token, state)
+
+    runs: Runs = {"nlc": own}
+    if importlib.util.find_spec("titans_pytorch"):
+        memory = neural_memory(chunk, None)
+
+        def other() -> None:
+            state = None
+            for token in x.split(1, 1):
+                _, state = memory(token, state=state)
+
+        runs["titans-pytorch"] = other
+    took = {name: taken / steps for name, taken in side_by_side(runs, 4 * rounds).items()}
+    there = took.get("titans-pytorch")
+    cells = [shown(there), f"{there / took['nlc']:.2f}"] if there else ["-", "-"]
+    print(f"| Titans, MLP, chunk {chunk} | {shown(took['nlc'])} | {list(took)[-1]} | ", end="")
+    print(" | ".join(cells), "|\n", flush=True)
+
+
 def block(text: str) -> Any:
     """Compile a block alone."""
     return nlc.compile(nlc.parse(text)).block("mixer")
@@ -91,23 +121,29 @@ def titans(chunk: int, tokens: int) -> Runs:
     x, ours = torch.randn(1, tokens, WIDTH), block(TITANS.format(chunk=chunk))
     runs: Runs = {"nlc": back(lambda x: ours(x)[0], x)}
     if importlib.util.find_spec("titans_pytorch"):
-        from titans_pytorch import MemoryMLP, NeuralMemory
 
         def other(batch: int | None) -> Callable[[], None]:
-            model = MemoryMLP(SIZE, depth=2, expansion_factor=4.0)
-            memory = NeuralMemory(
-                dim=WIDTH,
-                chunk_size=chunk,
-                batch_size=batch,
-                dim_head=SIZE,
-                heads=HEADS,
-                model=model,
-            )
+            memory = neural_memory(chunk, batch)
             return back(lambda x: memory(x)[0], x)
 
         runs["titans-pytorch, batch_size = chunk"] = other(chunk)
         runs["titans-pytorch, all gradients at the first weights"] = other(None)
     return runs
+
+
+def neural_memory(chunk: int, batch: int | None) -> Any:
+    """Make the other's memory."""
+    from titans_pytorch import MemoryMLP, NeuralMemory
+
+    model = MemoryMLP(SIZE, depth=2, expansion_factor=4.0)
+    return NeuralMemory(
+        dim=WIDTH,
+        chunk_size=chunk,
+        batch_size=batch,
+        dim_head=SIZE,
+        heads=HEADS,
+        model=model,
+    )
 
 
 def ttt(tokens: int) -> Runs:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from nlc.codegen import library
+from nlc.codegen.added_sums import add_product
 from nlc.codegen.arguments import state_name
 from nlc.codegen.kept import Keep, flag, flag_words, keeps
 from nlc.codegen.lowering import Lowering, batch_of
@@ -24,6 +25,7 @@ from nlc.codegen.token_sums import sum_of_tokens
 from nlc.codegen.writer import Writer
 from torch import fx
 
+from nlc.ir.added import Added, added
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.slots import choice, is_state, own
 from nlc.ir.system import Memory
@@ -120,6 +122,7 @@ class Totals:
     program: Program
     kept: dict[str, dict[str, fx.Node]]
     after: dict[str, fx.Node] = field(default_factory=dict)
+    sums: dict[Expr, Added] = field(default_factory=dict)
     low: Lowering = field(init=False)
     again: Lowering = field(init=False)
 
@@ -130,6 +133,8 @@ class Totals:
         from nlc.codegen.torch_memory import taken
 
         take = taken(inputs, leaf)
+        if choice(self.memory) is None:
+            self.sums = added([assignment.value for assignment in self.memory.update])
 
         def structured(low: Lowering, expr: Expr) -> Operand | None:
             match expr.op:
@@ -137,11 +142,18 @@ class Totals:
                     return self.value(low, expr)
                 case "due":
                     return flag(self.program, int(expr.attr("period")[1]))
+                case "add" | "sub" if low is self.low and self.joins(expr, inputs):
+                    return add_product(low, expr, self.sums[expr])
                 case _:
                     return take(low, expr)
 
         self.low = Lowering(self.program, 1, leaf, structured, like)
         self.again = Lowering(self.program, 2, leaf, structured, like)
+
+    def joins(self, expr: Expr, inputs: dict[Expr, fx.Node]) -> bool:
+        """Say whether a sum takes in its product: it is not there yet, nor is the product."""
+        found = self.sums.get(expr)
+        return found is not None and not any(e in inputs for e in (expr, *found.within))
 
     def value(self, low: Lowering, node: Expr) -> fx.Node:
         """The value of a `window` node: a total, or one token's value in a second pass."""

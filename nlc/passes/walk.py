@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from nlc.ir.added import Added
 from nlc.ir.cost import NOTHING, WIDTH, Work
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.operations import OPERATIONS
@@ -36,7 +37,7 @@ from nlc.passes.walk_memories import (
     move_by_tokens,
     whole_states,
 )
-from nlc.passes.walk_nodes import applied, asked_course, attended, operation, read
+from nlc.passes.walk_nodes import applied, asked_course, attended, operation, read, sum_with
 from nlc.passes.walk_slots import note_reads
 from nlc.passes.walk_windows import move_by_windows, outer_sum, total
 from nlc.passes.work_scan import Rows
@@ -86,6 +87,9 @@ class Walk:
     summed: set[int] = field(default_factory=set)
     totals: set[int] = field(default_factory=set)
     kept: list[Expr] = field(default_factory=list)
+    # sums that take in their product, and what they take in, by id
+    joined: dict[int, Added] = field(default_factory=dict)
+    taken_in: set[int] = field(default_factory=set)
     # of memories with slots, for how many of the parts a node stands: (some, all)
     parts: dict[int, tuple[int, int]] = field(default_factory=dict)
     # what a gradient has not reached yet: what its backward would be, by id
@@ -311,6 +315,8 @@ class Walk:
             return owner or str(state.attr("memory")), read(self, node, state)
         if id(node) in self.totals or id(node) in self.summed:
             return owner, (total if id(node) in self.totals else outer_sum)(self, node)
+        if id(node) in self.joined or id(node) in self.taken_in:
+            return owner, sum_with(self, node, self.joined.get(id(node)))
         match node.op:
             case "window" if not node.args:
                 return owner, Tally()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nlc.ir.added import Added
 from nlc.ir.cost import Work
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.shape import count, sizes
@@ -48,6 +49,20 @@ def operation(walk: Walk, node: Expr) -> Tally:
             # operands and result have been counted
             left = right = out = 0
         tally.elementwise(times * work.elementwise, left + right + inner, out, needs)
+    return tally
+
+
+def sum_with(walk: Walk, node: Expr, found: Added | None) -> Tally:
+    """Count a sum that takes in its product, which costs nothing by itself."""
+    tally, needs = Tally(), walk.facts(node)[1]
+    if found is None:
+        return tally
+    if found.scale is not None:
+        vector = walk.entries(found.left if found.by_rows else found.right)
+        tally.elementwise(vector, walk.entries(found.scale) + vector, vector, needs)
+    out = walk.entries(node)
+    reads = sum(map(walk.entries, (found.start, found.left, found.right)))
+    tally.elementwise(2 * out, reads, out, needs)
     return tally
 
 
