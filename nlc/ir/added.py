@@ -58,7 +58,8 @@ def _added(start: Expr, product: Expr, sign: int, uses: Counter[Expr]) -> Added 
     if broadcast((start.shape, product.shape)) != product.shape:
         return None
     if product.op == "outer":
-        return Added(start, *product.args, sign, outer=True, within=(product,))
+        a, b = product.args
+        return Added(start, a, b, sign, outer=True, within=(product,))
     if product.op != "mul" or any(arg.op == "const" for arg in product.args):
         return None
     for scale, other in (product.args, product.args[::-1]):
@@ -67,5 +68,7 @@ def _added(start: Expr, product: Expr, sign: int, uses: Counter[Expr]) -> Added 
         last = [1, 1, *sizes(scale.shape)][-2:]
         if 1 in last and len(scale.shape) <= len(other.shape):
             within = (product, other)
-            return Added(start, *other.args, sign, True, scale, last[1] == 1, within)
-    return Added(start, *product.args, sign, within=(product,))
+            a, b = other.args
+            return Added(start, a, b, sign, True, scale, last[1] == 1, within)
+    a, b = product.args
+    return Added(start, a, b, sign, within=(product,))

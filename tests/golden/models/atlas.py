@@ -74,8 +74,8 @@ def concat(*parts: Tensor) -> Tensor:
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
-    """[..., m, k], [..., k] -> [..., m]."""
-    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+    """[..., m, k], [..., k] -> [..., m], as a row times a matrix: the fast side of a product."""
+    return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
 
 
 def matvecs(matrix: Tensor, x: Tensor) -> Tensor:
@@ -526,43 +526,68 @@ class MixerM(nn.Module):
         layer1_weight = M_start["layer1.weight"]
         layer2_weight = M_start["layer2.weight"]
         value = alpha.unsqueeze(2).unsqueeze(3)
-        value_1 = eta.unsqueeze(2).unsqueeze(3)
-        value_2 = theta.unsqueeze(2).unsqueeze(3)
-        value_3 = number(1.0, alpha)
+        value_1 = wide(eta.unsqueeze(2).unsqueeze(3))
+        value_2 = number(1.0, alpha)
         phi_k_3_ago = wide(phi_k_3_ago)
-        value_4 = matvec(layer1_weight, phi_k_3_ago)
-        value_5 = F.gelu(value_4)
-        product = torch.where(place >= 3.0, value_3, 0.0).unsqueeze(1) * gamma_3_ago
-        product = 2.0 * (product.unsqueeze(2) * (matvec(layer2_weight, value_5) - v_3_ago))
+        value_3 = matvec(layer1_weight, phi_k_3_ago)
+        value_4 = F.gelu(value_3)
+        product = torch.where(place >= 3.0, value_2, 0.0).unsqueeze(1) * gamma_3_ago
+        product = 2.0 * (product.unsqueeze(2) * (matvec(layer2_weight, value_4) - v_3_ago))
         phi_k_2_ago = wide(phi_k_2_ago)
-        value_6 = matvec(layer1_weight, phi_k_2_ago)
-        value_7 = F.gelu(value_6)
-        product_1 = torch.where(place >= 2.0, value_3, 0.0).unsqueeze(1) * gamma_2_ago
-        product_2 = 2.0 * (product_1.unsqueeze(2) * (matvec(layer2_weight, value_7) - v_2_ago))
+        value_5 = matvec(layer1_weight, phi_k_2_ago)
+        value_6 = F.gelu(value_5)
+        product_1 = torch.where(place >= 2.0, value_2, 0.0).unsqueeze(1) * gamma_2_ago
+        product_2 = 2.0 * (product_1.unsqueeze(2) * (matvec(layer2_weight, value_6) - v_2_ago))
         phi_k_1_ago = wide(phi_k_1_ago)
-        value_8 = matvec(layer1_weight, phi_k_1_ago)
-        value_9 = F.gelu(value_8)
-        product_3 = torch.where(place >= 1.0, value_3, 0.0).unsqueeze(1) * gamma_1_ago
-        product_4 = 2.0 * (product_3.unsqueeze(2) * (matvec(layer2_weight, value_9) - v_1_ago))
+        value_7 = matvec(layer1_weight, phi_k_1_ago)
+        value_8 = F.gelu(value_7)
+        product_3 = torch.where(place >= 1.0, value_2, 0.0).unsqueeze(1) * gamma_1_ago
+        product_4 = 2.0 * (product_3.unsqueeze(2) * (matvec(layer2_weight, value_8) - v_1_ago))
         phi_k = wide(phi_k)
-        value_10 = matvec(layer1_weight, phi_k)
-        value_11 = F.gelu(value_10)
-        product_5 = 2.0 * (gamma.unsqueeze(2) * (matvec(layer2_weight, value_11) - v))
+        value_9 = matvec(layer1_weight, phi_k)
+        value_10 = F.gelu(value_9)
+        product_5 = 2.0 * (gamma.unsqueeze(2) * (matvec(layer2_weight, value_10) - v))
+        value_11 = wide(theta.unsqueeze(2).unsqueeze(3))
         # S = theta * S + grad   (spec.nl:57)
-        value_12 = outer(matvec(layer2_weight.mT, product_2) * gelu_slope(value_6), phi_k_2_ago)
-        value_13 = outer(matvec(layer2_weight.mT, product_4) * gelu_slope(value_8), phi_k_1_ago)
-        value_14 = outer(matvec(layer2_weight.mT, product) * gelu_slope(value_4), phi_k_3_ago)
-        value_15 = outer(matvec(layer2_weight.mT, product_5) * gelu_slope(value_10), phi_k)
-        total = value_14 + value_12 + value_13 + value_15
-        M_S_layer1_weight = value_2 * M_S["layer1.weight"] + total
+        value_12 = torch.addcmul(
+            outer(matvec(layer2_weight.mT, product) * gelu_slope(value_3), phi_k_3_ago),
+            (matvec(layer2_weight.mT, product_2) * gelu_slope(value_5)).unsqueeze(3),
+            phi_k_2_ago.unsqueeze(2),
+        )
+        value_13 = torch.addcmul(
+            value_12,
+            (matvec(layer2_weight.mT, product_4) * gelu_slope(value_7)).unsqueeze(3),
+            phi_k_1_ago.unsqueeze(2),
+        )
+        value_14 = torch.addcmul(
+            value_13,
+            (matvec(layer2_weight.mT, product_5) * gelu_slope(value_9)).unsqueeze(3),
+            phi_k.unsqueeze(2),
+        )
+        M_S_layer1_weight = torch.addcmul(value_14, value_11, M_S["layer1.weight"])
         # M = alpha * M - eta * newton_schulz(S)   (spec.nl:58)
-        value_16 = newton_schulz(M_S_layer1_weight, 5, ((3.4445, -4.775, 2.0315),), 1e-07)
-        M_layer1_weight = value * M["layer1.weight"] - value_1 * value_16
-        total = outer(product, value_5) + outer(product_2, value_7)
-        total_1 = total + outer(product_4, value_9) + outer(product_5, value_11)
-        M_S_layer2_weight = value_2 * M_S["layer2.weight"] + total_1
-        value_17 = newton_schulz(M_S_layer2_weight, 5, ((3.4445, -4.775, 2.0315),), 1e-07)
-        M_layer2_weight = value * M["layer2.weight"] - value_1 * value_17
+        M_layer1_weight = torch.addcmul(
+            value * M["layer1.weight"],
+            value_1,
+            newton_schulz(M_S_layer1_weight, 5, ((3.4445, -4.775, 2.0315),), 1e-07),
+            value=-1,
+        )
+        value_15 = torch.addcmul(
+            torch.addcmul(outer(product, value_4), product_2.unsqueeze(3), value_6.unsqueeze(2)),
+            product_4.unsqueeze(3),
+            value_8.unsqueeze(2),
+        )
+        M_S_layer2_weight = torch.addcmul(
+            torch.addcmul(value_15, product_5.unsqueeze(3), value_10.unsqueeze(2)),
+            value_11,
+            M_S["layer2.weight"],
+        )
+        M_layer2_weight = torch.addcmul(
+            value * M["layer2.weight"],
+            value_1,
+            newton_schulz(M_S_layer2_weight, 5, ((3.4445, -4.775, 2.0315),), 1e-07),
+            value=-1,
+        )
         M = {"layer1.weight": M_layer1_weight, "layer2.weight": M_layer2_weight}
         M_S = {"layer1.weight": M_S_layer1_weight, "layer2.weight": M_S_layer2_weight}
         return M, M_S

@@ -55,13 +55,8 @@ def read_linear(x: Tensor, weight: Tensor, lead: int) -> Tensor:
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
-    """[..., m, k], [..., k] -> [..., m]."""
-    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
-
-
-def outer(a: Tensor, b: Tensor) -> Tensor:
-    """a b^T: [..., m], [..., n] -> [..., m, n]."""
-    return a.unsqueeze(-1) * b.unsqueeze(-2)
+    """[..., m, k], [..., k] -> [..., m], as a row times a matrix: the fast side of a product."""
+    return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -515,8 +510,12 @@ class MixerS(nn.Module):
         k = wide(k)
         product = (b / 2.0).unsqueeze(1) * matvec(S, k)
         # S = a * S - beta * grad   (spec.nl:43)
-        product_1 = beta.unsqueeze(2).unsqueeze(3) * outer(product - v + product, k)
-        S = a.unsqueeze(2).unsqueeze(3) * S - product_1
+        S = torch.addcmul(
+            a.unsqueeze(2).unsqueeze(3) * S,
+            beta.unsqueeze(2).unsqueeze(3) * (product - v + product).unsqueeze(3),
+            k.unsqueeze(2),
+            value=-1,
+        )
         return S
 
     def read_step(self, q: Tensor, S: Tensor) -> Tensor:

@@ -46,8 +46,8 @@ def read_linear(x: Tensor, weight: Tensor, lead: int) -> Tensor:
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
-    """[..., m, k], [..., k] -> [..., m]."""
-    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+    """[..., m, k], [..., k] -> [..., m], as a row times a matrix: the fast side of a product."""
+    return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
 
 
 def matvecs(matrix: Tensor, x: Tensor) -> Tensor:
@@ -76,11 +76,6 @@ class Matvecs(torch.autograd.Function):
         dmatrix = torch.bmm(x.mT, dy).mT if turned else torch.bmm(dy.mT, x)
         dx = torch.bmm(dy, matrix).unflatten(0, front).movedim(-2, 1)
         return dmatrix.unflatten(0, front), dx
-
-
-def outer(a: Tensor, b: Tensor) -> Tensor:
-    """a b^T: [..., m], [..., n] -> [..., m, n]."""
-    return a.unsqueeze(-1) * b.unsqueeze(-2)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -563,7 +558,12 @@ class MixerF(nn.Module):
         F_ = alpha.unsqueeze(2).unsqueeze(3) * F_
         k = wide(k)
         # self = self - beta * grad(at = self)   (rules.nl:34)
-        F_ = F_ - beta.unsqueeze(2).unsqueeze(3) * outer(matvec(F_, k) - v, k)
+        F_ = torch.addcmul(
+            F_,
+            beta.unsqueeze(2).unsqueeze(3) * (matvec(F_, k) - v).unsqueeze(3),
+            k.unsqueeze(2),
+            value=-1,
+        )
         return F_
 
     def read_step(self, q: Tensor, F_: Tensor) -> Tensor:
@@ -599,7 +599,7 @@ class MixerS(nn.Module):
     def update(self, F_post: Tensor, S: Tensor, S_sum: Tensor) -> tuple[Tensor, Tensor]:
         """Move at the end of a window of 64 tokens."""
         # S = lerp(S, F, mean(sigmoid(W_keep(x)), over = tokens))   (spec.nl:38)
-        S = S + (S_sum / 64.0).unsqueeze(2).unsqueeze(3) * (F_post - S)
+        S = torch.addcmul(S, (S_sum / 64.0).unsqueeze(2).unsqueeze(3), F_post - S)
         return S, torch.zeros_like(S_sum)
 
     def read_step(self, q: Tensor, S: Tensor) -> Tensor:

@@ -55,8 +55,8 @@ def read_linear(x: Tensor, weight: Tensor, lead: int) -> Tensor:
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
-    """[..., m, k], [..., k] -> [..., m]."""
-    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+    """[..., m, k], [..., k] -> [..., m], as a row times a matrix: the fast side of a product."""
+    return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
 
 
 def outer(a: Tensor, b: Tensor) -> Tensor:
@@ -521,10 +521,17 @@ class MixerS(nn.Module):
 
     def step(self, alpha: Tensor, beta: Tensor, v: Tensor, k: Tensor, S: Tensor) -> Tensor:
         """Move by one token."""
-        v_1 = wide(v)
+        v = wide(v)
         # S = S - beta * grad(at = S)   (spec.nl:43)
-        difference = outer(v_1, matvec((S.mT * alpha.unsqueeze(2)).mT.mT, v_1)) - outer(v, k)
-        S = (S.mT * alpha.unsqueeze(2)).mT - beta.unsqueeze(2).unsqueeze(3) * difference
+        value = torch.addcmul(
+            outer(v, matvec((S.mT * alpha.unsqueeze(2)).mT.mT, v)),
+            v.unsqueeze(3),
+            wide(k).unsqueeze(2),
+            value=-1,
+        )
+        S = torch.addcmul(
+            (S.mT * alpha.unsqueeze(2)).mT, wide(beta.unsqueeze(2).unsqueeze(3)), value, value=-1
+        )
         return S
 
     def read_step(self, q: Tensor, S: Tensor) -> Tensor:

@@ -55,8 +55,8 @@ class GeluSlope(torch.autograd.Function):
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
-    """[..., m, k], [..., k] -> [..., m]."""
-    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+    """[..., m, k], [..., k] -> [..., m], as a row times a matrix: the fast side of a product."""
+    return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
 
 
 def rows(x: Tensor, chosen: Chosen, has: tuple[bool, ...]) -> Tensor:
@@ -1172,17 +1172,32 @@ class MixerMK(nn.Module):
         layer1_weight_1 = M_k_start["layer1.weight"]
         layer2_weight = M_k_start["layer2.weight"]
         value = alpha.unsqueeze(1).unsqueeze(2)
-        value_1 = eta.unsqueeze(1).unsqueeze(2)
         k_1 = wide(k)
-        value_2 = matvec(layer1_weight_1, k_1)
-        value_3 = F.gelu(value_2)
+        value_1 = k_1.unsqueeze(1)
+        value_2 = eta.unsqueeze(1).unsqueeze(2)
+        value_3 = matvec(layer1_weight_1, k_1)
+        value_4 = F.gelu(value_3)
         total = v + matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v))))
-        difference = k + matvec(layer2_weight, value_3) - total
+        difference = k + matvec(layer2_weight, value_4) - total
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:36)
-        value_4 = outer(matvec(layer2_weight.mT, difference) * gelu_slope(value_2), k_1)
-        product = value_1 * outer(matvec(layer1_weight, k_1), k_1)
-        M_k_layer1_weight = value * layer1_weight - product - value_1 * value_4
-        M_k_layer2_weight = value * M_k["layer2.weight"] - value_1 * outer(difference, value_3)
+        value_5 = torch.addcmul(
+            value * layer1_weight,
+            value_2 * matvec(layer1_weight, k_1).unsqueeze(2),
+            value_1,
+            value=-1,
+        )
+        M_k_layer1_weight = torch.addcmul(
+            value_5,
+            value_2 * (matvec(layer2_weight.mT, difference) * gelu_slope(value_3)).unsqueeze(2),
+            value_1,
+            value=-1,
+        )
+        M_k_layer2_weight = torch.addcmul(
+            value * M_k["layer2.weight"],
+            value_2 * difference.unsqueeze(2),
+            value_4.unsqueeze(1),
+            value=-1,
+        )
         return {"layer1.weight": M_k_layer1_weight, "layer2.weight": M_k_layer2_weight}
 
     def read_step(self, q: Tensor, M_k: dict[str, Tensor]) -> Tensor:
@@ -1290,17 +1305,32 @@ class MixerMV(nn.Module):
         layer1_weight_1 = M_v_start["layer1.weight"]
         layer2_weight = M_v_start["layer2.weight"]
         value = alpha.unsqueeze(1).unsqueeze(2)
-        value_1 = eta.unsqueeze(1).unsqueeze(2)
         k_1 = wide(k)
-        value_2 = matvec(layer1_weight_1, k_1)
-        value_3 = F.gelu(value_2)
+        value_1 = k_1.unsqueeze(1)
+        value_2 = eta.unsqueeze(1).unsqueeze(2)
+        value_3 = matvec(layer1_weight_1, k_1)
+        value_4 = F.gelu(value_3)
         total = v + matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v))))
-        difference = k + matvec(layer2_weight, value_3) - total
+        difference = k + matvec(layer2_weight, value_4) - total
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:36)
-        value_4 = outer(matvec(layer2_weight.mT, difference) * gelu_slope(value_2), k_1)
-        product = value_1 * outer(matvec(layer1_weight, k_1), k_1)
-        M_v_layer1_weight = value * layer1_weight - product - value_1 * value_4
-        M_v_layer2_weight = value * M_v["layer2.weight"] - value_1 * outer(difference, value_3)
+        value_5 = torch.addcmul(
+            value * layer1_weight,
+            value_2 * matvec(layer1_weight, k_1).unsqueeze(2),
+            value_1,
+            value=-1,
+        )
+        M_v_layer1_weight = torch.addcmul(
+            value_5,
+            value_2 * (matvec(layer2_weight.mT, difference) * gelu_slope(value_3)).unsqueeze(2),
+            value_1,
+            value=-1,
+        )
+        M_v_layer2_weight = torch.addcmul(
+            value * M_v["layer2.weight"],
+            value_2 * difference.unsqueeze(2),
+            value_4.unsqueeze(1),
+            value=-1,
+        )
         return {"layer1.weight": M_v_layer1_weight, "layer2.weight": M_v_layer2_weight}
 
     def read_step(self, q: Tensor, M_v: dict[str, Tensor]) -> Tensor:
@@ -1410,18 +1440,32 @@ class MixerMMem(nn.Module):
         layer1_weight_1 = M_mem_start["layer1.weight"]
         layer2_weight = M_mem_start["layer2.weight"]
         value = alpha.unsqueeze(1).unsqueeze(2)
-        value_1 = eta.unsqueeze(1).unsqueeze(2)
         k_1 = wide(k)
-        value_2 = matvec(layer1_weight_1, k_1)
-        value_3 = F.gelu(value_2)
+        value_1 = k_1.unsqueeze(1)
+        value_2 = eta.unsqueeze(1).unsqueeze(2)
+        value_3 = matvec(layer1_weight_1, k_1)
+        value_4 = F.gelu(value_3)
         total = v + matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v))))
-        difference = k + matvec(layer2_weight, value_3) - total
+        difference = k + matvec(layer2_weight, value_4) - total
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:36)
-        value_4 = outer(matvec(layer2_weight.mT, difference) * gelu_slope(value_2), k_1)
-        product = value_1 * outer(matvec(layer1_weight, k_1), k_1)
-        M_mem_layer1_weight = value * layer1_weight - product - value_1 * value_4
-        product = value_1 * outer(difference, value_3)
-        M_mem_layer2_weight = value * M_mem["layer2.weight"] - product
+        value_5 = torch.addcmul(
+            value * layer1_weight,
+            value_2 * matvec(layer1_weight, k_1).unsqueeze(2),
+            value_1,
+            value=-1,
+        )
+        M_mem_layer1_weight = torch.addcmul(
+            value_5,
+            value_2 * (matvec(layer2_weight.mT, difference) * gelu_slope(value_3)).unsqueeze(2),
+            value_1,
+            value=-1,
+        )
+        M_mem_layer2_weight = torch.addcmul(
+            value * M_mem["layer2.weight"],
+            value_2 * difference.unsqueeze(2),
+            value_4.unsqueeze(1),
+            value=-1,
+        )
         return {"layer1.weight": M_mem_layer1_weight, "layer2.weight": M_mem_layer2_weight}
 
     def read_step(self, q: Tensor, M_mem: dict[str, Tensor]) -> Tensor:
@@ -1527,17 +1571,27 @@ class MixerMEta(nn.Module):
         layer1_weight_1 = M_eta_start["layer1.weight"]
         layer2_weight = M_eta_start["layer2.weight"]
         value = alpha.unsqueeze(1).unsqueeze(2)
-        value_1 = eta.unsqueeze(1).unsqueeze(2)
         k = wide(k)
-        value_2 = matvec(layer1_weight_1, k)
-        value_3 = F.gelu(value_2)
-        value_4 = matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v)))).squeeze(-1)
-        value_5 = (matvec(layer2_weight, value_3).squeeze(-1) - value_4).unsqueeze(1)
+        value_1 = k.unsqueeze(1)
+        value_2 = eta.unsqueeze(1).unsqueeze(2)
+        value_3 = matvec(layer1_weight_1, k)
+        value_4 = F.gelu(value_3)
+        value_5 = matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v)))).squeeze(-1)
+        value_6 = (matvec(layer2_weight, value_4).squeeze(-1) - value_5).unsqueeze(1)
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:47)
-        value_6 = outer(matvec(layer2_weight.mT, value_5) * gelu_slope(value_2), k)
-        product = value_1 * outer(matvec(layer1_weight, k), k)
-        M_eta_layer1_weight = value * layer1_weight - product - value_1 * value_6
-        M_eta_layer2_weight = value * M_eta["layer2.weight"] - value_1 * outer(value_5, value_3)
+        value_7 = torch.addcmul(
+            value * layer1_weight,
+            value_2 * matvec(layer1_weight, k).unsqueeze(2),
+            value_1,
+            value=-1,
+        )
+        M_eta_layer1_weight = torch.addcmul(
+            value_7,
+            value_2 * (matvec(layer2_weight.mT, value_6) * gelu_slope(value_3)).unsqueeze(2),
+            value_1,
+            value=-1,
+        )
+        M_eta_layer2_weight = value * M_eta["layer2.weight"] - value_2 * outer(value_6, value_4)
         return {"layer1.weight": M_eta_layer1_weight, "layer2.weight": M_eta_layer2_weight}
 
     def read_step(self, q: Tensor, M_eta: dict[str, Tensor]) -> Tensor:
@@ -1643,17 +1697,27 @@ class MixerMAlpha(nn.Module):
         layer1_weight_1 = M_alpha_start["layer1.weight"]
         layer2_weight = M_alpha_start["layer2.weight"]
         value = alpha.unsqueeze(1).unsqueeze(2)
-        value_1 = eta.unsqueeze(1).unsqueeze(2)
         k = wide(k)
-        value_2 = matvec(layer1_weight_1, k)
-        value_3 = F.gelu(value_2)
-        value_4 = matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v)))).squeeze(-1)
-        value_5 = (matvec(layer2_weight, value_3).squeeze(-1) - value_4).unsqueeze(1)
+        value_1 = k.unsqueeze(1)
+        value_2 = eta.unsqueeze(1).unsqueeze(2)
+        value_3 = matvec(layer1_weight_1, k)
+        value_4 = F.gelu(value_3)
+        value_5 = matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v)))).squeeze(-1)
+        value_6 = (matvec(layer2_weight, value_4).squeeze(-1) - value_5).unsqueeze(1)
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:47)
-        value_6 = outer(matvec(layer2_weight.mT, value_5) * gelu_slope(value_2), k)
-        product = value_1 * outer(matvec(layer1_weight, k), k)
-        M_alpha_layer1_weight = value * layer1_weight - product - value_1 * value_6
-        product = value_1 * outer(value_5, value_3)
+        value_7 = torch.addcmul(
+            value * layer1_weight,
+            value_2 * matvec(layer1_weight, k).unsqueeze(2),
+            value_1,
+            value=-1,
+        )
+        M_alpha_layer1_weight = torch.addcmul(
+            value_7,
+            value_2 * (matvec(layer2_weight.mT, value_6) * gelu_slope(value_3)).unsqueeze(2),
+            value_1,
+            value=-1,
+        )
+        product = value_2 * outer(value_6, value_4)
         M_alpha_layer2_weight = value * M_alpha["layer2.weight"] - product
         return {"layer1.weight": M_alpha_layer1_weight, "layer2.weight": M_alpha_layer2_weight}
 

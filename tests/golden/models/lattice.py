@@ -40,8 +40,8 @@ def read_linear(x: Tensor, weight: Tensor, lead: int) -> Tensor:
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
-    """[..., m, k], [..., k] -> [..., m]."""
-    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+    """[..., m, k], [..., k] -> [..., m], as a row times a matrix: the fast side of a product."""
+    return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
 
 
 def matvecs(matrix: Tensor, x: Tensor) -> Tensor:
@@ -334,7 +334,12 @@ class MixerS(nn.Module):
         value_2 = torch.linalg.vector_norm(S_start, dim=-2, keepdim=True)
         # S = S - beta * grad   (spec.nl:39)
         value_3 = torch.where(value_2 > 1e-12, value * (value_1 * value).sum(-2, keepdim=True), 0.0)
-        S = S - beta.unsqueeze(2).unsqueeze(3) * ((value_1 - value_3) / value_2.clamp_min(1e-12))
+        S = torch.addcmul(
+            S,
+            wide(beta.unsqueeze(2).unsqueeze(3)),
+            (value_1 - value_3) / value_2.clamp_min(1e-12),
+            value=-1,
+        )
         if ends_16:
             # S = unit(S, over = out)   (spec.nl:40)
             S = unit(S, dim=-2)

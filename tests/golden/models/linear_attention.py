@@ -61,13 +61,8 @@ def concat(*parts: Tensor) -> Tensor:
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
-    """[..., m, k], [..., k] -> [..., m]."""
-    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
-
-
-def outer(a: Tensor, b: Tensor) -> Tensor:
-    """a b^T: [..., m], [..., n] -> [..., m, n]."""
-    return a.unsqueeze(-1) * b.unsqueeze(-2)
+    """[..., m, k], [..., k] -> [..., m], as a row times a matrix: the fast side of a product."""
+    return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -551,7 +546,7 @@ class MixerM(nn.Module):
     def step(self, v: Tensor, k: Tensor, M: Tensor) -> Tensor:
         """Move by one token."""
         # self = self - grad   (rules.nl:7)
-        M = M + outer(v, k)
+        M = torch.addcmul(M, wide(v).unsqueeze(3), wide(k).unsqueeze(2))
         return M
 
     def read_step(self, q: Tensor, M: Tensor) -> Tensor:

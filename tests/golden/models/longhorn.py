@@ -184,8 +184,11 @@ class MixerS(nn.Module):
     def step(self, e: Tensor, k: Tensor, v: Tensor, S: Tensor) -> Tensor:
         """Move by one token."""
         # S = (1 - e * k^2) * S + e * v * k   (spec.nl:34)
-        product = (1.0 - e.unsqueeze(2) * k.square().unsqueeze(1)) * S
-        S = product + (e * v).unsqueeze(2) * k.unsqueeze(1)
+        S = torch.addcmul(
+            (1.0 - e.unsqueeze(2) * k.square().unsqueeze(1)) * S,
+            wide((e * v).unsqueeze(2)),
+            wide(k.unsqueeze(1)),
+        )
         return S
 
 

@@ -50,13 +50,8 @@ def read_linear(x: Tensor, weight: Tensor, lead: int) -> Tensor:
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
-    """[..., m, k], [..., k] -> [..., m]."""
-    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
-
-
-def outer(a: Tensor, b: Tensor) -> Tensor:
-    """a b^T: [..., m], [..., n] -> [..., m, n]."""
-    return a.unsqueeze(-1) * b.unsqueeze(-2)
+    """[..., m, k], [..., k] -> [..., m], as a row times a matrix: the fast side of a product."""
+    return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -472,8 +467,11 @@ class MixerS(nn.Module):
     def step(self, a: Tensor, step: Tensor, v: Tensor, B: Tensor, S: Tensor) -> Tensor:
         """Move by one token."""
         # S = a * S + step * outer(v, B)   (spec.nl:35)
-        product = step.unsqueeze(2).unsqueeze(3) * outer(v, B.unsqueeze(1))
-        S = a.unsqueeze(2).unsqueeze(3) * S + product
+        S = torch.addcmul(
+            a.unsqueeze(2).unsqueeze(3) * S,
+            step.unsqueeze(2).unsqueeze(3) * wide(v).unsqueeze(3),
+            wide(B.unsqueeze(1)).unsqueeze(2),
+        )
         return S
 
     def read_step(self, q: Tensor, S: Tensor) -> Tensor:

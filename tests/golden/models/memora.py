@@ -58,8 +58,8 @@ class GeluSlope(torch.autograd.Function):
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
-    """[..., m, k], [..., k] -> [..., m]."""
-    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+    """[..., m, k], [..., k] -> [..., m], as a row times a matrix: the fast side of a product."""
+    return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
 
 
 def matvecs(matrix: Tensor, x: Tensor) -> Tensor:
@@ -429,15 +429,25 @@ class MixerM(nn.Module):
         value_3 = matvec(layer2_weight, value_2)
         value_4 = layernorm(value_3)
         value_5 = g.unflatten(-1, (4, 16))
-        product = 2.0 * (k + (value_4 * value_5 + b.unflatten(-1, (4, 16))) - v) * value_5
+        total = k + torch.addcmul(wide(b.unflatten(-1, (4, 16))), value_4, wide(value_5))
+        difference = total - v
+        product = 2.0 * difference * value_5
         difference = value_3 - value_3.mean(-1, keepdim=True)
-        value_6 = torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
-        product_1 = value_4 * (product * value_4).mean(-1, keepdim=True)
-        quotient = (product - product.mean(-1, keepdim=True) - product_1) / value_6
+        value_6 = torch.addcmul(
+            product - product.mean(-1, keepdim=True),
+            value_4,
+            (product * value_4).mean(-1, keepdim=True),
+            value=-1,
+        )
+        quotient = value_6 / torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
         value_7 = eta.unsqueeze(2)
         # L.layer1 = L.layer1 @ diag(alpha) - grad.layer1 @ diag(eta)   (spec.nl:46)
-        value_8 = outer(matvec(layer2_weight.mT, quotient) * gelu_slope(value_1), k_1)
-        M_L_layer1_weight = M_L["layer1.weight"] * value - value_8 * value_7
+        M_L_layer1_weight = torch.addcmul(
+            M_L["layer1.weight"] * value,
+            (matvec(layer2_weight.mT, quotient) * gelu_slope(value_1)).unsqueeze(3),
+            value_7 * k_1.unsqueeze(2),
+            value=-1,
+        )
         # M = units * softmax(L, over = units)   (spec.nl:48)
         M_layer1_weight = 64.0 * torch.softmax(M_L_layer1_weight, -2)
         # L.layer2 = diag(alpha) @ L.layer2 - diag(eta) @ grad.layer2   (spec.nl:47)

@@ -55,13 +55,8 @@ def solve_vector(matrix: Tensor, right: Tensor) -> Tensor:
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
-    """[..., m, k], [..., k] -> [..., m]."""
-    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
-
-
-def outer(a: Tensor, b: Tensor) -> Tensor:
-    """a b^T: [..., m], [..., n] -> [..., m, n]."""
-    return a.unsqueeze(-1) * b.unsqueeze(-2)
+    """[..., m, k], [..., k] -> [..., m], as a row times a matrix: the fast side of a product."""
+    return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -525,8 +520,13 @@ class MixerH(nn.Module):
 
     def step(self, gamma: Tensor, beta: Tensor, k: Tensor, H: Tensor) -> Tensor:
         """Move by one token."""
+        k = wide(k)
         # H = gamma * H + beta * outer(k, k)   (spec.nl:35)
-        H = gamma.unsqueeze(2).unsqueeze(3) * H + beta.unsqueeze(2).unsqueeze(3) * outer(k, k)
+        H = torch.addcmul(
+            gamma.unsqueeze(2).unsqueeze(3) * H,
+            beta.unsqueeze(2).unsqueeze(3) * k.unsqueeze(3),
+            k.unsqueeze(2),
+        )
         return H
 
 
@@ -560,7 +560,11 @@ class MixerG(nn.Module):
     def step(self, gamma: Tensor, beta: Tensor, v: Tensor, k: Tensor, G: Tensor) -> Tensor:
         """Move by one token."""
         # G = gamma * G + beta * outer(v, k)   (spec.nl:41)
-        G = gamma.unsqueeze(2).unsqueeze(3) * G + beta.unsqueeze(2).unsqueeze(3) * outer(v, k)
+        G = torch.addcmul(
+            gamma.unsqueeze(2).unsqueeze(3) * G,
+            beta.unsqueeze(2).unsqueeze(3) * wide(v).unsqueeze(3),
+            wide(k).unsqueeze(2),
+        )
         return G
 
     def read_step(self, q: Tensor, G: Tensor) -> Tensor:

@@ -62,8 +62,8 @@ def concat(*parts: Tensor) -> Tensor:
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
-    """[..., m, k], [..., k] -> [..., m]."""
-    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+    """[..., m, k], [..., k] -> [..., m], as a row times a matrix: the fast side of a product."""
+    return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
 
 
 def outer(a: Tensor, b: Tensor) -> Tensor:
@@ -586,12 +586,21 @@ class MixerM(nn.Module):
         # M = alpha * M - grad   (spec.nl:52)
         value_1 = (torch.where(place >= 3.0, value, 0.0).unsqueeze(1) * gamma_3_ago).unsqueeze(2)
         value_2 = (torch.where(place >= 2.0, value, 0.0).unsqueeze(1) * gamma_2_ago).unsqueeze(2)
-        value_3 = (torch.where(place >= 1.0, value, 0.0).unsqueeze(1) * gamma_1_ago).unsqueeze(2)
-        value = outer(value_1 * (matvec(M, phi_k_3_ago) - v_3_ago), phi_k_3_ago)
-        total = value + outer(value_2 * (matvec(M, phi_k_2_ago) - v_2_ago), phi_k_2_ago)
-        total_1 = total + outer(value_3 * (matvec(M, phi_k_1_ago) - v_1_ago), phi_k_1_ago)
-        total = total_1 + outer(gamma.unsqueeze(2) * (matvec(M, phi_k) - v), phi_k)
-        M = alpha.unsqueeze(2).unsqueeze(3) * M - total
+        value_3 = torch.addcmul(
+            outer(value_1 * (matvec(M, phi_k_3_ago) - v_3_ago), phi_k_3_ago),
+            (value_2 * (matvec(M, phi_k_2_ago) - v_2_ago)).unsqueeze(3),
+            phi_k_2_ago.unsqueeze(2),
+        )
+        value_4 = (torch.where(place >= 1.0, value, 0.0).unsqueeze(1) * gamma_1_ago).unsqueeze(2)
+        value = torch.addcmul(
+            value_3,
+            (value_4 * (matvec(M, phi_k_1_ago) - v_1_ago)).unsqueeze(3),
+            phi_k_1_ago.unsqueeze(2),
+        )
+        value_5 = torch.addcmul(
+            value, (gamma.unsqueeze(2) * (matvec(M, phi_k) - v)).unsqueeze(3), phi_k.unsqueeze(2)
+        )
+        M = alpha.unsqueeze(2).unsqueeze(3) * M - value_5
         return M
 
     def read_step(self, q: Tensor, M: Tensor) -> Tensor:

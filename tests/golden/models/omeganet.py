@@ -69,8 +69,8 @@ def concat(*parts: Tensor) -> Tensor:
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
-    """[..., m, k], [..., k] -> [..., m]."""
-    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+    """[..., m, k], [..., k] -> [..., m], as a row times a matrix: the fast side of a product."""
+    return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
 
 
 def rows(x: Tensor, chosen: Chosen, has: tuple[bool, ...]) -> Tensor:
@@ -1277,15 +1277,29 @@ class MixerM(nn.Module):
         value_9 = F.gelu(value_8)
         product_5 = 2.0 * (gamma.unsqueeze(2) * (matvec(layer2_weight, value_9) - v))
         # M = alpha * M - grad   (spec.nl:52)
-        value_10 = outer(matvec(layer2_weight.mT, product_2) * gelu_slope(value_4), phi_k_2_ago)
-        value_11 = outer(matvec(layer2_weight.mT, product_4) * gelu_slope(value_6), phi_k_1_ago)
-        value_12 = outer(matvec(layer2_weight.mT, product) * gelu_slope(value_2), phi_k_3_ago)
-        value_13 = outer(matvec(layer2_weight.mT, product_5) * gelu_slope(value_8), phi_k)
-        total = value_12 + value_10 + value_11 + value_13
-        M_layer1_weight = value * M["layer1.weight"] - total
-        total = outer(product, value_3) + outer(product_2, value_5)
-        total_1 = total + outer(product_4, value_7) + outer(product_5, value_9)
-        M_layer2_weight = value * M["layer2.weight"] - total_1
+        value_10 = torch.addcmul(
+            outer(matvec(layer2_weight.mT, product) * gelu_slope(value_2), phi_k_3_ago),
+            (matvec(layer2_weight.mT, product_2) * gelu_slope(value_4)).unsqueeze(3),
+            phi_k_2_ago.unsqueeze(2),
+        )
+        value_11 = torch.addcmul(
+            value_10,
+            (matvec(layer2_weight.mT, product_4) * gelu_slope(value_6)).unsqueeze(3),
+            phi_k_1_ago.unsqueeze(2),
+        )
+        value_12 = torch.addcmul(
+            value_11,
+            (matvec(layer2_weight.mT, product_5) * gelu_slope(value_8)).unsqueeze(3),
+            phi_k.unsqueeze(2),
+        )
+        M_layer1_weight = value * M["layer1.weight"] - value_12
+        value_13 = torch.addcmul(
+            torch.addcmul(outer(product, value_3), product_2.unsqueeze(3), value_5.unsqueeze(2)),
+            product_4.unsqueeze(3),
+            value_7.unsqueeze(2),
+        )
+        value_14 = torch.addcmul(value_13, product_5.unsqueeze(3), value_9.unsqueeze(2))
+        M_layer2_weight = value * M["layer2.weight"] - value_14
         return {"layer1.weight": M_layer1_weight, "layer2.weight": M_layer2_weight}
 
     def read_step(self, q: Tensor, M: dict[str, Tensor]) -> Tensor:

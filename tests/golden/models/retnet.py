@@ -56,13 +56,8 @@ def read_linear(x: Tensor, weight: Tensor, lead: int) -> Tensor:
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
-    """[..., m, k], [..., k] -> [..., m]."""
-    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
-
-
-def outer(a: Tensor, b: Tensor) -> Tensor:
-    """a b^T: [..., m], [..., n] -> [..., m, n]."""
-    return a.unsqueeze(-1) * b.unsqueeze(-2)
+    """[..., m, k], [..., k] -> [..., m], as a row times a matrix: the fast side of a product."""
+    return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
 
 
 def rotate(x: Tensor, angle: Tensor) -> Tensor:
@@ -496,7 +491,7 @@ class RetentionM(nn.Module):
         # M = gamma * M   (spec.nl:29)
         M = gamma.unsqueeze(1).unsqueeze(2) * M
         # M = M - grad   (spec.nl:30)
-        M = M + outer(v, k)
+        M = torch.addcmul(M, wide(v).unsqueeze(3), wide(k).unsqueeze(2))
         return M
 
     def read_step(self, q: Tensor, M: Tensor) -> Tensor:

@@ -46,8 +46,8 @@ def read_linear(x: Tensor, weight: Tensor, lead: int) -> Tensor:
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
-    """[..., m, k], [..., k] -> [..., m]."""
-    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+    """[..., m, k], [..., k] -> [..., m], as a row times a matrix: the fast side of a product."""
+    return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
 
 
 def rows(x: Tensor, chosen: Chosen, has: tuple[bool, ...]) -> Tensor:
@@ -88,11 +88,6 @@ class Matvecs(torch.autograd.Function):
         dmatrix = torch.bmm(x.mT, dy).mT if turned else torch.bmm(dy.mT, x)
         dx = torch.bmm(dy, matrix).unflatten(0, front).movedim(-2, 1)
         return dmatrix.unflatten(0, front), dx
-
-
-def outer(a: Tensor, b: Tensor) -> Tensor:
-    """a b^T: [..., m], [..., n] -> [..., m, n]."""
-    return a.unsqueeze(-1) * b.unsqueeze(-2)
 
 
 def outer_sum(a: Tensor, b: Tensor) -> Tensor:
@@ -780,7 +775,12 @@ class MixerN(nn.Module):
         N = alpha.unsqueeze(2).unsqueeze(3) * N
         k = wide(k)
         # N = N - beta * grad(at = N)   (spec.nl:54)
-        N = N - beta.unsqueeze(2).unsqueeze(3) * outer(matvec(N, k) - v, k)
+        N = torch.addcmul(
+            N,
+            beta.unsqueeze(2).unsqueeze(3) * (matvec(N, k) - v).unsqueeze(3),
+            k.unsqueeze(2),
+            value=-1,
+        )
         return N
 
     def read_step(self, q: Tensor, N: Tensor) -> Tensor:

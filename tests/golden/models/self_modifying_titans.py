@@ -40,8 +40,8 @@ def read_linear(x: Tensor, weight: Tensor, lead: int) -> Tensor:
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
-    """[..., m, k], [..., k] -> [..., m]."""
-    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+    """[..., m, k], [..., k] -> [..., m], as a row times a matrix: the fast side of a product."""
+    return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
 
 
 def rows(x: Tensor, chosen: Chosen, has: tuple[bool, ...]) -> Tensor:
@@ -1102,11 +1102,22 @@ class MixerMK(nn.Module):
         self, alpha: Tensor, eta: Tensor, k: Tensor, v: Tensor, M_k: Tensor, M_k_start: Tensor
     ) -> Tensor:
         """Move by one token."""
-        value = eta.unsqueeze(1).unsqueeze(2)
         k = wide(k)
+        value = k.unsqueeze(1)
+        value_1 = eta.unsqueeze(1).unsqueeze(2)
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:34)
-        difference = alpha.unsqueeze(1).unsqueeze(2) * M_k - value * outer(matvec(M_k, k), k)
-        M_k = difference - value * outer(matvec(M_k_start, k) - matvec(M_k_start, wide(v)), k)
+        value_2 = torch.addcmul(
+            alpha.unsqueeze(1).unsqueeze(2) * M_k,
+            value_1 * matvec(M_k, k).unsqueeze(2),
+            value,
+            value=-1,
+        )
+        M_k = torch.addcmul(
+            value_2,
+            value_1 * (matvec(M_k_start, k) - matvec(M_k_start, wide(v))).unsqueeze(2),
+            value,
+            value=-1,
+        )
         return M_k
 
     def read_step(self, q: Tensor, M_k: Tensor) -> Tensor:
@@ -1177,11 +1188,22 @@ class MixerMV(nn.Module):
         self, alpha: Tensor, eta: Tensor, k: Tensor, v: Tensor, M_v: Tensor, M_v_start: Tensor
     ) -> Tensor:
         """Move by one token."""
-        value = eta.unsqueeze(1).unsqueeze(2)
         k = wide(k)
+        value = k.unsqueeze(1)
+        value_1 = eta.unsqueeze(1).unsqueeze(2)
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:34)
-        difference = alpha.unsqueeze(1).unsqueeze(2) * M_v - value * outer(matvec(M_v, k), k)
-        M_v = difference - value * outer(matvec(M_v_start, k) - matvec(M_v_start, wide(v)), k)
+        value_2 = torch.addcmul(
+            alpha.unsqueeze(1).unsqueeze(2) * M_v,
+            value_1 * matvec(M_v, k).unsqueeze(2),
+            value,
+            value=-1,
+        )
+        M_v = torch.addcmul(
+            value_2,
+            value_1 * (matvec(M_v_start, k) - matvec(M_v_start, wide(v))).unsqueeze(2),
+            value,
+            value=-1,
+        )
         return M_v
 
     def read_step(self, q: Tensor, M_v: Tensor) -> Tensor:
@@ -1252,12 +1274,22 @@ class MixerMMem(nn.Module):
         self, alpha: Tensor, eta: Tensor, k: Tensor, v: Tensor, M_mem: Tensor, M_mem_start: Tensor
     ) -> Tensor:
         """Move by one token."""
-        value = eta.unsqueeze(1).unsqueeze(2)
         k = wide(k)
+        value = k.unsqueeze(1)
+        value_1 = eta.unsqueeze(1).unsqueeze(2)
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:34)
-        difference = alpha.unsqueeze(1).unsqueeze(2) * M_mem - value * outer(matvec(M_mem, k), k)
-        product = value * outer(matvec(M_mem_start, k) - matvec(M_mem_start, wide(v)), k)
-        M_mem = difference - product
+        value_2 = torch.addcmul(
+            alpha.unsqueeze(1).unsqueeze(2) * M_mem,
+            value_1 * matvec(M_mem, k).unsqueeze(2),
+            value,
+            value=-1,
+        )
+        M_mem = torch.addcmul(
+            value_2,
+            value_1 * (matvec(M_mem_start, k) - matvec(M_mem_start, wide(v))).unsqueeze(2),
+            value,
+            value=-1,
+        )
         return M_mem
 
     def read_step(self, q: Tensor, M_mem: Tensor) -> Tensor:

@@ -45,13 +45,8 @@ def read_linear(x: Tensor, weight: Tensor, lead: int) -> Tensor:
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
-    """[..., m, k], [..., k] -> [..., m]."""
-    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
-
-
-def outer(a: Tensor, b: Tensor) -> Tensor:
-    """a b^T: [..., m], [..., n] -> [..., m, n]."""
-    return a.unsqueeze(-1) * b.unsqueeze(-2)
+    """[..., m, k], [..., k] -> [..., m], as a row times a matrix: the fast side of a product."""
+    return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -623,10 +618,14 @@ class MixerM(nn.Module):
         """Move by one token."""
         k = wide(k)
         # S = eta * S - theta * grad   (rules.nl:27)
-        product = theta.unsqueeze(2).unsqueeze(3) * outer(matvec(M, k) - v, k)
-        M_S = eta.unsqueeze(2).unsqueeze(3) * M_S - product
+        M_S = torch.addcmul(
+            eta.unsqueeze(2).unsqueeze(3) * M_S,
+            theta.unsqueeze(2).unsqueeze(3) * (matvec(M, k) - v).unsqueeze(3),
+            k.unsqueeze(2),
+            value=-1,
+        )
         # self = (1 - alpha) * self + S   (rules.nl:28)
-        M = (1.0 - alpha).unsqueeze(2).unsqueeze(3) * M + M_S
+        M = torch.addcmul(M_S, wide((1.0 - alpha).unsqueeze(2).unsqueeze(3)), M)
         return M, M_S
 
     def read_step(self, q: Tensor, M: Tensor) -> Tensor:

@@ -72,8 +72,8 @@ def read_linear(x: Tensor, weight: Tensor, lead: int) -> Tensor:
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
-    """[..., m, k], [..., k] -> [..., m]."""
-    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+    """[..., m, k], [..., k] -> [..., m], as a row times a matrix: the fast side of a product."""
+    return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
 
 
 def rows(x: Tensor, chosen: Chosen, has: tuple[bool, ...]) -> Tensor:
@@ -114,11 +114,6 @@ class Matvecs(torch.autograd.Function):
         dmatrix = torch.bmm(x.mT, dy).mT if turned else torch.bmm(dy.mT, x)
         dx = torch.bmm(dy, matrix).unflatten(0, front).movedim(-2, 1)
         return dmatrix.unflatten(0, front), dx
-
-
-def outer(a: Tensor, b: Tensor) -> Tensor:
-    """a b^T: [..., m], [..., n] -> [..., m, n]."""
-    return a.unsqueeze(-1) * b.unsqueeze(-2)
 
 
 def outer_sum(a: Tensor, b: Tensor) -> Tensor:
@@ -1501,20 +1496,29 @@ class MixerN(nn.Module):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Move by one token."""
         layer2_weight = N_start["layer2.weight"]
-        value = (1.0 - alpha).unsqueeze(2).unsqueeze(3)
-        value_1 = eta.unsqueeze(2).unsqueeze(3)
-        value_2 = theta.unsqueeze(2).unsqueeze(3)
+        value = eta.unsqueeze(2).unsqueeze(3)
         k = wide(k)
-        value_3 = matvec(N_start["layer1.weight"], k)
-        value_4 = F.gelu(value_3)
-        difference = matvec(layer2_weight, value_4) - v
+        value_1 = matvec(N_start["layer1.weight"], k)
+        value_2 = F.gelu(value_1)
+        difference = matvec(layer2_weight, value_2) - v
+        value_3 = theta.unsqueeze(2).unsqueeze(3)
         # S = eta * S - theta * grad   (rules.nl:27)
-        value_5 = outer(matvec(layer2_weight.mT, difference) * gelu_slope(value_3), k)
-        N_S_layer1_weight = value_1 * N_S["layer1.weight"] - value_2 * value_5
+        N_S_layer1_weight = torch.addcmul(
+            value * N_S["layer1.weight"],
+            value_3 * (matvec(layer2_weight.mT, difference) * gelu_slope(value_1)).unsqueeze(3),
+            k.unsqueeze(2),
+            value=-1,
+        )
+        value_4 = wide((1.0 - alpha).unsqueeze(2).unsqueeze(3))
         # self = (1 - alpha) * self + S   (rules.nl:28)
-        N_layer1_weight = value * N["layer1.weight"] + N_S_layer1_weight
-        N_S_layer2_weight = value_1 * N_S["layer2.weight"] - value_2 * outer(difference, value_4)
-        N_layer2_weight = value * N["layer2.weight"] + N_S_layer2_weight
+        N_layer1_weight = torch.addcmul(N_S_layer1_weight, value_4, N["layer1.weight"])
+        N_S_layer2_weight = torch.addcmul(
+            value * N_S["layer2.weight"],
+            value_3 * difference.unsqueeze(3),
+            value_2.unsqueeze(2),
+            value=-1,
+        )
+        N_layer2_weight = torch.addcmul(N_S_layer2_weight, value_4, N["layer2.weight"])
         N = {"layer1.weight": N_layer1_weight, "layer2.weight": N_layer2_weight}
         N_S = {"layer1.weight": N_S_layer1_weight, "layer2.weight": N_S_layer2_weight}
         return N, N_S
@@ -1629,20 +1633,29 @@ class MixerL(nn.Module):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Move by one token."""
         layer2_weight = L_start["layer2.weight"]
-        value = (1.0 - alpha).unsqueeze(2).unsqueeze(3)
-        value_1 = eta.unsqueeze(2).unsqueeze(3)
-        value_2 = theta.unsqueeze(2).unsqueeze(3)
+        value = eta.unsqueeze(2).unsqueeze(3)
         k = wide(k)
-        value_3 = matvec(L_start["layer1.weight"], k)
-        value_4 = F.gelu(value_3)
-        difference = matvec(layer2_weight, value_4) - v
+        value_1 = matvec(L_start["layer1.weight"], k)
+        value_2 = F.gelu(value_1)
+        difference = matvec(layer2_weight, value_2) - v
+        value_3 = theta.unsqueeze(2).unsqueeze(3)
         # S = eta * S - theta * grad   (rules.nl:27)
-        value_5 = outer(matvec(layer2_weight.mT, difference) * gelu_slope(value_3), k)
-        L_S_layer1_weight = value_1 * L_S["layer1.weight"] - value_2 * value_5
+        L_S_layer1_weight = torch.addcmul(
+            value * L_S["layer1.weight"],
+            value_3 * (matvec(layer2_weight.mT, difference) * gelu_slope(value_1)).unsqueeze(3),
+            k.unsqueeze(2),
+            value=-1,
+        )
+        value_4 = wide((1.0 - alpha).unsqueeze(2).unsqueeze(3))
         # self = (1 - alpha) * self + S   (rules.nl:28)
-        L_layer1_weight = value * L["layer1.weight"] + L_S_layer1_weight
-        L_S_layer2_weight = value_1 * L_S["layer2.weight"] - value_2 * outer(difference, value_4)
-        L_layer2_weight = value * L["layer2.weight"] + L_S_layer2_weight
+        L_layer1_weight = torch.addcmul(L_S_layer1_weight, value_4, L["layer1.weight"])
+        L_S_layer2_weight = torch.addcmul(
+            value * L_S["layer2.weight"],
+            value_3 * difference.unsqueeze(3),
+            value_2.unsqueeze(2),
+            value=-1,
+        )
+        L_layer2_weight = torch.addcmul(L_S_layer2_weight, value_4, L["layer2.weight"])
         L = {"layer1.weight": L_layer1_weight, "layer2.weight": L_layer2_weight}
         L_S = {"layer1.weight": L_S_layer1_weight, "layer2.weight": L_S_layer2_weight}
         return L, L_S
@@ -1687,8 +1700,9 @@ class MixerPN(nn.Module):
 
     def step(self, k: Tensor, P_N: Tensor) -> Tensor:
         """Move by one token."""
+        k = wide(k)
         # self = self + outer(k, k)   (spec.nl:52)
-        P_N = P_N + outer(k, k)
+        P_N = torch.addcmul(P_N, k.unsqueeze(3), k.unsqueeze(2))
         return P_N
 
     def read_step(self, q: Tensor, P_N: Tensor) -> Tensor:
@@ -1731,8 +1745,9 @@ class MixerPL(nn.Module):
 
     def step(self, k: Tensor, P_L: Tensor) -> Tensor:
         """Move by one token."""
+        k = wide(k)
         # self = self + outer(k, k)   (spec.nl:58)
-        P_L = P_L + outer(k, k)
+        P_L = torch.addcmul(P_L, k.unsqueeze(3), k.unsqueeze(2))
         return P_L
 
     def read_step(self, q: Tensor, P_L: Tensor) -> Tensor:

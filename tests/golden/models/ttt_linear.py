@@ -38,8 +38,8 @@ def number(value: float, like: Tensor) -> Tensor:
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
-    """[..., m, k], [..., k] -> [..., m]."""
-    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+    """[..., m, k], [..., k] -> [..., m], as a row times a matrix: the fast side of a product."""
+    return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
 
 
 def rows(x: Tensor, chosen: Chosen, has: tuple[bool, ...]) -> Tensor:
@@ -80,11 +80,6 @@ class Matvecs(torch.autograd.Function):
         dmatrix = torch.bmm(x.mT, dy).mT if turned else torch.bmm(dy.mT, x)
         dx = torch.bmm(dy, matrix).unflatten(0, front).movedim(-2, 1)
         return dmatrix.unflatten(0, front), dx
-
-
-def outer(a: Tensor, b: Tensor) -> Tensor:
-    """a b^T: [..., m], [..., n] -> [..., m, n]."""
-    return a.unsqueeze(-1) * b.unsqueeze(-2)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -1121,13 +1116,23 @@ class MixerM(nn.Module):
         k_1 = wide(k)
         value = matvec(M_start["layer1.weight"], k_1)
         value_1 = layernorm(value)
-        product = 2.0 * (k + (value_1 * norm_weight + M_start["norm.bias"]) - v) * norm_weight
+        product = 2.0 * (k + torch.addcmul(M_start["norm.bias"], value_1, norm_weight) - v)
+        product = product * norm_weight
         difference = value - value.mean(-1, keepdim=True)
         # M.layer1 = M.layer1 - eta * grad.layer1   (spec.nl:32)
-        value = torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
-        product_1 = value_1 * (product * value_1).mean(-1, keepdim=True)
-        value_2 = outer((product - product.mean(-1, keepdim=True) - product_1) / value, k_1)
-        M_layer1_weight = M["layer1.weight"] - eta.unsqueeze(2).unsqueeze(3) * value_2
+        value = torch.addcmul(
+            product - product.mean(-1, keepdim=True),
+            value_1,
+            (product * value_1).mean(-1, keepdim=True),
+            value=-1,
+        )
+        value_2 = torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
+        M_layer1_weight = torch.addcmul(
+            M["layer1.weight"],
+            eta.unsqueeze(2).unsqueeze(3) * (value / value_2).unsqueeze(3),
+            k_1.unsqueeze(2),
+            value=-1,
+        )
         return {
             "layer1.weight": M_layer1_weight,
             "norm.weight": M_norm_weight,

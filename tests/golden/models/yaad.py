@@ -68,8 +68,8 @@ def number(value: float, like: Tensor) -> Tensor:
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
-    """[..., m, k], [..., k] -> [..., m]."""
-    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+    """[..., m, k], [..., k] -> [..., m], as a row times a matrix: the fast side of a product."""
+    return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
 
 
 def rows(x: Tensor, chosen: Chosen, has: tuple[bool, ...]) -> Tensor:
@@ -1407,21 +1407,32 @@ class MixerM(nn.Module):
         value_2 = F.gelu(value_1)
         value_3 = matvec(layer2_weight, value_2)
         value_4 = layernorm(value_3)
-        difference = k + (value_4 * norm_weight + M_start["norm.bias"]) - v
+        difference = k + torch.addcmul(M_start["norm.bias"], value_4, norm_weight) - v
         value_5 = torch.abs(difference) <= delta
-        product = torch.where(value_5, number(0.0, alpha), 1.0) * delta * torch.sign(difference)
-        total = torch.where(value_5, number(1.0, alpha), 0.0) * difference + product
-        product = total * norm_weight
+        value_6 = torch.addcmul(
+            torch.where(value_5, number(1.0, alpha), 0.0) * difference,
+            wide(torch.where(value_5, number(0.0, alpha), 1.0) * delta),
+            torch.sign(difference),
+        )
+        product = value_6 * norm_weight
         difference = value_3 - value_3.mean(-1, keepdim=True)
-        value_6 = torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
-        product_1 = value_4 * (product * value_4).mean(-1, keepdim=True)
-        quotient = (product - product.mean(-1, keepdim=True) - product_1) / value_6
-        value_7 = eta.unsqueeze(2)
+        value_7 = torch.addcmul(
+            product - product.mean(-1, keepdim=True),
+            value_4,
+            (product * value_4).mean(-1, keepdim=True),
+            value=-1,
+        )
+        quotient = value_7 / torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
+        value_8 = eta.unsqueeze(2)
         # M.layer1 = M.layer1 @ diag(alpha) - grad.layer1 @ diag(eta)   (spec.nl:42)
-        value_8 = outer(matvec(layer2_weight.mT, quotient) * gelu_slope(value_1), k_1)
-        M_layer1_weight = M["layer1.weight"] * value - value_8 * value_7
+        M_layer1_weight = torch.addcmul(
+            M["layer1.weight"] * value,
+            (matvec(layer2_weight.mT, quotient) * gelu_slope(value_1)).unsqueeze(3),
+            value_8 * k_1.unsqueeze(2),
+            value=-1,
+        )
         # M.layer2 = diag(alpha) @ M.layer2 - diag(eta) @ grad.layer2   (spec.nl:43)
-        product = outer(value_2, quotient) * value_7
+        product = outer(value_2, quotient) * value_8
         M_layer2_weight = (M["layer2.weight"].mT * value).mT - product.mT
         return {
             "layer1.weight": M_layer1_weight,
