@@ -55,7 +55,7 @@ def test_a_step_passes_over_the_state_twice() -> None:
     assert step.count("torch.addcmul(") == 1 and "outer(" not in step
     found = cost(system, plan(system), 8)
     assert found is not None
-    # M of 2 * 5 * 3 decays, and one operation adds a product; v is taken away and a multiplies, 2 * 5
+    # M of 2 * 5 * 3 decays, and one operation adds a product; v is taken away, a multiplies: 2 * 5
     # entries each; 1 - a
     assert found.entry("mixer.M").decode.elementwise == 30 + 2 * 30 + 10 + 10 + 2
 
