@@ -41,6 +41,11 @@ def takes(x: Tensor) -> bool:
     return (x.is_cuda or INTERPRETED) and x.dtype != torch.float64
 
 
+def steps(x: Tensor) -> bool:
+    """Say whether kernels move by one token: they have no gradient."""
+    return takes(x) and not torch.is_grad_enabled()
+
+
 def architecture(device: torch.device) -> str:
     """Name a GPU as the table of blocks does."""
     if device.type != "cuda":
@@ -71,6 +76,14 @@ def spread(x: Tensor, front: tuple[int, ...], vector: bool) -> Tensor:
     if vector and more == (1,):
         x, more = x.squeeze(-1), ()
     return x.reshape(*front[:2], -1, *more).contiguous()
+
+
+def in_rows(x: Tensor, front: tuple[int, ...], rank: int, rows: bool, copies: bool) -> Tensor:
+    """Give all rows and copies a value of their own: [(B), (*lead), *own] -> [B * H, *own]."""
+    own = x.shape[x.ndim - rank :]
+    if rows and not copies:
+        x = x.reshape(x.shape[0], *[1] * (len(front) - 1), *own)
+    return x.expand(*front, *own).reshape(-1, *own).contiguous()
 
 
 def front_of(given: list[tuple[Tensor, bool]], state: Tensor) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ from nlc.codegen.printer import Printer
 from nlc.codegen.program import Program, note
 from nlc.codegen.torch_update import write_move
 from nlc.codegen.triton_plan import KernelPlan
+from nlc.codegen.triton_sequential_step import StepPlan
 from nlc.codegen.unit import of_memory as evaluated
 from nlc.codegen.writer import Writer, split_call
 from torch import fx
@@ -66,6 +67,7 @@ class MemoryWriter:
     leads: Mapping[str, Shape] = field(default_factory=dict)
     kernels: KernelPlan | None = None
     on_the_way: Expr | None = None
+    step_kernel: StepPlan | None = None
     step_arguments: dict[Expr, str] = field(init=False)
     token_arguments: dict[Expr, str] = field(init=False)
     run_arguments: dict[Expr, str] = field(init=False)

@@ -19,6 +19,7 @@ from nlc.codegen.torch_tiles import read_product
 from nlc.codegen.triton_fuse import fuse
 from nlc.codegen.triton_module import emit_kernels
 from nlc.codegen.triton_plan import KernelPlan, plan_kernels
+from nlc.codegen.triton_sequential_step import StepPlan, plan_step, step_name
 from nlc.codegen.unit import Unit, expressions, of_memory, starts_anew, units
 from nlc.codegen.writer import Writer
 
@@ -38,6 +39,8 @@ class Emitter:
         self.used: set[str] = set()
         # the kernels of each memory by (block, memory), or why it has none
         self.kernels: dict[tuple[str, str], KernelPlan | str] = {}
+        # ... and the kernel of its step
+        self.steps: dict[tuple[str, str], StepPlan | str] = {}
         self.names = class_names(system)
 
     def comment(self, step: Any) -> list[str]:
@@ -98,6 +101,9 @@ class Emitter:
         self.kernels[block.name, writer.memory.name] = planned
         if isinstance(planned, KernelPlan):
             writer.kernels = planned
+        step = plan_step(writer, step_name(block.name, writer.memory.name))
+        self.steps[block.name, writer.memory.name] = step
+        writer.step_kernel = step if isinstance(step, StepPlan) else None
         return writer
 
     def classes(self) -> list[str]:
@@ -165,7 +171,7 @@ class Emitter:
         if _mentions(body, "F.") or _mentions(body, "F,"):
             out.line("import torch.nn.functional as F")
         out.line("from torch import Tensor, nn")
-        if self.planned():
+        if self.planned() or self.planned_steps():
             out.blank()
             out.line("if __package__:")
             out.line("    from . import kernels")
@@ -178,21 +184,29 @@ class Emitter:
         """The memories that have kernels, once their classes are written."""
         return {name: p for name, p in self.kernels.items() if isinstance(p, KernelPlan)}
 
+    def planned_steps(self) -> dict[tuple[str, str], StepPlan]:
+        """The memories whose step has a kernel."""
+        return {name: p for name, p in self.steps.items() if isinstance(p, StepPlan)}
+
     def kernels_text(self) -> tuple[str, tuple[Emitted, ...]]:
         """The whole of `kernels.py` and its kernels, or nothing where no memory has any."""
-        plans = []
-        for (block, memory), plan in self.planned().items():
-            found = self.system.block(block).memory(memory)
-            lines = [f"{s.text}   ({self.place(s.span)})" for s in found.statements]
-            plans.append((plan, list(dict.fromkeys(lines))))
-        return emit_kernels(plans, self.spec, self.system.name) if plans else ("", ())
+
+        def lines(block: str, memory: str) -> list[str]:
+            statements = self.system.block(block).memory(memory).statements
+            return list(dict.fromkeys(f"{s.text}   ({self.place(s.span)})" for s in statements))
+
+        plans = [(plan, lines(*name)) for name, plan in self.planned().items()]
+        steps = [(plan, lines(*name)) for name, plan in self.planned_steps().items()]
+        if not plans and not steps:
+            return "", ()
+        return emit_kernels(plans, steps, self.spec, self.system.name)
 
     def head(self) -> list[str]:
         """The file's docstring."""
         system = self.system
         about = f": {system.about}" if system.about else ""
         lines = [f"{system.name}{about}"]
-        needs = "torch and kernels.py" if self.planned() else "torch"
+        needs = "torch and kernels.py" if self.planned() or self.planned_steps() else "torch"
         lines.append(
             f"Made by nlc from {self.spec}. It imports {needs} only; change it as you like."
         )
@@ -341,4 +355,9 @@ def emit_with_kernels(system: System, plan: Plan, spec: str) -> WithKernels:
     texts = {"model.py": emitter.text()}
     text, made = emitter.kernels_text()
     plain = {name: why for name, why in emitter.kernels.items() if isinstance(why, str)}
+    for name, step in emitter.steps.items():
+        if name in plain:
+            plain[name] += (
+                f"; one token too: {step}" if isinstance(step, str) else ", but one token"
+            )
     return WithKernels({**texts, "kernels.py": text} if text else texts, made, plain)

@@ -22,6 +22,7 @@ from nlc.codegen.program import Operand, Program, note
 from nlc.codegen.program import choose as pick
 from nlc.codegen.selected import Selected, choose
 from nlc.codegen.token_sums import sum_of_tokens
+from nlc.codegen.triton_sequential_step import call_step
 from nlc.codegen.writer import Writer
 from torch import fx
 
@@ -52,6 +53,9 @@ def write_move(writer: MemoryWriter, out: Writer) -> None:
     if memory.is_task:
         about = f"Move by the gradient of a window of {tokens}."
     writer.method(out, name, words, writer.result_type(kept), about)
+    if writer.step_kernel is not None:
+        with out.indent():
+            call_step(writer.step_kernel, writer, out)
     program, inputs = writer.begin(writer.step_arguments, 1)
     slopes = writer.state_input(program, "", "grad") if memory.is_task else {}
     states = {

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from nlc.codegen.library_source import needed
 from nlc.codegen.triton_launch import Launcher
 from nlc.codegen.triton_plan import KernelPlan
+from nlc.codegen.triton_sequential_step import StepPlan, write_step
 from nlc.codegen.triton_table import block_sizes
 from nlc.codegen.writer import Writer
 
@@ -19,12 +20,15 @@ from nlc.ir.kernel import Emitted
 
 HOST = (
     "Blocks", "Course", "Launch", "architecture", "as_copies", "dot_type", "front_of",
-    "over_pieces", "read_pieces", "spread", "takes", "up",
+    "in_rows", "over_pieces", "read_pieces", "spread", "steps", "takes", "up",
 )  # fmt: skip
 
 
 def emit_kernels(
-    plans: Sequence[tuple[KernelPlan, Sequence[str]]], spec: str, system: str
+    plans: Sequence[tuple[KernelPlan, Sequence[str]]],
+    steps: Sequence[tuple[StepPlan, Sequence[str]]],
+    spec: str,
+    system: str,
 ) -> tuple[str, tuple[Emitted, ...]]:
     """Return the text of `kernels.py` and its kernels; each plan has the lines of its update."""
     used: set[str] = set()
@@ -32,6 +36,8 @@ def emit_kernels(
     made: list[Emitted] = []
     for plan, about in plans:
         texts.append(_memory(plan, about, used, made))
+    for step, about in steps:
+        texts.append(_apart(write_step(step, about, DIGEST, made)))
     out = Writer()
     out.docstring([
         f"{system}: kernels of its memories",
@@ -57,10 +63,13 @@ def _memory(plan: KernelPlan, about: Sequence[str], used: set[str], found: list[
     made = Launcher(plan.name, plan.solve, list(plan.reads), list(about), DIGEST, used)
     made.write(body)
     found += made.made
-    text = body.text()
-    # two packages may have a memory of the same name: their operations must not meet
+    return _table(plan, made.table) + _apart(body.text())
+
+
+def _apart(text: str) -> str:
+    """Two packages may have a memory of the same name: keep their operations apart."""
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return _table(plan, made.table) + text.replace(DIGEST, f"nlc_{digest}")
+    return text.replace(DIGEST, f"nlc_{digest}")
 
 
 DIGEST = "nlc_kernels"

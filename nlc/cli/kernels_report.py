@@ -58,10 +58,13 @@ def kernels_text(report: KernelsReport) -> str:
         lines.append(f"  registers and shared memory are not told: {report.missing}")
     for memory in dict.fromkeys(kernel.memory for kernel in report.kernels):
         own = [k for k in report.kernels if k.memory == memory]
-        forward = [k for k in own if not k.role.endswith("_back")]
+        course = [k for k in own if k.role != "step"]
+        forward = [k for k in course if not k.role.endswith("_back")]
         # the tiles are solved anew on the way back
-        back = len(own) - len(forward) + any(k.role == "tiles" for k in own)
-        lines += ["", f"  {memory}: {len(forward)} launches forward, {back} backward"]
+        back = len(course) - len(forward) + any(k.role == "tiles" for k in own)
+        told = f"{len(forward)} launches forward, {back} backward" if course else ""
+        step = "1 launch for one token, without gradients" if len(own) > len(course) else ""
+        lines += ["", f"  {memory}: {'; '.join(text for text in (told, step) if text)}"]
         lines += [f"    {line}" for line in table(list(_rows(report, own))).splitlines()]
     for name, why in report.plain.items():
         lines += ["", f"  {name}: none, {why}"]
@@ -71,7 +74,7 @@ def kernels_text(report: KernelsReport) -> str:
 def _rows(report: KernelsReport, kernels: list[Emitted]) -> Iterator[list[str]]:
     yield ["kernel", "a program for", "warps", "registers", "spilled", "shared memory"]
     for kernel in kernels:
-        each = "each sequence and copy" if kernel.loop else "each tile"
+        each = "each sequence and copy" if kernel.loop or kernel.role == "step" else "each tile"
         found = report.resources.get(kernel.name)
         if found is None:
             yield [kernel.role, each, "", "", "", ""]

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 import nlc
-from tests.kernels.interpreted import both, compare, ratio, text_case
+from tests.kernels.interpreted import both, compare, ratio, tensors, text_case
 from tests.properties.test_affine import Writer
 from tests.references.specs import block, resolve
+from tests.unit.codegen.agree import streams
 
 SMALL = {"dims.d": 6, "dims.heads": 2, "dims.d_k": 5, "dims.d_v": 3}
 
@@ -178,6 +179,69 @@ BOTH = """
   }
   out = W_o(v) + W_p(P(q))
 """
+NONLINEAR = """
+  weights W_a : linear(d -> heads*d_v, bias)
+  weights g : vector(d_k) init 0.3
+  a = sigmoid(W_a(x))
+  memory M : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    state n[] = 1
+    state A = 0
+    init learned
+    update {
+      A = tanh(0.5 * A @ diag(g) - outer(a, g) * grad)
+      n = 0.9 * n + sqrt(sum(A^2, over = (in, out)) + 0.1)
+      M = where(A > 0.01, M, abs(M)) + A / n + 0.1 * outer(unit(M @ k), rmsnorm(k))
+      M = M - 0.1 * (M - max(M, over = in)) + 0.01 * softplus(M) @ (diag(k) - outer(k, g))
+    }
+  }
+  out = W_o(M(q))
+"""
+
+
+def steps(system: Any, block_name: str = "mixer", tokens: int = 5) -> dict[str, float]:
+    """Token by token without gradients, where each memory moves by one kernel."""
+    mine, truth, compiled = both(system, block_name)
+    kernels = compiled.module.kernels  # type: ignore[attr-defined]
+    found = [name for name in vars(kernels) if name.endswith("_step_op")]
+    assert found
+    calls = dict.fromkeys(found, 0)
+
+    def listen(name: str) -> Callable[..., Any]:
+        real = getattr(kernels, name)
+
+        def call(*args: torch.Tensor) -> Any:
+            calls[name] += 1
+            return real(*args)
+
+        return call
+
+    for name in found:
+        setattr(kernels, name, listen(name))
+    xs = [x.detach() for x in streams(system, block_name, tokens)]
+    worst, state, after = 0.0, None, None
+    with torch.no_grad():
+        for t in range(tokens):
+            y, state = mine.step(*(x[:, t].float() for x in xs), state=state)
+            z, after = truth.step(*(x[:, t] for x in xs), state=after)
+            pairs = zip(tensors(y, state), tensors(z, after), strict=True)
+            worst = max(worst, *(ratio(a, b) for a, b in pairs))
+    assert all(count == tokens for count in calls.values()), calls
+    return {"steps": worst}
+
+
+def small(name: str) -> Any:
+    """A shipped spec at sizes that are no powers of two."""
+    known = dict(nlc.load(f"specs/{name}.nl").dims)
+    return nlc.load(f"specs/{name}.nl", set={k: v for k, v in SMALL.items() if k[5:] in known})
+
+
+def step_random(seed: int) -> dict[str, Any]:
+    """The step of a random affine system."""
+    return steps(resolve(block(Writer(seed).body())))
+
+
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "earlier": partial(text_case, block(EARLIER), 21),
     "states": partial(text_case, block(STATES), 18),
@@ -186,6 +250,17 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "reset": partial(text_case, block(RESET), 15),
     "both": partial(text_case, block(BOTH), 7),
     "half": half,
+    "step:nonlinear": lambda: steps(resolve(block(NONLINEAR))),
+    "step:states": lambda: steps(resolve(block(STATES))),
+    "step:rwkv7": lambda: steps(small("rwkv7"), "time_mix"),
+    **{
+        f"step:{name}": partial(lambda name: steps(small(name)), name)
+        for name in (
+            "deltanet", "gated_deltanet", "titans_linear", "mesanet", "omega", "gla", "gated_oja",
+            "linear_attention", "gated_deltaproduct", "kda",
+            "comba", "gdn2",
+        )
+    },
     "operations": operations,
     "rwkv7": partial(shipped, "rwkv7", "time_mix"),
     **{

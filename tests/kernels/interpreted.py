@@ -98,6 +98,10 @@ def run(names: list[str]) -> Iterator[dict[str, Any]]:
             from tests.kernels.cases import random_case
 
             yield {"case": name, **random_case(int(name.removeprefix("random:")))}
+        elif name.startswith("step:random:"):
+            from tests.kernels.cases import step_random
+
+            yield {"case": name, **step_random(int(name.removeprefix("step:random:")))}
         else:
             yield {"case": name, **known[name]()}
 

@@ -51,6 +51,18 @@ def test_kernels_in_half_precision_and_their_operations() -> None:
     assert all(result == ["SUCCESS"] for result in checked.values()), checked
 
 
+def test_one_token_is_one_kernel_where_nobody_asks_for_gradients() -> None:
+    small(interpreted("step:nonlinear", "step:titans_linear", "step:rwkv7"))
+
+
+@pytest.mark.slow
+def test_steps_of_other_systems_are_one_kernel_each() -> None:
+    names = ("deltanet", "gated_deltanet", "states", "mesanet", "omega", "gla", "gated_oja", "kda")
+    more = ("comba", "gdn2", "linear_attention", "gated_deltaproduct")
+    small(interpreted(*(f"step:{name}" for name in (*names, *more))))
+    small(interpreted(*(f"step:random:{seed}" for seed in range(12))), 1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
