@@ -357,7 +357,8 @@ def emit_with_kernels(system: System, plan: Plan, spec: str) -> WithKernels:
     plain = {name: why for name, why in emitter.kernels.items() if isinstance(why, str)}
     for name, step in emitter.steps.items():
         if name in plain:
-            plain[name] += (
-                f"; one token too: {step}" if isinstance(step, str) else ", but one token"
+            told = (
+                f"nor for one token: {step}" if isinstance(step, str) else "one token has its own"
             )
+            plain[name] += f"; {told}"
     return WithKernels({**texts, "kernels.py": text} if text else texts, made, plain)

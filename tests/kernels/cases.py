@@ -231,6 +231,24 @@ def steps(system: Any, block_name: str = "mixer", tokens: int = 5) -> dict[str, 
     return {"steps": worst}
 
 
+def step_operation() -> dict[str, Any]:
+    """What torch asks of the operation of a step, and a whole graph of `torch.compile`."""
+    mine, _, compiled = both(small("titans_linear"), "mixer")
+    kernels = compiled.module.kernels  # type: ignore[attr-defined]
+    given: list[tuple[torch.Tensor, ...]] = []
+    real = kernels.mixer_m_step_op
+    kernels.mixer_m_step_op = lambda *args: given.append(args) or real(*args)
+    x = torch.randn(2, 6)
+    with torch.no_grad():
+        _, state = mine.step(x)
+        kernels.mixer_m_step_op = real
+        checked = torch.library.opcheck(real, given[0])
+        assert set(checked.values()) == {"SUCCESS"}, checked
+        torch._dynamo.reset()
+        fast = torch.compile(mine.step, fullgraph=True, backend="aot_eager")
+        return {"fullgraph": ratio(fast(x, state)[0], mine.step(x, state)[0])}
+
+
 def small(name: str) -> Any:
     """A shipped spec at sizes that are no powers of two."""
     known = dict(nlc.load(f"specs/{name}.nl").dims)
@@ -251,6 +269,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "both": partial(text_case, block(BOTH), 7),
     "half": half,
     "step:nonlinear": lambda: steps(resolve(block(NONLINEAR))),
+    "step:operation": step_operation,
     "step:states": lambda: steps(resolve(block(STATES))),
     "step:rwkv7": lambda: steps(small("rwkv7"), "time_mix"),
     **{

@@ -52,7 +52,7 @@ def test_kernels_in_half_precision_and_their_operations() -> None:
 
 
 def test_one_token_is_one_kernel_where_nobody_asks_for_gradients() -> None:
-    small(interpreted("step:nonlinear", "step:titans_linear", "step:rwkv7"))
+    small(interpreted("step:nonlinear", "step:titans_linear", "step:rwkv7", "step:operation"))
 
 
 @pytest.mark.slow
