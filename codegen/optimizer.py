@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from nlc.codegen.library_source import library_texts, source_of
 from nlc.codegen.names import class_names
 from nlc.codegen.parameters import of_memory
-from nlc.codegen.rule_body import dictionary
-from nlc.codegen.rule_class import RuleText, write_class
-from nlc.codegen.rule_names import ALWAYS, LEVELS, SOMETIMES, rule_classes
+from nlc.codegen.rules.body import dictionary
+from nlc.codegen.rules.classes import RuleText, write_class
+from nlc.codegen.rules.names import ALWAYS, LEVELS, SOMETIMES, rule_classes
 from nlc.codegen.unit import calls
 from nlc.codegen.writer import Writer, split_call
 

@@ -27,8 +27,8 @@ from nlc.codegen.parameters import Own, declare_tensors, draw_tensors, of_memory
 from nlc.codegen.printer import Printer
 from nlc.codegen.program import Program, note
 from nlc.codegen.torch_update import write_move
-from nlc.codegen.triton_plan import KernelPlan
-from nlc.codegen.triton_sequential_step import StepPlan
+from nlc.codegen.triton.plan import KernelPlan
+from nlc.codegen.triton.sequential_step import StepPlan
 from nlc.codegen.unit import of_memory as evaluated
 from nlc.codegen.writer import Writer, split_call
 from torch import fx

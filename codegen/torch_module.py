@@ -16,10 +16,10 @@ from nlc.codegen.on_the_way import read_on_the_way
 from nlc.codegen.torch_block import UnitWriter
 from nlc.codegen.torch_memory import MemoryWriter
 from nlc.codegen.torch_tiles import read_product
-from nlc.codegen.triton_fuse import fuse
-from nlc.codegen.triton_module import emit_kernels
-from nlc.codegen.triton_plan import KernelPlan, plan_kernels
-from nlc.codegen.triton_sequential_step import StepPlan, plan_step, step_name
+from nlc.codegen.triton.fuse import fuse
+from nlc.codegen.triton.module import emit_kernels
+from nlc.codegen.triton.plan import KernelPlan, plan_kernels
+from nlc.codegen.triton.sequential_step import StepPlan, plan_step, step_name
 from nlc.codegen.unit import Unit, expressions, of_memory, starts_anew, units
 from nlc.codegen.writer import Writer
 

@@ -14,7 +14,7 @@ from nlc.codegen.lowering import Lowering
 from nlc.codegen.names import identifier
 from nlc.codegen.program import Operand, Program, note
 from nlc.codegen.tile_vectors import Vectors, equations, gate_value
-from nlc.codegen.triton_call import read_word, write_course
+from nlc.codegen.triton.call import read_word, write_course
 from nlc.codegen.writer import Writer, split_call
 from torch import fx
 

@@ -22,7 +22,7 @@ from nlc.codegen.program import Operand, Program, note
 from nlc.codegen.program import choose as pick
 from nlc.codegen.selected import Selected, choose
 from nlc.codegen.token_sums import sum_of_tokens
-from nlc.codegen.triton_sequential_step import call_step
+from nlc.codegen.triton.sequential_step import call_step
 from nlc.codegen.writer import Writer
 from torch import fx
 

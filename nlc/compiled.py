@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from nlc.codegen.names import class_names
 from nlc.codegen.optimizer import emit_optimizers
 from nlc.codegen.package import write_package
-from nlc.codegen.rule_names import rule_classes
+from nlc.codegen.rules.names import rule_classes
 from nlc.codegen.torch_module import WithKernels, emit_model, emit_with_kernels
 from nlc.diagnostics import Faults
 from nlc.ir.schedule import Plan, Schedule

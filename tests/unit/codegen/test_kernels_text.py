@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from nlc.codegen.triton_gradient import GRADIENTS
-from nlc.codegen.triton_graph import BINARY, NAMED, UNARY
+from nlc.codegen.triton.gradient import GRADIENTS
+from nlc.codegen.triton.graph import BINARY, NAMED, UNARY
 
 import nlc
 from nlc.compiled import compile_system

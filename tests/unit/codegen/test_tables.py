@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from nlc.codegen.library_source import library_names, library_texts
-from nlc.codegen.rule_elements import ELEMENTS
-from nlc.codegen.rule_numbers import NUMBERS
+from nlc.codegen.rules.elements import ELEMENTS
+from nlc.codegen.rules.numbers import NUMBERS
 from nlc.codegen.spelling import SPELLING
 
 from nlc.ir.operations import OPERATIONS

@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nlc.codegen.names import Names
-from nlc.codegen.triton_graph import BINARY, NAMED, UNARY, Dims, Tile, ordered
-from nlc.codegen.triton_solve import Kernel
+from nlc.codegen.triton.graph import BINARY, NAMED, UNARY, Dims, Tile, ordered
+from nlc.codegen.triton.solve import Kernel
 from nlc.codegen.writer import Writer, split_call
 
 SIZES = {"C": "C", "I": "C", "K": "d_k", "V": "d_v"}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from nlc.codegen.names import Names
-from nlc.codegen.triton_graph import Dims, Tile, Tiles, renamed
+from nlc.codegen.triton.graph import Dims, Tile, Tiles, renamed
 
 from nlc.ir.expr import Expr
 from nlc.ir.normal_form import Gate

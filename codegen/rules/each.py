@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nlc.codegen.names import Names
-from nlc.codegen.rule_elements import ELEMENTS, Element, Site, of_number, real
-from nlc.codegen.rule_maps import reading_name
-from nlc.codegen.rule_numbers import ATOM, COMPARE, Number, is_number, literal, number_of
-from nlc.codegen.rule_sums import Tensors
+from nlc.codegen.rules.elements import ELEMENTS, Element, Site, of_number, real
+from nlc.codegen.rules.maps import reading_name
+from nlc.codegen.rules.numbers import ATOM, COMPARE, Number, is_number, literal, number_of
+from nlc.codegen.rules.sums import Tensors
 from nlc.codegen.writer import Writer, split_call
 
 from nlc.ir.expr import Expr, postorder
@@ -229,7 +229,7 @@ class EachWriter:
 
 def over_tokens(writer: EachWriter, expr: Expr, site: Site, lists: dict[str, str]) -> Element:
     """Write a sum or mean over tokens; kept apart as it is rare."""
-    from nlc.codegen.rule_tokens import TokenWriter
+    from nlc.codegen.rules.tokens import TokenWriter
 
     return TokenWriter(writer, site, lists, str(expr.attr("how"))).over(expr.args[0])
 

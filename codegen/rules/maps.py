@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from nlc.codegen.names import identifier
-from nlc.codegen.rule_elements import ELEMENTS, Element, Site
+from nlc.codegen.rules.elements import ELEMENTS, Element, Site
 from nlc.codegen.writer import Writer
 
 from nlc.ir.expr import Expr

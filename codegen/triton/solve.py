@@ -7,8 +7,8 @@ In: an `Affine` form of matrices and how its gates are kept. Out: `Kernel`s:
     states    from tile to tile: E = u + w M, M <- carried(M) + E b^T; M stands as M^T [K, V]
     read      each tile alone: y_t = M_0 F(t, 0) q_t + sum_i <F(t, i) b_i, q_t> e_i
 
-Those that go backwards stand in `triton_back`, how they are printed in `triton_printer`, and what
-launches them in `triton_launch`.
+Those that go backwards stand in `triton.back`, how they are printed in `triton.printer`, and what
+launches them in `triton.launch`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from nlc.codegen.names import Names
-from nlc.codegen.triton_coefficients import Coefficients
-from nlc.codegen.triton_gates import KINDS, Direct, Relative, Scalar
-from nlc.codegen.triton_graph import Tile, Tiles, renamed
+from nlc.codegen.triton.coefficients import Coefficients
+from nlc.codegen.triton.gates import KINDS, Direct, Relative, Scalar
+from nlc.codegen.triton.graph import Tile, Tiles, renamed
 
 from nlc.ir.expr import Expr
 from nlc.ir.normal_form import Affine, Gate

@@ -4,8 +4,8 @@ A `Tile` is a value of one program, with its axes by name:
 
     C rows, a tile's tokens    K, V channels of keys and values    I the tokens again, as columns
 
-In: calls of the methods of `Tiles`. Out: nodes, each made once. `triton_gradient` derives from them
-what runs backwards, `triton_printer` prints both. Knows nothing of memories.
+In: calls of the methods of `Tiles`. Out: nodes, each made once. `triton.gradient` derives from them
+what runs backwards, `triton.printer` prints both. Knows nothing of memories.
 """
 
 from __future__ import annotations

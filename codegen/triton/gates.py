@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nlc.codegen.triton_graph import Tile, Tiles, renamed
+from nlc.codegen.triton.graph import Tile, Tiles, renamed
 
 Given = list[list[Tile | None]]
 

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from nlc.codegen.names import Names
-from nlc.codegen.rule_body import BodyWriter, dictionary
-from nlc.codegen.rule_lists import ListWriter
-from nlc.codegen.rule_names import CALLS, taken
-from nlc.codegen.rule_numbers import UNARY, number_names
-from nlc.codegen.rule_start import SIZES, start_entries
+from nlc.codegen.rules.body import BodyWriter, dictionary
+from nlc.codegen.rules.lists import ListWriter
+from nlc.codegen.rules.names import CALLS, taken
+from nlc.codegen.rules.numbers import UNARY, number_names
+from nlc.codegen.rules.start import SIZES, start_entries
 from nlc.codegen.writer import Writer, split_call
 
 from nlc.ir.expr import Expr, postorder

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from nlc.codegen.rule_numbers import ZERO, Number, plus
+from nlc.codegen.rules.numbers import ZERO, Number, plus
 
 from nlc.ir.shape import Shape
 

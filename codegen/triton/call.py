@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nlc.codegen.lowering import Lowering, batch_of
 from nlc.codegen.program import note
 from nlc.codegen.tile_vectors import leaf_value
-from nlc.codegen.triton_plan import KernelPlan
+from nlc.codegen.triton.plan import KernelPlan
 from nlc.codegen.writer import Writer
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from nlc.codegen.names import Names
-from nlc.codegen.rule_lists import ListWriter
-from nlc.codegen.rule_numbers import UNARY
+from nlc.codegen.rules.lists import ListWriter
+from nlc.codegen.rules.numbers import UNARY
 from nlc.codegen.writer import Writer, split_call
 
 from nlc.ir.rule import Action, Ask, Every, Loop, Motion, Set, Slope, When, flat

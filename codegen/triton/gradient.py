@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from nlc.codegen.triton_graph import Dims, Tile, Tiles, ordered
+from nlc.codegen.triton.graph import Dims, Tile, Tiles, ordered
 
 Row = Callable[[Tiles, Tile, Tile], list[Tile | None]]
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from nlc.codegen.rule_each import alone
-from nlc.codegen.rule_elements import Site
-from nlc.codegen.rule_numbers import is_number, literal, number_of
+from nlc.codegen.rules.each import alone
+from nlc.codegen.rules.elements import Site
+from nlc.codegen.rules.numbers import is_number, literal, number_of
 
 from nlc.ir.rule import Cell, Motion
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nlc.codegen.names import Names, identifier
-from nlc.codegen.triton_gates import KINDS
-from nlc.codegen.triton_solve import Solve
-from nlc.codegen.triton_table import LARGEST
+from nlc.codegen.triton.gates import KINDS
+from nlc.codegen.triton.solve import Solve
+from nlc.codegen.triton.table import LARGEST
 
 from nlc.ir.expr import Expr
 from nlc.ir.normal_form import Affine

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from nlc.codegen.kept import keeps
 from nlc.codegen.names import Names, identifier
-from nlc.codegen.triton_sequential import (
+from nlc.codegen.triton.sequential import (
     RESERVED,
     Sizes,
     TokenPrinter,
@@ -22,7 +22,7 @@ from nlc.codegen.triton_sequential import (
     block,
     core,
 )
-from nlc.codegen.triton_table import ARCHITECTURES
+from nlc.codegen.triton.table import ARCHITECTURES
 from nlc.codegen.writer import Writer, split_call
 
 from nlc.ir.expr import postorder

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nlc.codegen.rule_numbers import (
+from nlc.codegen.rules.numbers import (
     COMPARE,
     POWER,
     PRODUCT,

@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nlc.codegen.rule_elements import CALL, ELEMENTS, Element, Site
-from nlc.codegen.rule_numbers import PRODUCT
+from nlc.codegen.rules.elements import CALL, ELEMENTS, Element, Site
+from nlc.codegen.rules.numbers import PRODUCT
 
 from nlc.ir.expr import Expr, postorder
 
 if TYPE_CHECKING:
-    from nlc.codegen.rule_each import EachWriter
+    from nlc.codegen.rules.each import EachWriter
 
 LINEAR = frozenset(["neg", "unsqueeze", "transpose", "stop", "let", "sum", "reshape"])
 # linear in each of two arguments

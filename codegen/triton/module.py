@@ -10,10 +10,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from nlc.codegen.library_source import needed
-from nlc.codegen.triton_launch import Launcher
-from nlc.codegen.triton_plan import KernelPlan
-from nlc.codegen.triton_sequential_step import StepPlan, write_step
-from nlc.codegen.triton_table import block_sizes
+from nlc.codegen.triton.launch import Launcher
+from nlc.codegen.triton.plan import KernelPlan
+from nlc.codegen.triton.sequential_step import StepPlan, write_step
+from nlc.codegen.triton.table import block_sizes
 from nlc.codegen.writer import Writer
 
 from nlc.ir.kernel import Emitted

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from nlc.codegen.names import identifier
-from nlc.codegen.rule_body import dictionary
-from nlc.codegen.rule_maps import write_reading
-from nlc.codegen.rule_motion import MotionWriter
-from nlc.codegen.rule_numbers import literal, number_of
-from nlc.codegen.rule_start import states_of
+from nlc.codegen.rules.body import dictionary
+from nlc.codegen.rules.maps import write_reading
+from nlc.codegen.rules.motion import MotionWriter
+from nlc.codegen.rules.numbers import literal, number_of
+from nlc.codegen.rules.start import states_of
 from nlc.codegen.writer import Writer, split_call
 
 from nlc.ir.rule import RANKS, Every, Kind, Motion, OptimizerRule, flat

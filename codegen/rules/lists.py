@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 
-from nlc.codegen.rule_each import BINARY, UNARY, EachWriter, over_lists
-from nlc.codegen.rule_elements import CALL, Site, newton_schulz_words, real
-from nlc.codegen.rule_numbers import ONE, Number, negative, over, plus, times
-from nlc.codegen.rule_sums import Sum, Tensors, Term
+from nlc.codegen.rules.each import BINARY, UNARY, EachWriter, over_lists
+from nlc.codegen.rules.elements import CALL, Site, newton_schulz_words, real
+from nlc.codegen.rules.numbers import ONE, Number, negative, over, plus, times
+from nlc.codegen.rules.sums import Sum, Tensors, Term
 from nlc.codegen.writer import WIDTH, split_call
 
 from nlc.ir.expr import Expr

@@ -1,4 +1,4 @@
-"""The kernels that go backwards, from those of `triton_solve`.
+"""The kernels that go backwards, from those of `triton.solve`.
 
 In: a `Solve`. Out: a `Kernel` for the way from the last tile to the first, one for what each tile
 was made of, one for each read. What is not kept is computed anew from the states before each tile.
@@ -6,9 +6,9 @@ was made of, one for each read. What is not kept is computed anew from the state
 
 from __future__ import annotations
 
-from nlc.codegen.triton_gradient import gradients
-from nlc.codegen.triton_graph import Tile, renamed
-from nlc.codegen.triton_solve import Kernel, Solve
+from nlc.codegen.triton.gradient import gradients
+from nlc.codegen.triton.graph import Tile, renamed
+from nlc.codegen.triton.solve import Kernel, Solve
 
 
 def states_back(solve: Solve) -> Kernel:

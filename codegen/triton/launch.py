@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nlc.codegen.triton_back import read_back, states_back, tiles_back
-from nlc.codegen.triton_graph import Dims, ordered
-from nlc.codegen.triton_printer import KernelPrinter
-from nlc.codegen.triton_solve import Kernel, Solve
+from nlc.codegen.triton.back import read_back, states_back, tiles_back
+from nlc.codegen.triton.graph import Dims, ordered
+from nlc.codegen.triton.printer import KernelPrinter
+from nlc.codegen.triton.solve import Kernel, Solve
 from nlc.codegen.writer import Writer, split_call
 
 from nlc.ir.kernel import Emitted
