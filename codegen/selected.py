@@ -21,7 +21,7 @@ from nlc.codegen.writer import Writer
 from torch import fx
 
 from nlc.ir.expr import Expr
-from nlc.ir.shape import ONE, sizes
+from nlc.ir.shape import ONE, Shape, sizes
 from nlc.ir.slots import Choice, choice, is_state, leading
 from nlc.ir.system import Memory
 
@@ -107,11 +107,11 @@ class Selected:
         found = program.call(library_slots.with_rows, old, self.chosen, node)
         return note(found, old.meta["shape"], 1, wide=True)
 
-    def total(self, node: fx.Node, shape: tuple[object, ...]) -> fx.Node:
+    def total(self, node: fx.Node, shape: Shape) -> fx.Node:
         """What blocks sum over their tokens, summed into all parts."""
         program = self.dense.program
         found = program.call(library_slots.sum_into_parts, node, self.chosen)
-        return note(found, shape, 1, wide=True)  # type: ignore[arg-type]
+        return note(found, shape, 1, wide=True)
 
 
 def choose(low: Lowering, memory: Memory, choice: Choice, weights: fx.Node, count: int) -> fx.Node:

@@ -28,25 +28,28 @@ if TYPE_CHECKING:
     from nlc.codegen.torch_memory import MemoryWriter
 
 
-def write_chunks(writer: MemoryWriter, out: Writer) -> None:
-    """Write `forward`."""
-    memory = writer.memory
+def write_head(writer: MemoryWriter, out: Writer, about: str, course: str, asked: str = "") -> None:
+    """Write the head of `forward`, which gives a course and the states after it."""
     words = [f"{n}: Tensor" for n in writer.run_arguments.values()]
-    asked = _asked(writer)
     words += [f"{asked}: Tensor"] if asked else []
-    kinds = [writer.state_type(v.name) for v in memory.variables]
+    kinds = [writer.state_type(v.name) for v in writer.memory.variables]
     words += [f"{name}: {kind}" for name, kind in zip(writer.states, kinds, strict=True)]
     words.append(f"{writer.start_name}: {kinds[0]}")
     words += [
         f"{w.split(':')[0]}: {k}" for w, k in zip(writer.restart_words(), kinds, strict=False)
     ]
     words.append("position: int")
-    result = ", ".join(["Tensor" if asked else "list[Chunks]", *kinds, kinds[0]])
-    about = f"Move over a sequence, a chunk of {memory.chunk} tokens at a time."
-    if asked:
-        about = f"{about[:-1]}; read {memory.name}({asked}) on the way."
-    writer.used |= {"Chunks", "Moves", "run_chunks"}
+    result = ", ".join([course, *kinds, kinds[0]])
     writer.method(out, "forward", words, f"tuple[{result}]", about)
+
+
+def write_chunks(writer: MemoryWriter, out: Writer) -> None:
+    """Write `forward`."""
+    memory, asked = writer.memory, _asked(writer)
+    about = f"Move over a sequence, a chunk of {memory.chunk} tokens at a time"
+    about += f"; read {memory.name}({asked}) on the way." if asked else "."
+    writer.used |= {"Chunks", "Moves", "run_chunks"}
+    write_head(writer, out, about, "Tensor" if asked else "list[Chunks]", asked)
     with out.indent():
         streams = _writes(writer, out)
         if asked:

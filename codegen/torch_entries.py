@@ -16,6 +16,7 @@ from nlc.codegen.arguments import arguments
 from nlc.codegen.kept import flag_name
 from nlc.codegen.lowering import Lowering, batch_of, rank_of
 from nlc.codegen.program import Operand, Program, note
+from nlc.codegen.torch_chunks import write_head
 from nlc.codegen.torch_tiles import read_name
 from nlc.codegen.unit import of_memory as evaluated
 from nlc.codegen.writer import Writer, split_call
@@ -44,19 +45,10 @@ def run_arguments(writer: MemoryWriter) -> dict[Expr, str]:
 
 def write_entries(writer: MemoryWriter, out: Writer) -> None:
     """Write `forward`."""
-    memory = writer.memory
-    words = [f"{n}: Tensor" for n in writer.run_arguments.values()]
-    kinds = [writer.state_type(v.name) for v in memory.variables]
-    words += [f"{name}: {kind}" for name, kind in zip(writer.states, kinds, strict=True)]
-    words.append(f"{writer.start_name}: {kinds[0]}")
-    words += [
-        f"{w.split(':')[0]}: {k}" for w, k in zip(writer.restart_words(), kinds, strict=False)
-    ]
-    words.append("position: int")
-    result = ", ".join(["list[Entries]", *kinds, kinds[0]])
-    about = f"Move over a sequence, a chunk of {memory.chunk} tokens at a time, entry by entry."
+    chunk = writer.memory.chunk
+    about = f"Move over a sequence, a chunk of {chunk} tokens at a time, entry by entry."
     writer.used |= {"Entries", "run_entries"}
-    writer.method(out, "forward", words, f"tuple[{result}]", about)
+    write_head(writer, out, about, "list[Entries]")
     streams = [n for e, n in writer.run_arguments.items() if writer.varies(e)]
     with out.indent():
         _moves(writer, out, streams)

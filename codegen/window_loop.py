@@ -24,8 +24,8 @@ from nlc.codegen.window_scope import EndScope, WindowScope
 from torch import fx
 
 from nlc.ir.expr import Expr
-from nlc.ir.schedule import Windows, memories_of, steps_of
-from nlc.ir.system import Call, Equation, Memory
+from nlc.ir.schedule import Windows, made_by, memories_of, steps_of
+from nlc.ir.system import Call, Memory
 from nlc.ir.windows import periods, tokens_of
 
 if TYPE_CHECKING:
@@ -161,17 +161,6 @@ def _like(outer: Scope, scope: WindowScope) -> fx.Node:
     name = str(node.target)
     scope.whole_values[name] = node
     return note(scope.program.input(name), node.meta["shape"], 0, node.meta["wide"])
-
-
-def made_by(step: object) -> tuple[str, ...]:
-    """The streams that a step makes."""
-    match step:
-        case Equation(name=name):
-            return (name,)
-        case Call(results=results):
-            return results
-        case _:
-            return ()
 
 
 def _wanted(runner: Runner, stage: Windows) -> set[str]:

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from nlc.codegen.triton.graph import Dims, Tile, Tiles, ordered
+from nlc.codegen.triton.graph import Dims, Tile, Tiles
+
+from nlc.ir.expr import postorder
 
 Row = Callable[[Tiles, Tile, Tile], list[Tile | None]]
 
 
 def gradients(tiles: Tiles, reached: Mapping[Tile, Tile]) -> dict[Tile, Tile]:
     """Return the gradient of every load that the values in `reached` hang on."""
-    order = list(ordered(list(reached)))
+    order = list(postorder(list(reached)))
     found: dict[Tile, Tile] = {}
     for node, grad in reached.items():
         found[node] = tiles.add(found.get(node), grad)

@@ -10,7 +10,6 @@ what runs backwards, `triton.printer` prints both. Knows nothing of memories.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 Dims = tuple[str, ...]
@@ -205,17 +204,3 @@ def renamed(tile: Tile, name: str, about: str = "") -> Tile:
     if not tile.name and tile.op != "number":
         tile.name, tile.about = name, about
     return tile
-
-
-def ordered(roots: list[Tile]) -> Iterator[Tile]:
-    """Yield every value once, arguments before users."""
-    seen: set[int] = set()
-    stack = [(root, False) for root in reversed(roots)]
-    while stack:
-        node, done = stack.pop()
-        if done:
-            yield node
-        elif id(node) not in seen:
-            seen.add(id(node))
-            stack.append((node, True))
-            stack.extend((arg, False) for arg in reversed(node.args))

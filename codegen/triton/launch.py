@@ -12,11 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nlc.codegen.triton.back import read_back, states_back, tiles_back
-from nlc.codegen.triton.graph import Dims, ordered
+from nlc.codegen.triton.graph import Dims
 from nlc.codegen.triton.printer import KernelPrinter
 from nlc.codegen.triton.solve import Kernel, Solve
 from nlc.codegen.writer import Writer, split_call
 
+from nlc.ir.expr import postorder
 from nlc.ir.kernel import Emitted
 
 
@@ -81,7 +82,7 @@ class Launcher:
                 self.solve.sizes["V"],
             )
         )
-        for node in ordered(printer.roots):
+        for node in postorder(printer.roots):
             if node.op == "load":
                 self.dims[node.word] = node.dims
         for word, tile in kernel.stores:

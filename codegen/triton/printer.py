@@ -12,9 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nlc.codegen.names import Names
-from nlc.codegen.triton.graph import BINARY, NAMED, UNARY, Dims, Tile, ordered
+from nlc.codegen.triton.graph import BINARY, NAMED, UNARY, Dims, Tile
 from nlc.codegen.triton.solve import Kernel
 from nlc.codegen.writer import Writer, split_call
+
+from nlc.ir.expr import postorder
 
 SIZES = {"C": "C", "I": "C", "K": "d_k", "V": "d_v"}
 BLOCKS = {"C": "C", "I": "C", "K": "K", "V": "V"}
@@ -58,7 +60,7 @@ class KernelPrinter:
     def tensors(self) -> list[str]:
         """The tensors that the kernel takes: what it loads, then what it stores."""
         found = dict.fromkeys(word for _, word in self.kernel.carried)
-        for node in ordered(self.roots):
+        for node in postorder(self.roots):
             if node.op == "load":
                 found.setdefault(node.word)
         found |= dict.fromkeys([*(name for name, _ in self.kernel.stores), *self.kernel.ends])
@@ -67,7 +69,7 @@ class KernelPrinter:
     def write(self, name: str) -> None:
         """Write the function."""
         kernel, out = self.kernel, self.out
-        for node in ordered(self.roots):
+        for node in postorder(self.roots):
             for arg in node.args:
                 self.uses[arg] = self.uses.get(arg, 0) + 1
         for root in self.roots:
@@ -89,7 +91,7 @@ class KernelPrinter:
     def _body(self) -> None:
         kernel, out = self.kernel, self.out
         # the axes of what is in memory, or kept where there are tokens
-        dims = {node.dims for node in ordered(self.roots) if node.op in ("load", "here")}
+        dims = {node.dims for node in postorder(self.roots) if node.op in ("load", "here")}
         dims |= {tile.dims for _, tile in kernel.stores} | {tile.dims for tile, _ in kernel.carried}
         out.line("copy = tl.program_id(0).to(tl.int64)")
         if not kernel.loop:
@@ -163,7 +165,7 @@ class KernelPrinter:
     # ---- values --------------------------------------------------------------------------------
 
     def _make(self, root: Tile) -> None:
-        for node in ordered([root]):
+        for node in postorder([root]):
             if node in self.bound or not self._alone(node):
                 continue
             body = self._expression(node)

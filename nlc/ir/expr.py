@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 from nlc.ir.operations import OPERATIONS
 from nlc.ir.shape import Shape
@@ -74,14 +74,24 @@ class Graph:
         return self.make("const", value=float(value), span=span)
 
 
-def postorder(roots: Iterable[Expr], known: Container[int] = ()) -> Iterator[Expr]:
+class Node(Protocol):
+    """What stands in a graph: its arguments are nodes of its own kind."""
+
+    @property
+    def args(self) -> tuple[Self, ...]: ...
+
+
+NodeT = TypeVar("NodeT", bound=Node)
+
+
+def postorder(roots: Iterable[NodeT], known: Container[int] = ()) -> Iterator[NodeT]:
     """Yield every node once, arguments before users; never recurses.
 
     A node whose identity is `known` is left out, with what only it needs.
     """
     seen: set[int] = set()
     for root in roots:
-        stack: list[tuple[Expr, bool]] = [(root, False)]
+        stack = [(root, False)]
         while stack:
             node, done = stack.pop()
             if done:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from nlc.ir.expr import Expr
 from nlc.ir.normal_form import Entry, NormalForm
-from nlc.ir.system import Step, Update
+from nlc.ir.system import Call, Equation, Step, Update
 from nlc.source import Span
 
 # how products of gates are kept: what the emitted code calls them
@@ -138,6 +138,17 @@ def steps_of(stage: Stage) -> tuple[Step, ...]:
         case Windows():
             inner = tuple(step for part in stage.stages for step in steps_of(part))
             return (*inner, *(Update(name) for name in stage.memories))
+
+
+def made_by(step: Step) -> tuple[str, ...]:
+    """List the streams that a step makes."""
+    match step:
+        case Equation(name=name):
+            return (name,)
+        case Call(results=results):
+            return results
+        case _:
+            return ()
 
 
 def memories_of(stage: Stage) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from nlc.ir.schedule import (
     Stage,
     TokenLoop,
     Windows,
+    made_by,
     memories_of,
     steps_of,
 )
@@ -76,17 +77,6 @@ def hoist(graph: Graph, block: Block, stages: list[Stage]) -> list[Stage]:
     done = _Hoisting(graph, block, taken).stages(stages)
     _check_apart(block, done)
     return done
-
-
-def made_by(step: Step) -> tuple[str, ...]:
-    """List the streams that a step makes."""
-    match step:
-        case Equation(name=name):
-            return (name,)
-        case Call(results=results):
-            return results
-        case _:
-            return ()
 
 
 class _Hoisting:

@@ -26,6 +26,7 @@ from nlc.ir.schedule import (
     Stage,
     TokenLoop,
     Windows,
+    made_by,
 )
 from nlc.ir.slots import choice
 from nlc.ir.system import Block, Call, Equation, Memory, Step, System, Update
@@ -37,7 +38,6 @@ from nlc.passes.hoist import (
     Node,
     exprs_of,
     hoist,
-    made_by,
     moves,
     node_of,
     sources_of,

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nlc.ir.expr import Expr, Graph, postorder
+from nlc.ir.schedule import made_by
 from nlc.ir.system import Block, Equation, Memory, Step, Update
-from nlc.passes.hoist import made_by
 
 
 def stored(graph: Graph, block: Block) -> Block:

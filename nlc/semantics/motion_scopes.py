@@ -15,10 +15,10 @@ from nlc.ir.rule import Action, Ask, Slope, count_word
 from nlc.ir.shape import Axis
 from nlc.ir.system import Part
 from nlc.semantics.context import Bad
-from nlc.semantics.memories import rule_of, variables
-from nlc.semantics.objectives import own_objective
+from nlc.semantics.memories import variables
+from nlc.semantics.objectives import asked_objective
 from nlc.semantics.records import Body
-from nlc.semantics.rule_scopes import RuleScope, arguments_of, full_name, prepare
+from nlc.semantics.rule_scopes import RuleScope, arguments_of, full_name, prepare, rule_inside
 from nlc.semantics.values import Value, pack
 from nlc.source import Span
 from nlc.syntax import tree
@@ -255,14 +255,7 @@ class InnerMotion(MotionScope):
 
     def of_rule(self, update: tree.Expr) -> tuple[MotionScope, tuple[tree.Stmt, ...]]:
         """The scope of a rule that moves this memory, and its equations."""
-        rule = rule_of(self.block, self.body)
-        assert rule is not None
-        if rule.name in self.rules:
-            self.context.fail(
-                "NL0519", f"rule `{rule.name}` uses itself", update.span, "inside its own body",
-                "a memory of a rule is moved by equations or by another rule",
-                (rule.span, "the rule"),
-            )  # fmt: skip
+        rule = rule_inside(self.block, self.body, update, self)
         values, _ = arguments_of(self.block, self.body, update, self)
         scope = InnerMotion(self.outer, self.body, values, (*self.rules, rule.name))
         scope.of_own_rule = True
@@ -274,15 +267,7 @@ class InnerMotion(MotionScope):
 
     def gradient(self, objective: Expr | None, at: Value | None, span: Span) -> Value:
         if objective is None:
-            objective = own_objective(self.block, self.body)
-            self.body.uses_grad = True
-        if objective is None:
-            self.context.fail(
-                "NL0513", f"`{self.body.name}` has no objective to differentiate", span,
-                "`grad` stands here",
-                "write `objective e`, or `key` and `value` for the default one",
-                (self.span, "the memory"),
-            )  # fmt: skip
+            objective = asked_objective(self.block, self.body, span, self.span)
         if at is not None:
             return self.slope(objective, at, span)
         # once, before the first equation

@@ -12,10 +12,9 @@ from dataclasses import replace
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.rule import Action, Every, Loop, Set, When, count_word
 from nlc.semantics.assignments import values_of
-from nlc.semantics.context import Bad
 from nlc.semantics.motion_scopes import MotionScope
 from nlc.semantics.periods import period_in
-from nlc.semantics.statements import assign_one, fit_state
+from nlc.semantics.statements import assign_one, fit_state, in_order
 from nlc.semantics.values import Struct, Value
 from nlc.source import Span
 from nlc.syntax import tree
@@ -33,16 +32,7 @@ def walk(scope: MotionScope, statements: tuple[tree.Stmt, ...]) -> tuple[Action,
 
 def walk_on(scope: MotionScope, statements: tuple[tree.Stmt, ...]) -> None:
     """Add the actions of statements to the present block; faults are recorded and it goes on."""
-    for statement in statements:
-        try:
-            scope.ready(statement)
-            _statement(scope, statement)
-        except Bad:
-            scope.body.bad = True
-            if isinstance(statement, tree.Assign):
-                for target in statement.targets:
-                    nothing = scope.context.number(0.0, target.span)
-                    scope.env.setdefault(target.path[0], nothing)
+    in_order(scope, statements, _statement)
 
 
 def _statement(scope: MotionScope, statement: tree.Stmt) -> None:

@@ -12,6 +12,7 @@ from nlc.semantics.memories import resolve_pairs, state_leaf, variables
 from nlc.semantics.records import Body
 from nlc.semantics.trees import at_place, mentions
 from nlc.semantics.values import Value
+from nlc.source import Span
 from nlc.syntax import tree
 
 if TYPE_CHECKING:
@@ -44,6 +45,20 @@ def own_objective(block: BlockResolver, body: Body) -> Expr | None:
     body.objective = resolve_objective(block, body, written, env, closed=False)
     body.objective_done = True
     return body.objective
+
+
+def asked_objective(block: BlockResolver, body: Body, span: Span, memory: Span) -> Expr:
+    """The memory's own objective, for the `grad` at `span`; refused where it has none."""
+    objective = own_objective(block, body)
+    body.uses_grad = True
+    if objective is None:
+        block.context.fail(
+            "NL0513", f"`{body.name}` has no objective to differentiate", span,
+            "`grad` stands here",
+            "write `objective e`, or `key` and `value` for the default one",
+            (memory, "the memory"),
+        )  # fmt: skip
+    return objective
 
 
 def resolve_objective(

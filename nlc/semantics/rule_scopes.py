@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from nlc.semantics.blocks import BlockResolver
 
 
-def rule_scope(
+def rule_inside(
     block: BlockResolver, body: Body, update: tree.Expr, outer: UpdateScope
-) -> tuple[UpdateScope, tuple[tree.Stmt, ...]]:
-    """Give the scope of a rule's equations, with its arguments as `outer` sees them."""
+) -> tree.Rule:
+    """Find the rule that a memory's update names; refused where it stands inside itself."""
     rule = rule_of(block, body)
     assert rule is not None
     if rule.name in outer.rules:
@@ -40,6 +40,14 @@ def rule_scope(
             "a memory of a rule is moved by equations or by another rule",
             (rule.span, "the rule"),
         )  # fmt: skip
+    return rule
+
+
+def rule_scope(
+    block: BlockResolver, body: Body, update: tree.Expr, outer: UpdateScope
+) -> tuple[UpdateScope, tuple[tree.Stmt, ...]]:
+    """Give the scope of a rule's equations, with its arguments as `outer` sees them."""
+    rule = rule_inside(block, body, update, outer)
     values, shown = arguments_of(block, body, update, outer)
     inner = RuleScope(block, body, values, (*outer.rules, rule.name))
     inner.shown = shown

@@ -5,7 +5,8 @@ In: a scope and its statements. Out: `Assignment`s, one expression per part of e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from nlc.ir.expr import Expr
 from nlc.ir.shape import show
@@ -25,13 +26,22 @@ from nlc.syntax.print_text import print_statement
 if TYPE_CHECKING:
     from nlc.semantics.updates import UpdateScope
 
+ScopeT = TypeVar("ScopeT", bound="UpdateScope")
+
 
 def run(scope: UpdateScope, statements: tuple[tree.Stmt, ...]) -> None:
     """Run equations in order; faults are recorded and the rest goes on."""
+    in_order(scope, statements, _statement)
+
+
+def in_order(
+    scope: ScopeT, statements: tuple[tree.Stmt, ...], act: Callable[[ScopeT, tree.Stmt], None]
+) -> None:
+    """Act on statements in order; a fault is recorded, and what it would have set is a number."""
     for statement in statements:
         try:
             scope.ready(statement)
-            _statement(scope, statement)
+            act(scope, statement)
         except Bad:
             scope.body.bad = True
             if isinstance(statement, tree.Assign):

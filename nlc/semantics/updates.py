@@ -14,7 +14,7 @@ from nlc.ir.expr import Expr
 from nlc.ir.online import task_gradient
 from nlc.semantics.body_scopes import BodyScope, over_tokens
 from nlc.semantics.memories import route_of
-from nlc.semantics.objectives import own_objective, resolve_objective
+from nlc.semantics.objectives import asked_objective, resolve_objective
 from nlc.semantics.records import Body
 from nlc.semantics.statements import fit_state
 from nlc.semantics.trees import mentions
@@ -242,15 +242,7 @@ class UpdateScope(BodyScope):
                 self.body.other_points = span
             return self._given_gradient(span)
         if objective is None:
-            objective = own_objective(self.block, self.body)
-            self.body.uses_grad = True
-            if objective is None:
-                self.context.fail(
-                    "NL0513", f"`{self.body.name}` has no objective to differentiate", span,
-                    "`grad` stands here",
-                    "write `objective e`, or `key` and `value` for the default one",
-                    (self.span, "the memory"),
-                )  # fmt: skip
+            objective = asked_objective(self.block, self.body, span, self.span)
         value = at if at is not None else self.start["self"]
         points = self.parts_of(value)
         names = tuple(part.name for part in self.body.parts)
