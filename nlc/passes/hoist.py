@@ -79,6 +79,16 @@ def hoist(graph: Graph, block: Block, stages: list[Stage]) -> list[Stage]:
     return done
 
 
+def fresh(wanted: str, taken: set[str]) -> str:
+    """Find a name for a stream, and take it."""
+    name, count = wanted, 1
+    while name in taken:
+        count += 1
+        name = f"{wanted}_{count}"
+    taken.add(name)
+    return name
+
+
 class _Hoisting:
     """The loops of one block; `taken` are names in use."""
 
@@ -119,14 +129,14 @@ class _Hoisting:
         """Move one read into its loop; returns the stream that holds it."""
         memory = memory_of(read)
         asked = asked_of(read, self.moves)
-        name = self._fresh(f"{memory}_{'state' if asked is None else 'read'}")
+        name = fresh(f"{memory}_{'state' if asked is None else 'read'}", self.taken)
         at = next(
             i for i, s in enumerate(result)
             if memory in memories_of(s)
         )  # fmt: skip
         read_now, free = read, asked is None or not self.outermost(asked, moving)
         if asked is not None and asked[0].op != "stream" and free:
-            query = self._fresh(f"{memory}_query")
+            query = fresh(f"{memory}_query", self.taken)
             if _after(result, asked[0]) <= at:
                 before = Equation(query, asked[0], "", read.span)
                 result.insert(at, Parallel((before,)))
@@ -145,14 +155,6 @@ class _Hoisting:
 
     def _stream(self, name: str, value: Expr) -> Expr:
         return self.graph.make("stream", name=name, shape=value.shape, span=value.span)
-
-    def _fresh(self, wanted: str) -> str:
-        name, count = wanted, 1
-        while name in self.taken:
-            count += 1
-            name = f"{wanted}_{count}"
-        self.taken.add(name)
-        return name
 
     def outermost(self, roots: Iterable[Expr], moving: set[str]) -> list[Expr]:
         """Find reads of moving memories that are not inside another one's state."""
@@ -200,7 +202,7 @@ class _Hoisting:
         return replace(stage, stages=tuple(self.stages(inner)), reads=tuple(aliases.items()))
 
     def _alias(self, inner: list[Stage], read: Expr) -> Expr:
-        name = self._fresh(f"{memory_of(read)}_at")
+        name = fresh(f"{memory_of(read)}_at", self.taken)
         inner.append(Parallel((Equation(name, read, "", read.span),)))
         return self._stream(name, read)
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from nlc.ir.expr import Expr, Graph, postorder
 from nlc.ir.schedule import made_by
 from nlc.ir.system import Block, Equation, Memory, Step, Update
+from nlc.passes.hoist import fresh
 
 
 def stored(graph: Graph, block: Block) -> Block:
@@ -37,7 +38,7 @@ def _named(graph: Graph, memory: Memory, taken: set[str]) -> tuple[Memory, list[
     def stream(value: Expr, word: str) -> Expr:
         if not any(_other(memory, node) for node in postorder([value])):
             return value
-        name = _unused(f"{memory.name}_{word}", taken)
+        name = fresh(f"{memory.name}_{word}", taken)
         made.append(Equation(name, value, "", value.span))
         return graph.make("stream", name=name, shape=value.shape, span=value.span)
 
@@ -48,13 +49,3 @@ def _named(graph: Graph, memory: Memory, taken: set[str]) -> tuple[Memory, list[
 def _other(memory: Memory, node: Expr) -> bool:
     """Say whether a node is the state of another memory, or a read of one."""
     return node.op in ("state", "attend") and node.attr("memory") != memory.name
-
-
-def _unused(wanted: str, taken: set[str]) -> str:
-    """Find a name for a stream, and take it."""
-    name, count = wanted, 1
-    while name in taken:
-        count += 1
-        name = f"{wanted}_{count}"
-    taken.add(name)
-    return name
