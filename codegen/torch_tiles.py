@@ -219,7 +219,7 @@ def read_product(node: Expr, memory_of: Callable[[str], Memory]) -> Expr | None:
     if state.op != "state" or state.attr("when") not in ("post", "prev"):
         return None
     form = memory_of(str(state.attr("memory"))).map
-    plain = len(form.inputs) == len(form.outputs) == 1
+    plain = len(form.parts) == len(form.inputs) == len(form.outputs) == 1
     return state if plain and sizes(asked.shape[:-1]) == sizes(state.shape[:-2]) else None
 
 

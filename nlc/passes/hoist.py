@@ -183,7 +183,7 @@ class _Hoisting:
         if node.op != "matvec":
             return True
         form, (state, asked) = self.block.memory(memory_of(node)).map, node.args
-        plain = len(form.inputs) == len(form.outputs) == 1
+        plain = len(form.parts) == len(form.inputs) == len(form.outputs) == 1
         return plain and sizes(asked.shape[:-1]) == sizes(state.shape[:-2])
 
     def _inside(self, stage: Windows) -> Windows:

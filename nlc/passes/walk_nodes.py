@@ -87,7 +87,7 @@ def asked_course(walk: Walk, node: Expr) -> Expr | None:
         late = state.op == "state" and state.attr("when") in ("post", "prev")
         if late and str(state.attr("memory")) in walk.courses and not walk.at_hand(state):
             form = walk.memory(str(state.attr("memory"))).map
-            plain = len(form.inputs) == len(form.outputs) == 1
+            plain = len(form.parts) == len(form.inputs) == len(form.outputs) == 1
             return state if plain or node.op == "apply" else None
     return None
 
