@@ -21,11 +21,17 @@ from nlc.codegen.writer import Writer, split_call
 from torch import fx
 
 from nlc.ir.expr import Expr, postorder
-from nlc.ir.normal_form import Affine
+from nlc.ir.normal_form import Affine, still_parts
 from nlc.ir.system import Part
 
 if TYPE_CHECKING:
     from nlc.codegen.torch_memory import MemoryWriter
+
+
+def moving(writer: MemoryWriter) -> list[tuple[str, Affine]]:
+    """List the forms of the parts that move; at least one does."""
+    still = still_parts(writer.forms)
+    return [(part, form) for part, form in writer.forms if part not in still]
 
 
 def write_head(writer: MemoryWriter, out: Writer, about: str, course: str, asked: str = "") -> None:
@@ -74,7 +80,7 @@ def _writes(writer: MemoryWriter, out: Writer) -> list[str]:
     from nlc.codegen.torch_memory import taken, write_dict
 
     memory = writer.memory
-    roots = [e for _, form in writer.forms for e in _of_writes(form)]
+    roots = [e for _, form in moving(writer) for e in _of_writes(form)]
     needed = set(postorder(roots))
     arguments = {e: n for e, n in writer.run_arguments.items() if e in needed}
     varying = [n for e, n in arguments.items() if writer.varies(e)]
@@ -103,7 +109,7 @@ def _writes(writer: MemoryWriter, out: Writer) -> list[str]:
         like = writer.like(program, inputs, list(start.values()))
         low = Lowering(program, 2, leaf, taken(inputs, leaf), like)
         found = {}
-        for part, form in writer.forms:
+        for part, form in moving(writer):
             rank = len(_part(writer, part).shape)
             found[part] = Vectors(low, len(memory.lead), rank).writes(form)
         program.finish(tuple(x for writes in found.values() for x in writes))
@@ -132,7 +138,7 @@ def _moves(writer: MemoryWriter, out: Writer) -> None:
     leaf = inputs.__getitem__
     low = Lowering(program, 2, leaf, taken(inputs, leaf), writer.like(program, inputs, []))
     moves = {}
-    for part, form in writer.forms:
+    for part, form in moving(writer):
         kept = writer.schedule.keeping(part)
         gates = [[_spread(low, gate_value(low, kept, g)) for g in row] for row in form.decay]
         words: list[Operand] = [gates, getattr(library_gates, kept.gates), kept.tile]
@@ -262,6 +268,9 @@ def _parts_at(
             whole = program.call(getattr, chunks, "origin")
             found[part] = note(program.call(operator.getitem, whole, part), shape, 1, wide=True)
             continue
+        if part in still_parts(writer.forms):
+            found[part] = note(_still(program, chunks, part, writer, var), shape, 1, wide=True)
+            continue
         tiles = program.call(operator.getitem, program.call(getattr, chunks, "tiles"), part)
         if rank == 2:
             found[part] = tiles
@@ -271,6 +280,13 @@ def _parts_at(
     return found
 
 
+def _still(program: Program, chunks: fx.Node, part: str, writer: MemoryWriter, var: str) -> fx.Node:
+    """A part that stays as it is, one for a chunk."""
+    states = program.call(getattr, chunks, "still")
+    state = program.call(operator.getitem, states, _number(writer, var))
+    return program.call(operator.getitem, state, part)
+
+
 def _states(writer: MemoryWriter, program: Program, tiles: fx.Node, when: str, var: str) -> fx.Node:
     tiles = program.call(library_chunks.as_tiles, tiles)
     return program.call(library_tiles.states_of_tiles, tiles, **_how(writer, when, var))
@@ -278,8 +294,12 @@ def _states(writer: MemoryWriter, program: Program, tiles: fx.Node, when: str, v
 
 def _how(writer: MemoryWriter, when: str, var: str) -> dict[str, Operand]:
     how: dict[str, Operand] = {} if when == "post" else {"late": False}
-    number = [v.name for v in writer.memory.variables].index(var)
+    number = _number(writer, var)
     return how | ({"state": number} if number else {})
+
+
+def _number(writer: MemoryWriter, var: str) -> int:
+    return [v.name for v in writer.memory.variables].index(var)
 
 
 def _of_rank(program: Program, node: fx.Node, rank: int, transposed: bool) -> fx.Node:
@@ -296,11 +316,13 @@ class _PathSite(Site):
     ):
         super().__init__(low, writer.memory.map, parts, len(writer.memory.lead))
         self.how = _how(writer, when, var)
-        self.forms = dict(writer.forms)
+        self.forms, self.still = dict(writer.forms), still_parts(writer.forms)
         self.parts_of = {p.name: p for p in writer.memory.map.parts}
 
     def times(self, name: str, x: fx.Node, bias: str = "") -> fx.Node:
-        """W_t x_t by the course of W."""
+        """W_t x_t by the course of W, or W x_t where W stays as it is."""
+        if name in self.still:
+            return super().times(name, x, bias)
         turned = self.forms[name].transposed
         path = self.parts[name]
         if turned:
@@ -323,6 +345,10 @@ def _write_states(writer: MemoryWriter, out: Writer, when: str, var: str, part: 
     own = part or writer.forms[0][0]
     if when == "start":
         node = program.call(library_chunks.origin_of, chunks, own)
+    elif own in still_parts(writer.forms):
+        node = program.call(
+            library_chunks.for_tokens, _still(program, chunks, own, writer, var), chunks
+        )
     else:
         tiles = program.call(operator.getitem, program.call(getattr, chunks, "tiles"), own)
         rank, form = len(_part(writer, own).shape), dict(writer.forms)[own]

@@ -14,6 +14,7 @@ matrix of one entry (u, p, b [*lead, 1]).
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -67,6 +68,26 @@ class Affine:
     def known(self) -> bool:
         """Say whether no write reads a running state (the frozen case)."""
         return all(write.known for write in self.writes)
+
+
+def still_parts(forms: Collection[tuple[str, NormalForm]]) -> frozenset[str]:
+    """Name the parts that stay as they are, in all states, where another part moves."""
+    found = [part for part, form in forms if isinstance(form, Affine) and _is_still(form)]
+    return frozenset(found) if len(found) < len(forms) else frozenset()
+
+
+def _is_still(form: Affine) -> bool:
+    if form.writes or form.stopped is not None:
+        return False
+    return all(
+        gate is None if i != j else gate is not None and _is_one(gate.value)
+        for i, row in enumerate(form.decay)
+        for j, gate in enumerate(row)
+    )
+
+
+def _is_one(value: Expr) -> bool:
+    return value.op == "const" and value.attr("value") == 1.0
 
 
 @dataclass(frozen=True)

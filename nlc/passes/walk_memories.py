@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from nlc.ir import normal_form
 from nlc.ir.added import added
 from nlc.ir.expr import Expr, postorder
-from nlc.ir.normal_form import Affine
+from nlc.ir.normal_form import Affine, still_parts
 from nlc.ir.schedule import Keeping
 from nlc.ir.shape import count
 from nlc.ir.slots import choice, routed
@@ -103,8 +103,14 @@ def move_by_tiles(walk: Walk, name: str) -> None:
     """Count a memory that runs on its normal forms: part by part, coefficients, then the tiles."""
     walk.courses[name] = {}
     made: Made = {}
-    for part, form in walk.schedule(name).forms:
+    schedule = walk.schedule(name)
+    still = still_parts(schedule.forms) if schedule.by_chunks else ()
+    for part, form in schedule.forms:
         assert isinstance(form, Affine)
+        if part in still:
+            # there is nothing to run, and it is read as it is
+            walk.courses[name][part] = ()
+            continue
         _move_part(walk, name, part, form, made)
 
 

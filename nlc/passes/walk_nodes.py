@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from nlc.ir.added import Added
 from nlc.ir.cost import Work
 from nlc.ir.expr import Expr, postorder
+from nlc.ir.normal_form import still_parts
 from nlc.ir.shape import count, sizes
-from nlc.ir.system import Map
+from nlc.ir.system import Map, Memory, Part
 from nlc.passes import work_tiles
 from nlc.passes.carried import pairs_held
 from nlc.passes.tally import Tally
@@ -98,8 +99,11 @@ def read(walk: Walk, node: Expr, state: Expr) -> Tally:
     x = node.args[0 if node.op == "apply" else 1]
     queries = count(x.shape) // count((*memory.lead, *memory.map.inputs))
     number = [v.name for v in memory.variables].index(str(state.attr("var")))
-    tally = Tally()
+    tally, schedule = Tally(), walk.schedule(memory.name)
+    still = still_parts(schedule.forms) if schedule.by_chunks else ()
     for part in memory.map.parts:
+        if part.name in still and len(part.shape) == 2:
+            _as_weights(tally, memory, part, max(queries, 1) * walk.tokens)
         for course in walk.courses[memory.name][part.name]:
             if isinstance(course, Rows):
                 tally.join(read_rows(course, max(queries, 1)))
@@ -112,6 +116,16 @@ def read(walk: Walk, node: Expr, state: Expr) -> Tally:
         each = count(node.shape) // count(memory.map.outputs) * walk.facts(node)[0]
         tally.elementwise(each * extra, each * extra, each * extra)
     return tally
+
+
+def _as_weights(tally: Tally, memory: Memory, part: Part, asked: int) -> None:
+    """Count a matrix that stays as it is through a sequence, asked so many times by each copy."""
+    (rows, columns), lanes = sizes(part.shape), count(memory.lead)
+    asked *= lanes
+    sides = memory.learned, True
+    tally.product(
+        2 * asked * rows * columns, lanes * rows * columns, asked * columns, asked * rows, sides
+    )
 
 
 def applied(walk: Walk, node: Expr) -> Tally:

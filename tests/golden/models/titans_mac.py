@@ -962,7 +962,8 @@ class Moves(NamedTuple):
 class Chunks(NamedTuple):
     """A course over n chunks of one length, which stand as rows of a batch [B * n, C, ...]."""
 
-    tiles: dict[str, Tiles]  # the course of each part
+    tiles: dict[str, Tiles]  # the course of each part that moves
+    still: list[dict[str, Tensor]]  # the others, of each state [B * n, *lead, ...]
     origin: dict[str, Tensor]  # each part before its chunk [B * n, *lead, ...]
     n: int
 
@@ -980,8 +981,9 @@ def run_chunks(
 ) -> tuple[Any, ...]:
     """Run a sequence: its course, the states after it and the one before the open chunk.
 
-    `writes(*streams, start)` gives the writes of each part; `reset` has a period and the states to
-    go back to. `asked` is a read and its queries [B, T, ...]: what is read stands for the course.
+    `writes(*streams, start)` gives the writes of each part that moves, as `moves` says; others stay
+    as they are. `reset` has a period and the states to go back to. `asked` is a read and its
+    queries [B, T, ...]: what is read stands for the course.
     """
     course: list[Any] = []
     at, turns = 0, in_turns(states)
@@ -1002,17 +1004,15 @@ def run_chunks(
             for part in moves:
                 front = (rows, length, *lead)
                 tiles[part], M[part] = move(made[part], by_chunk[part][i], front, M[part])
-            chunks = Chunks(tiles, start, 1)
+            chunks = Chunks(tiles, [unmoved(state, moves) for state in states], start, 1)
             found.append(chunks if read is None else read(queries[i], chunks))
             position += length
             if reset is not None and position % reset[0] == 0:
-                M = {part: below([s[part] for s in reset[1]], m) for part, m in moves.items()}
+                states = reset[1]
+                M = {part: below([s[part] for s in states], m) for part, m in moves.items()}
             if position % chunk == 0:
-                start = {part: above(M[part][0], m, states[0][part]) for part, m in moves.items()}
-        states = [
-            {part: above(M[part][j], m, states[0][part]) for part, m in moves.items()}
-            for j in range(len(states))
-        ]
+                start = moved(states, M, moves, 0)
+        states = [moved(states, M, moves, j) for j in range(len(states))]
         at += length * n
         if read is not None:
             course.append(torch.stack(found, 1).flatten(1, 2))
@@ -1025,11 +1025,28 @@ def run_chunks(
     return course, *states, start
 
 
+def unmoved(state: dict[str, Tensor], moves: dict[str, Moves]) -> dict[str, Tensor]:
+    """The parts of a state that stay as they are."""
+    return {part: x for part, x in state.items() if part not in moves}
+
+
+def moved(
+    states: list[dict[str, Tensor]], M: dict[str, list[Tensor]], moves: dict[str, Moves], j: int
+) -> dict[str, Tensor]:
+    """State j by part, from where tiles have left those that move."""
+    return states[j] | {part: above(M[part][j], m, states[0][part]) for part, m in moves.items()}
+
+
 def in_one_run(found: list[Chunks], gates: dict[str, Any], rows: int) -> Chunks:
     """Chunks of one length as rows of one batch."""
     tiles = {part: joined([x.tiles[part] for x in found], D, rows) for part, D in gates.items()}
-    origin = {part: in_one_batch([x.origin[part] for x in found]) for part in found[0].origin}
-    return Chunks(tiles, origin, len(found))
+    still = [by_part(list(each)) for each in zip(*(x.still for x in found), strict=True)]
+    return Chunks(tiles, still, by_part([x.origin for x in found]), len(found))
+
+
+def by_part(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """States of several chunks as rows of one batch."""
+    return {part: in_one_batch([x[part] for x in found]) for part in found[0]}
 
 
 def in_turns(states: list[dict[str, Tensor]]) -> bool:

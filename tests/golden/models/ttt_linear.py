@@ -32,11 +32,6 @@ def layernorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-5) -> 
     return (centred * torch.rsqrt(centred.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
 
 
-def number(value: float, like: Tensor) -> Tensor:
-    """Give a number as a tensor, in float32 or better."""
-    return wide(like.new_full((), value))
-
-
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
     """[..., m, k], [..., k] -> [..., m], as a row times a matrix: the fast side of a product."""
     return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
@@ -343,22 +338,6 @@ def read_tiles(q: Tensor, path: Tiles, late: bool = True, state: int = 0) -> Ten
             scores = D.reach(into, state, rows, b, late)
             y = y if scores is None else y + scores @ e
     return answers(y, q, path)
-
-
-def states_of_tiles(path: Tiles, late: bool = True, state: int = 0) -> Tensor:
-    """M_t (late), or M_{t-1}, for every token: [B, T, *lead, d_v, d_k]."""
-    D, d_v = path.gates, path.starts.shape[-1]
-    # every row of the start states, as each token sees it
-    first = path.starts.mT.unsqueeze(-3)
-    first = first.expand(*first.shape[:-3], D.tile, *first.shape[-2:]).flatten(-3, -2)
-    states = D.kept(state, first, late).unflatten(-2, (D.tile, d_v))
-    for e, keys in zip(path.writes, path.keys, strict=True):
-        for b, into in keys:
-            scores = e.mT.unsqueeze(-3).expand(*e.shape[:-2], D.tile, *e.mT.shape[-2:])
-            given = D.spread(into, state, scores.flatten(-3, -2), b, late)
-            if given is not None:
-                states = states + given.unflatten(-2, (D.tile, d_v))
-    return untiled(states, path.front)
 
 
 def per_row(table: Tensor, rows: Tensor, dim: int = -2) -> Tensor:
@@ -763,7 +742,8 @@ class Moves(NamedTuple):
 class Chunks(NamedTuple):
     """A course over n chunks of one length, which stand as rows of a batch [B * n, C, ...]."""
 
-    tiles: dict[str, Tiles]  # the course of each part
+    tiles: dict[str, Tiles]  # the course of each part that moves
+    still: list[dict[str, Tensor]]  # the others, of each state [B * n, *lead, ...]
     origin: dict[str, Tensor]  # each part before its chunk [B * n, *lead, ...]
     n: int
 
@@ -781,8 +761,9 @@ def run_chunks(
 ) -> tuple[Any, ...]:
     """Run a sequence: its course, the states after it and the one before the open chunk.
 
-    `writes(*streams, start)` gives the writes of each part; `reset` has a period and the states to
-    go back to. `asked` is a read and its queries [B, T, ...]: what is read stands for the course.
+    `writes(*streams, start)` gives the writes of each part that moves, as `moves` says; others stay
+    as they are. `reset` has a period and the states to go back to. `asked` is a read and its
+    queries [B, T, ...]: what is read stands for the course.
     """
     course: list[Any] = []
     at, turns = 0, in_turns(states)
@@ -803,17 +784,15 @@ def run_chunks(
             for part in moves:
                 front = (rows, length, *lead)
                 tiles[part], M[part] = move(made[part], by_chunk[part][i], front, M[part])
-            chunks = Chunks(tiles, start, 1)
+            chunks = Chunks(tiles, [unmoved(state, moves) for state in states], start, 1)
             found.append(chunks if read is None else read(queries[i], chunks))
             position += length
             if reset is not None and position % reset[0] == 0:
-                M = {part: below([s[part] for s in reset[1]], m) for part, m in moves.items()}
+                states = reset[1]
+                M = {part: below([s[part] for s in states], m) for part, m in moves.items()}
             if position % chunk == 0:
-                start = {part: above(M[part][0], m, states[0][part]) for part, m in moves.items()}
-        states = [
-            {part: above(M[part][j], m, states[0][part]) for part, m in moves.items()}
-            for j in range(len(states))
-        ]
+                start = moved(states, M, moves, 0)
+        states = [moved(states, M, moves, j) for j in range(len(states))]
         at += length * n
         if read is not None:
             course.append(torch.stack(found, 1).flatten(1, 2))
@@ -826,11 +805,28 @@ def run_chunks(
     return course, *states, start
 
 
+def unmoved(state: dict[str, Tensor], moves: dict[str, Moves]) -> dict[str, Tensor]:
+    """The parts of a state that stay as they are."""
+    return {part: x for part, x in state.items() if part not in moves}
+
+
+def moved(
+    states: list[dict[str, Tensor]], M: dict[str, list[Tensor]], moves: dict[str, Moves], j: int
+) -> dict[str, Tensor]:
+    """State j by part, from where tiles have left those that move."""
+    return states[j] | {part: above(M[part][j], m, states[0][part]) for part, m in moves.items()}
+
+
 def in_one_run(found: list[Chunks], gates: dict[str, Any], rows: int) -> Chunks:
     """Chunks of one length as rows of one batch."""
     tiles = {part: joined([x.tiles[part] for x in found], D, rows) for part, D in gates.items()}
-    origin = {part: in_one_batch([x.origin[part] for x in found]) for part in found[0].origin}
-    return Chunks(tiles, origin, len(found))
+    still = [by_part(list(each)) for each in zip(*(x.still for x in found), strict=True)]
+    return Chunks(tiles, still, by_part([x.origin for x in found]), len(found))
+
+
+def by_part(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """States of several chunks as rows of one batch."""
+    return {part: in_one_batch([x[part] for x in found]) for part in found[0]}
 
 
 def in_turns(states: list[dict[str, Tensor]]) -> bool:
@@ -1078,29 +1074,19 @@ class MixerM(nn.Module):
             quotient = (product - product.mean(-1, keepdim=True) - product_1) / value
             u = (-eta).unsqueeze(3) * quotient
             e = Write([], u, [(k, (0,))])
-            value = number(0.0, eta).unsqueeze(0)
-            return {
-                "layer1.weight": [e],
-                "norm.weight": [Write([], value, [(value, (0,))])],
-                "norm.bias": [Write([], value, [(value, (0,))])],
-            }
+            return {"layer1.weight": [e]}
 
         def read(q, chunks):
             q_1 = wide(q)
-            value = states_of_tiles(as_tiles(chunks.tiles["norm.weight"])).squeeze(-2)
-            product = layernorm(read_part(q_1, chunks.tiles["layer1.weight"])) * value
-            total = product + states_of_tiles(as_tiles(chunks.tiles["norm.bias"])).squeeze(-2)
-            result = (q_1 + total).to(q.dtype)
+            value = layernorm(read_part(q_1, chunks.tiles["layer1.weight"]))
+            product = value * chunks.still[0]["norm.weight"].unsqueeze(1)
+            result = (q_1 + (product + chunks.still[0]["norm.bias"].unsqueeze(1))).to(q.dtype)
             return result
 
         # e = u
         # M.layer1.weight_t = M.layer1.weight_{t-1} + e b^T
         # M.norm.weight_t = M.norm.weight_{t-1}
-        moves = {
-            "layer1.weight": Moves([[1.0]], ScalarGate, 64),
-            "norm.weight": Moves([[1.0]], ScalarGate, 64, 1),
-            "norm.bias": Moves([[1.0]], ScalarGate, 64, 1),
-        }
+        moves = {"layer1.weight": Moves([[1.0]], ScalarGate, 64)}
         answers, M, M_start = run_chunks(
             writes, [eta, k, v], moves, [M], M_start, position, 16, asked=(read, q)
         )

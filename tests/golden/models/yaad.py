@@ -457,22 +457,6 @@ def read_turned(q: Tensor, path: Tiles, late: bool = True, state: int = 0) -> Te
     return answers(y, q, path)
 
 
-def states_of_tiles(path: Tiles, late: bool = True, state: int = 0) -> Tensor:
-    """M_t (late), or M_{t-1}, for every token: [B, T, *lead, d_v, d_k]."""
-    D, d_v = path.gates, path.starts.shape[-1]
-    # every row of the start states, as each token sees it
-    first = path.starts.mT.unsqueeze(-3)
-    first = first.expand(*first.shape[:-3], D.tile, *first.shape[-2:]).flatten(-3, -2)
-    states = D.kept(state, first, late).unflatten(-2, (D.tile, d_v))
-    for e, keys in zip(path.writes, path.keys, strict=True):
-        for b, into in keys:
-            scores = e.mT.unsqueeze(-3).expand(*e.shape[:-2], D.tile, *e.mT.shape[-2:])
-            given = D.spread(into, state, scores.flatten(-3, -2), b, late)
-            if given is not None:
-                states = states + given.unflatten(-2, (D.tile, d_v))
-    return untiled(states, path.front)
-
-
 def per_row(table: Tensor, rows: Tensor, dim: int = -2) -> Tensor:
     """Repeat a table's row of each token for all its queries."""
     times = rows.shape[-2] // table.shape[dim]
@@ -500,29 +484,6 @@ def by_chunk(x: Tensor | None, rows: int, n: int) -> list[Tensor | None]:
     if x is None:
         return [None] * n
     return [part.flatten(1, 2) for part in x.unflatten(1, (rows, n, -1)).unbind(2)]
-
-
-class Products(torch.autograd.Function):
-    """g_{i+1} ... g_t for 0 <= i <= t <= C, else 0: [.., C] -> [.., 1 + C, 1 + C].
-
-    They are the inverse X of I - A, where A has g below its diagonal; nothing is divided. Its
-    gradient is that of any inverse, X^T G X^T, of which only what stands in the place of g counts.
-    """
-
-    @staticmethod
-    def forward(ctx, g):
-        tokens = g.shape[-1]
-        below = torch.ones(tokens, 1 + tokens, dtype=torch.bool, device=g.device).tril()
-        found = g.new_ones(*g.shape[:-1], 1 + tokens, 1 + tokens)
-        found[..., 1:, :] = torch.where(below, g.unsqueeze(-1), 1.0)
-        found = found.cumprod(-2).tril()
-        ctx.save_for_backward(found)
-        return found
-
-    @staticmethod
-    def backward(ctx, grad):
-        (found,) = ctx.saved_tensors
-        return (found[..., 1:].mT @ grad * found[..., :-1, :]).sum(-1)
 
 
 class DecayedKeys(torch.autograd.Function):
@@ -569,59 +530,6 @@ class BothProducts(torch.autograd.Function):
         g, found, inverse = ctx.saved_tensors
         dlog = dfound * found - dinverse * inverse
         return dlog.flip(-2).cumsum(-2).flip(-2) / g
-
-
-class ScalarGate:
-    """One number a token, multiplied forward; nothing is divided, so a gate of 0 is exact."""
-
-    axes = 0
-    still = False  # whether it is 1 throughout
-
-    def __init__(self, tile, table, still=False):
-        self.tile, self.table, self.still = tile, table, still
-
-    @classmethod
-    def of(cls, gates, front, tile, like):
-        g = gates[0][0]
-        if isinstance(g, float) and g == 1.0:
-            table = like.new_ones(1 + tile, 1 + tile).tril()
-            return cls(tile, table.expand(-(-front[1] // tile), like.shape[0], -1, -1), True)
-        g = gate_tiles(g, front, tile, like, 0, 1.0)
-        return cls(tile, Products.apply(g.squeeze(-1)))
-
-    def of_chunks(self, rows, n):
-        cut = by_chunk(self.table, rows, n)
-        return [ScalarGate(self.tile, table, self.still) for table in cut]
-
-    def numbers(self, into, j):
-        return self.table
-
-    def seen(self, late):
-        return self.table[..., 1:, :] if late else self.table[..., :-1, :]
-
-    def rows(self, q, late=True):
-        return q
-
-    def keys(self, b):
-        return b
-
-    def reach(self, into, j, q, b, late=True):
-        return per_row(self.seen(late)[..., 1:], q) * (q @ b.mT)
-
-    def spread(self, into, j, s, b, late=True):
-        return (per_row(self.seen(late)[..., 1:], s) * s) @ b
-
-    def asked(self, reads, late=True):
-        return self.kept(0, reads[0][0], late)
-
-    def kept(self, j, M, late=True):
-        return per_row(self.seen(late)[..., :1], M) * M
-
-    def left(self, keys):
-        return self.table[..., -1, 1:, None] * keys[0][0]
-
-    def whole(self):
-        return self.table[..., -1:, :1, None]
 
 
 class ChannelGates:
@@ -1017,7 +925,8 @@ class Moves(NamedTuple):
 class Chunks(NamedTuple):
     """A course over n chunks of one length, which stand as rows of a batch [B * n, C, ...]."""
 
-    tiles: dict[str, Tiles]  # the course of each part
+    tiles: dict[str, Tiles]  # the course of each part that moves
+    still: list[dict[str, Tensor]]  # the others, of each state [B * n, *lead, ...]
     origin: dict[str, Tensor]  # each part before its chunk [B * n, *lead, ...]
     n: int
 
@@ -1035,8 +944,9 @@ def run_chunks(
 ) -> tuple[Any, ...]:
     """Run a sequence: its course, the states after it and the one before the open chunk.
 
-    `writes(*streams, start)` gives the writes of each part; `reset` has a period and the states to
-    go back to. `asked` is a read and its queries [B, T, ...]: what is read stands for the course.
+    `writes(*streams, start)` gives the writes of each part that moves, as `moves` says; others stay
+    as they are. `reset` has a period and the states to go back to. `asked` is a read and its
+    queries [B, T, ...]: what is read stands for the course.
     """
     course: list[Any] = []
     at, turns = 0, in_turns(states)
@@ -1057,17 +967,15 @@ def run_chunks(
             for part in moves:
                 front = (rows, length, *lead)
                 tiles[part], M[part] = move(made[part], by_chunk[part][i], front, M[part])
-            chunks = Chunks(tiles, start, 1)
+            chunks = Chunks(tiles, [unmoved(state, moves) for state in states], start, 1)
             found.append(chunks if read is None else read(queries[i], chunks))
             position += length
             if reset is not None and position % reset[0] == 0:
-                M = {part: below([s[part] for s in reset[1]], m) for part, m in moves.items()}
+                states = reset[1]
+                M = {part: below([s[part] for s in states], m) for part, m in moves.items()}
             if position % chunk == 0:
-                start = {part: above(M[part][0], m, states[0][part]) for part, m in moves.items()}
-        states = [
-            {part: above(M[part][j], m, states[0][part]) for part, m in moves.items()}
-            for j in range(len(states))
-        ]
+                start = moved(states, M, moves, 0)
+        states = [moved(states, M, moves, j) for j in range(len(states))]
         at += length * n
         if read is not None:
             course.append(torch.stack(found, 1).flatten(1, 2))
@@ -1080,11 +988,28 @@ def run_chunks(
     return course, *states, start
 
 
+def unmoved(state: dict[str, Tensor], moves: dict[str, Moves]) -> dict[str, Tensor]:
+    """The parts of a state that stay as they are."""
+    return {part: x for part, x in state.items() if part not in moves}
+
+
+def moved(
+    states: list[dict[str, Tensor]], M: dict[str, list[Tensor]], moves: dict[str, Moves], j: int
+) -> dict[str, Tensor]:
+    """State j by part, from where tiles have left those that move."""
+    return states[j] | {part: above(M[part][j], m, states[0][part]) for part, m in moves.items()}
+
+
 def in_one_run(found: list[Chunks], gates: dict[str, Any], rows: int) -> Chunks:
     """Chunks of one length as rows of one batch."""
     tiles = {part: joined([x.tiles[part] for x in found], D, rows) for part, D in gates.items()}
-    origin = {part: in_one_batch([x.origin[part] for x in found]) for part in found[0].origin}
-    return Chunks(tiles, origin, len(found))
+    still = [by_part(list(each)) for each in zip(*(x.still for x in found), strict=True)]
+    return Chunks(tiles, still, by_part([x.origin for x in found]), len(found))
+
+
+def by_part(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """States of several chunks as rows of one batch."""
+    return {part: in_one_batch([x[part] for x in found]) for part in found[0]}
 
 
 def in_turns(states: list[dict[str, Tensor]]) -> bool:
@@ -1337,27 +1262,20 @@ class MixerM(nn.Module):
             value_4 = start["norm.weight"].unsqueeze(1)
             difference = k + (value_3 * value_4 + start["norm.bias"].unsqueeze(1)) - v
             value_5 = torch.abs(difference) <= delta
-            value_6 = number(0.0, k)
-            product = torch.where(value_5, value_6, 1.0) * delta * torch.sign(difference)
+            product = torch.where(value_5, number(0.0, k), 1.0) * delta * torch.sign(difference)
             total = torch.where(value_5, number(1.0, k), 0.0) * difference + product
             product = total * value_4
             difference = value_2 - value_2.mean(-1, keepdim=True)
-            value_7 = torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
+            value_6 = torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
             product_1 = value_3 * (product * value_3).mean(-1, keepdim=True)
-            quotient = (product - product.mean(-1, keepdim=True) - product_1) / value_7
+            quotient = (product - product.mean(-1, keepdim=True) - product_1) / value_6
             u = -(matvecs(layer2_weight.mT, quotient) * gelu_slope(value))
             b = eta * k
             e = Write([], u, [(b, (0,))])
             u = -value_1
             b = eta * quotient
             e_1 = Write([], u, [(b, (0,))])
-            value = value_6.unsqueeze(0)
-            return {
-                "layer1.weight": [e],
-                "layer2.weight": [e_1],
-                "norm.weight": [Write([], value, [(value, (0,))])],
-                "norm.bias": [Write([], value, [(value, (0,))])],
-            }
+            return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
         def read(q, chunks):
             q_1 = wide(q)
@@ -1365,9 +1283,8 @@ class MixerM(nn.Module):
                 F.gelu(read_part(q_1, chunks.tiles["layer1.weight"])),
                 as_tiles(chunks.tiles["layer2.weight"]),
             )
-            value_1 = states_of_tiles(as_tiles(chunks.tiles["norm.weight"])).squeeze(-2)
-            value_2 = states_of_tiles(as_tiles(chunks.tiles["norm.bias"])).squeeze(-2)
-            result = (q_1 + (layernorm(value) * value_1 + value_2)).to(q.dtype)
+            product = layernorm(value) * chunks.still[0]["norm.weight"].unsqueeze(1)
+            result = (q_1 + (product + chunks.still[0]["norm.bias"].unsqueeze(1))).to(q.dtype)
             return result
 
         # e = u
@@ -1378,8 +1295,6 @@ class MixerM(nn.Module):
         moves = {
             "layer1.weight": Moves([[alpha]], RelativeGates, 64),
             "layer2.weight": Moves([[alpha]], RelativeGates, 64, 2, True),
-            "norm.weight": Moves([[1.0]], ScalarGate, 64, 1),
-            "norm.bias": Moves([[1.0]], ScalarGate, 64, 1),
         }
         answers, M, M_start = run_chunks(
             writes, [k, v, delta, eta], moves, [M], M_start, position, 16, asked=(read, q)
