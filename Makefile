@@ -17,9 +17,11 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) -q
 # how long `make demo` trains
 MINUTES ?= 2
 DEMO ?= gated_deltanet
+# the Python that measures on a GPU; any other than ours must have all packages already
+GPU_PYTHON ?= $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format golden golden-kernels docs bench clean
+.PHONY: help install demo test test-all check format golden golden-kernels docs bench bench-gpu clean
 
 help:
 	@echo 'nlc: from a spec of levels, memories and rules to a trained model'
@@ -33,11 +35,13 @@ help:
 	@echo '  make golden-kernels   write anew what kernels take of each GPU'
 	@echo '  make docs      write the generated pages in docs/ anew'
 	@echo '  make bench     measure speed against plain loops and published references'
+	@echo '  make bench-gpu measure kernels on a GPU against fla, titans-pytorch and SDPA, in 8 minutes'
 	@echo '  make install   only make $(VENV) and install nlc into it'
 	@echo '  make clean     remove what was built, but not $(VENV) and runs/'
 	@echo
 	@echo 'Every target first makes $(VENV) with the pinned packages, if it is not there yet.'
-	@echo 'Variables: MINUTES=2 DEMO=SPEC (demo), WORKERS=2 (test), PYTHON=..., PIP_ARGS=...'
+	@echo 'Variables: MINUTES=2 DEMO=SPEC (demo), WORKERS=2 (test), GPU_PYTHON=... (bench-gpu),'
+	@echo '           PYTHON=..., PIP_ARGS=...'
 
 # ---- the environment ---------------------------------------------------------------------------
 
@@ -118,6 +122,10 @@ docs: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-bench
 	@$(BIN)/python -m bench
+
+# nlc is taken from this folder, so that nothing need be installed where GPU_PYTHON has what it needs
+bench-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.installed-bench) build/tree
+	@PYTHONPATH="build/tree$${PYTHONPATH:+:$$PYTHONPATH}" $(GPU_PYTHON) -W ignore -m bench.gpu
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -35,14 +35,17 @@ block core({inputs}) -> out[heads, d_v] {{
 }}
 """
 # the streams that a core can have: their shapes and how they are drawn
-SHAPES = dict.fromkeys(("q", "k", "w", "kappa", "share"), "heads, d_k") | {"v": "heads, d_v"}
+KEYS = ("q", "k", "w", "kappa", "share", "decays")
+SHAPES = dict.fromkeys(KEYS, "heads, d_k") | {"v": "heads, d_v"}
 UNIT = ("q", "k", "kappa")
 NORMAL = ("v", "w")
-# a decay near one, and a forgetting near zero
+# a decay near one, a forgetting near zero, and logarithms of gates
 SLOW: dict[str, Callable[[Tensor], Tensor]] = {
     "a": lambda x: 1 - 0.1 * x,
     "alpha": lambda x: 0.1 * x,
     "eta": lambda x: 0.9 * x,
+    "decay": lambda x: torch.log(1 - 0.1 * x),
+    "decays": lambda x: torch.log(1 - 0.5 * x),
 }
 # what the kinds of gates for each channel are called here
 KEPT_AS = {"RelativeGates": "gates factored", "ChannelGates": "gates direct"}
@@ -52,8 +55,8 @@ KEPT_AS = {"RelativeGates": "gates factored", "ChannelGates": "gates direct"}
 class Core:
     """One memory: its streams, equations, and the same by hand (one token) and by fla.
 
-    `gate` makes of a stream w of any numbers the gates `g` of the channels, in the spec and in
-    torch; the others are given them.
+    `gate` makes of the stream `gate_of`, any numbers, the gates `g`, in the spec and in torch; the
+    others are given them.
     """
 
     title: str
@@ -63,6 +66,7 @@ class Core:
     fla: Callable[..., Tensor] | None = None
     gate: tuple[str, Callable[[Tensor], Tensor]] | None = None
     states: str = ""
+    gate_of: str = "w"
 
     @property
     def name(self) -> str:
@@ -71,38 +75,42 @@ class Core:
         kept = {KEPT_AS[k.gates] for _, k in schedule.parts if k.gates in KEPT_AS}
         return ", ".join((self.title, *sorted(kept)))
 
+    @property
+    def count(self) -> int:
+        """How many states there are."""
+        return 2 if self.states else 1
+
     @cache  # noqa: B019
-    def compiled(self) -> Compiled:
+    def compiled(self, heads: int = HEADS, size: int = SIZE, target: str = "auto") -> Compiled:
         """Compile the core."""
         inputs = [f"{name}[{SHAPES.get(name, 'heads')}]" for name in self.streams]
         text = SPEC.format(
-            heads=HEADS,
-            size=SIZE,
+            heads=heads,
+            size=size,
             inputs=", ".join(inputs),
             gates=f"g = {self.gate[0]}" if self.gate else "",
             states=self.states,
             update=self.update,
         )
-        return nlc.compile(nlc.parse(text))
+        return nlc.compile(nlc.parse(text), target=target)
 
     def draw(self, *front: int) -> list[Tensor]:
         """Draw the streams, [*front, heads] or [*front, heads, size]."""
-        return [_draw(name, *front) for name in self.streams]
+        return [draw_stream(name, *front) for name in self.streams]
 
     def given(self, streams: Sequence[Tensor]) -> list[Tensor]:
         """What the others are given: the gates in the place of w."""
         if self.gate is None:
             return list(streams)
         pairs = zip(self.streams, streams, strict=True)
-        return [self.gate[1](x) if name == "w" else x for name, x in pairs]
+        return [self.gate[1](x) if name == self.gate_of else x for name, x in pairs]
 
     def runs(self) -> dict[str, Callable[..., Tensor]]:
         """Functions of the streams, nlc's first."""
         block = self.compiled().block("core")
-        count = 2 if self.states else 1
         found: dict[str, Callable[..., Tensor]] = {
             "nlc": lambda *x: block(*x)[0],
-            "loop": lambda *x: others.loop(self.token, self.given(x), count),
+            "loop": lambda *x: others.loop(self.token, self.given(x), self.count),
         }
         theirs = self.fla
         if theirs is not None and fla.installed():
@@ -110,8 +118,9 @@ class Core:
         return found
 
 
-def _draw(name: str, *front: int) -> Tensor:
-    shape = (*front, HEADS, *([SIZE] if name in SHAPES else []))
+def draw_stream(name: str, *front: int, heads: int = HEADS, size: int = SIZE) -> Tensor:
+    """Draw a stream, [*front, heads] or [*front, heads, size]."""
+    shape = (*front, heads, *([size] if name in SHAPES else []))
     if name in UNIT:
         return F.normalize(torch.randn(shape), dim=-1)
     if name in NORMAL:

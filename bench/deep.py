@@ -131,17 +131,17 @@ def titans(chunk: int, tokens: int) -> Runs:
     return runs
 
 
-def neural_memory(chunk: int, batch: int | None) -> Any:
+def neural_memory(chunk: int, batch: int | None, heads: int = HEADS, size: int = SIZE) -> Any:
     """Make the other's memory."""
     from titans_pytorch import MemoryMLP, NeuralMemory
 
-    model = MemoryMLP(SIZE, depth=2, expansion_factor=4.0)
+    model = MemoryMLP(size, depth=2, expansion_factor=4.0)
     return NeuralMemory(
-        dim=WIDTH,
+        dim=heads * size,
         chunk_size=chunk,
         batch_size=batch,
-        dim_head=SIZE,
-        heads=HEADS,
+        dim_head=size,
+        heads=heads,
         model=model,
     )
 

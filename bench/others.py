@@ -54,6 +54,13 @@ def gla(S: Tensor, q: Tensor, k: Tensor, v: Tensor, g: Tensor) -> tuple[Tensor, 
     return S, read(S, q)
 
 
+def retention(S: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """S <- gamma S + v k^T, with gamma = 1 - 2^(-5 - head)."""
+    gamma = 1 - 2.0 ** (-5 - torch.arange(S.shape[1], device=S.device, dtype=S.dtype))
+    S = gamma[:, None, None] * S + outer(v, k)
+    return S, read(S, q)
+
+
 def rwkv7(
     S: Tensor, q: Tensor, g: Tensor, k: Tensor, v: Tensor, kappa: Tensor, share: Tensor
 ) -> tuple[Tensor, Tensor]:
