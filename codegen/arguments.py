@@ -23,7 +23,7 @@ OUTSIDE = ("param", "state", "attend", "shift", "conv", "position", "due", "rout
 
 def own(memory: Memory, node: Expr, starting: bool) -> bool:
     """Say whether a leaf is a running state of the memory, or that of its chunk's start."""
-    if node.op == "variable" or known(memory, node):
+    if node.op in ("variable", "ask") or known(memory, node):
         return True
     if node.op != "state" or node.attr("memory") != memory.name:
         return False

@@ -98,7 +98,7 @@ class Lowering:
         match expr.op:
             case "const":
                 return float(expr.attr("value"))
-            case "stream" | "param" | "state" | "variable" | "position":
+            case "stream" | "param" | "state" | "variable" | "position" | "ask":
                 return self.leaf(expr)
             case "let":
                 value = self.value(expr.args[0])

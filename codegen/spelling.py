@@ -400,7 +400,7 @@ SPELLING: dict[str, Row] = {
     "identity": _identity,
     # leaves and structured operations that `Lowering` or its owner takes over
     **dict.fromkeys(
-        ["const", "position", "due", "stream", "param", "state", "variable", "let", "grad"],
+        ["const", "position", "due", "stream", "param", "state", "variable", "let", "grad", "ask"],
         _impossible,
     ),
     **dict.fromkeys(["attend", "shift", "conv"], _impossible),

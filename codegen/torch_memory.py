@@ -26,7 +26,7 @@ from nlc.codegen.names import Names, identifier
 from nlc.codegen.parameters import Own, declare_tensors, draw_tensors, of_memory
 from nlc.codegen.printer import Printer
 from nlc.codegen.program import Program, note
-from nlc.codegen.torch_update import write_move
+from nlc.codegen.torch_update import write_asks, write_move
 from nlc.codegen.triton.plan import KernelPlan
 from nlc.codegen.triton.sequential_step import StepPlan
 from nlc.codegen.unit import of_memory as evaluated
@@ -35,6 +35,7 @@ from torch import fx
 
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.normal_form import Affine
+from nlc.ir.online import asks
 from nlc.ir.schedule import Schedule
 from nlc.ir.shape import Shape, show, sizes
 from nlc.ir.system import Level, Memory, Part, Variable
@@ -69,6 +70,8 @@ class MemoryWriter:
     on_the_way: Expr | None = None
     step_kernel: StepPlan | None = None
     step_arguments: dict[Expr, str] = field(init=False)
+    asks: list[dict[str, Expr]] = field(init=False)
+    ask_arguments: list[dict[Expr, str]] = field(init=False)
     token_arguments: dict[Expr, str] = field(init=False)
     run_arguments: dict[Expr, str] = field(init=False)
     start_arguments: dict[Expr, str] = field(init=False)
@@ -78,6 +81,8 @@ class MemoryWriter:
         moving = arguments(memory, evaluated(memory))
         # whether a period ends is no tensor there
         self.step_arguments = {e: name for e, name in moving.items() if e.op != "due"}
+        self.asks = [point for _, point in asks(memory)]
+        self.ask_arguments = [arguments(memory, point.values()) for point in self.asks]
         self.token_arguments = arguments(memory, [e.args[0] for e in tokens_of(memory)])
         self.run_arguments = moving
         if self.schedule.entries:
@@ -191,6 +196,7 @@ class MemoryWriter:
                 from nlc.codegen.torch_windows import write_window
 
                 write_window(self, out)
+            write_asks(self, out)
             write_move(self, out)
             if any(kind == "apply" for kind, *_ in self.reads):
                 self._read_step(out)

@@ -3,6 +3,7 @@
 In: the writer of a class. Out, in the class of a block, for a memory M that waits for the task:
 
     learn_M(grad, state, done)   the block's state after M moved by the gradient of a window's loss
+    ask1_M(grad, state, done)    where M asks for this gradient once more; then `learn_M` has it too
     restart_M(state)             the block's state with M where it begins
 
 and in that of the model the tables that `OnlineModel` in `library_online` goes by.
@@ -23,7 +24,8 @@ from nlc.codegen.scope import Scope, memory_path
 from nlc.codegen.writer import Writer, split_call
 from torch import fx
 
-from nlc.ir.online import copies, instances, online_levels, source_of, waiting
+from nlc.ir.expr import Expr
+from nlc.ir.online import asks, copies, instances, online_levels, source_of, waiting
 from nlc.ir.system import Memory, System
 from nlc.ir.windows import periods
 
@@ -35,41 +37,71 @@ def write_learning(owner: UnitWriter, out: Writer) -> None:
     """Write the methods of a block's class."""
     for memory in waiting(owner.unit.memories):
         if memory.is_task:
+            for turn in range(len(owner.memories[memory.name].asks)):
+                _ask(owner, memory, turn, out)
             _learn(owner, memory, out)
         if memory.restart is not None or copies(owner.unit.memories, memory):
             _restart(owner, memory, out)
 
 
 def _learn(owner: UnitWriter, memory: Memory, out: Writer) -> None:
-    from nlc.codegen.runner import Runner
     from nlc.codegen.window_loop import take
 
-    words = ["self", "grad: Any", "state: dict[str, Any]", "done: int"]
-    for line in split_call(f"def learn_{memory.name}(", words, ") -> dict[str, Any]:", out.room):
-        out.line(line)
-    program = Program()
-    grad, state, done = (program.input(name) for name in ("grad", "state", "done"))
-    scope = _scope(owner, program, state, [memory])
     writer = owner.memories[memory.name]
-    runner = Runner(owner, scope, state, {})
-    given = [*runner.arguments(writer, writer.step_arguments), grad]
+    name = f"learn_{memory.name}"
+    method = _Method(owner, memory, out, name, len(writer.asks), "dict[str, Any]")
+    kept = keeps(memory)
     results = [
         (name, "post", v.name) for name, v in zip(writer.states, memory.variables, strict=True)
     ]
-    given += [scope.states[memory.name, "prev", v.name] for v in memory.variables]
-    kept = keeps(memory)
-    given += [scope.states[memory.name, keep.word, ""] for keep in kept]
-    given += [runner.at_end(done, count) for count in periods(memory)]
     results += [(keep.name, keep.word, "") for keep in kept]
-    node = program.module(f"{memory_path(memory)}.update", *given)
-    take(scope, memory, node, results)
+    take(method.scope, memory, method.call("update", writer.step_arguments), results)
+    states = method.scope.states
     entries = {
-        held.label: scope.states[held.after]
+        held.label: states[held.after]
         for held in owner.held(memory)
-        if held.after in scope.states and held.key[1] != "initial"
+        if held.after in states and held.key[1] != "initial"
     }
     about = f"Move {memory.name} by the gradient of a window's loss, after so many tokens."
-    _finish(owner, program, out, about, entries)
+    _finish(owner, method.program, out, about, entries)
+
+
+def _ask(owner: UnitWriter, memory: Memory, turn: int, out: Writer) -> None:
+    writer = owner.memories[memory.name]
+    name = f"ask{turn + 1}"
+    method = _Method(owner, memory, out, f"{name}_{memory.name}", turn, "Any")
+    node = method.call(name, writer.ask_arguments[turn])
+    about = f"Say where {memory.name} asks for the gradient of the window's loss once more."
+    _finish(owner, method.program, out, about, node)
+
+
+class _Method:
+    """A method over gradients, the block's state and how many tokens there are."""
+
+    def __init__(
+        self, owner: UnitWriter, memory: Memory, out: Writer, name: str, asked: int, result: str
+    ):
+        grads = ["grad", *(f"grad_{turn + 1}" for turn in range(asked))]
+        words = ["self", *(f"{word}: Any" for word in grads), "state: dict[str, Any]", "done: int"]
+        for line in split_call(f"def {name}(", words, f") -> {result}:", out.room):
+            out.line(line)
+        self.owner, self.memory, self.program = owner, memory, Program()
+        *self.grads, self.state, self.done = (
+            self.program.input(word) for word in (*grads, "state", "done")
+        )
+        self.scope = _scope(owner, self.program, self.state, [memory])
+
+    def call(self, method: str, wanted: dict[Expr, str]) -> fx.Node:
+        """Call a method of the memory that moves it, or says where it asks."""
+        from nlc.codegen.runner import Runner
+
+        memory, scope = self.memory, self.scope
+        runner = Runner(self.owner, scope, self.state, {})
+        given = [*runner.arguments(self.owner.memories[memory.name], wanted), *self.grads]
+        given += [scope.states[memory.name, "prev", v.name] for v in memory.variables]
+        given += [scope.states[memory.name, keep.word, ""] for keep in keeps(memory)]
+        given += [runner.at_end(self.done, count) for count in periods(memory)]
+        return self.program.module(f"{memory_path(memory)}.{method}", *given)
 
 
 def _restart(owner: UnitWriter, memory: Memory, out: Writer) -> None:
@@ -114,11 +146,17 @@ def _scope(owner: UnitWriter, program: Program, state: fx.Node, taken: list[Memo
 
 
 def _finish(
-    owner: UnitWriter, program: Program, out: Writer, about: str, entries: Mapping[str, fx.Node]
+    owner: UnitWriter,
+    program: Program,
+    out: Writer,
+    about: str,
+    result: Mapping[str, fx.Node] | fx.Node,
 ) -> None:
     from nlc.codegen.torch_memory import reserved, write_dict
 
-    program.finish(tuple(entries.values()))
+    value = result if isinstance(result, fx.Node) else None
+    entries = {} if isinstance(result, fx.Node) else result
+    program.finish(tuple(entries.values()) if value is None else (value,))
     with out.indent():
         out.docstring([about])
         known = {str(node.target) for node in program.inputs}
@@ -126,7 +164,11 @@ def _finish(
         for node in program.inputs:
             printer.bind(node, str(node.target))
         printer.run()
-        write_dict(out, printer, "return state | ", entries)
+        if value is None:
+            write_dict(out, printer, "return state | ", entries)
+        else:
+            printer.settle(value, out.room - 7)
+            out.line(f"return {printer.operand(value)}")
     out.blank()
 
 
@@ -153,6 +195,8 @@ def write_tables(system: System, out: Writer) -> None:
             words += [] if memory.is_task else ["moves=False"]
             words += [f"anew={memory.restart.count}"] if memory.restart is not None else []
             words += ["copies=True"] if copies(block.memories, memory) else []
+            asked = len(asks(memory)) if memory.is_task else 0
+            words += [f"asks={asked}"] if asked else []
             if memory.is_task and memory.through != "full":
                 words.append("through=False")
             rows.append(f"Learner({', '.join(words)})")

@@ -2,7 +2,8 @@
 
 In: a `MemoryWriter`. Out: the method's text. It takes what the block has evaluated, the states and
 what is kept of the window, and whether the periods inside the update end; it gives all of that
-back as it is afterwards.
+back as it is afterwards. Before that, `ask1` and so on say where the task's gradient is asked for
+once more.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from torch import fx
 
 from nlc.ir.added import Added, added
 from nlc.ir.expr import Expr, postorder
+from nlc.ir.online import asks
 from nlc.ir.slots import choice, is_state, own
 from nlc.ir.system import Memory
 from nlc.ir.windows import periods
@@ -39,52 +41,26 @@ if TYPE_CHECKING:
 def write_move(writer: MemoryWriter, out: Writer) -> None:
     """Write `step`, or `update` for a memory that moves with windows."""
     memory = writer.memory
-    kept, ends = keeps(memory), periods(memory)
-    words = [f"{name}: Tensor" for name in writer.step_arguments.values()]
-    words += [f"grad: {writer.state_type()}"] if memory.is_task else []
-    words += writer.state_words()
-    if writer.has_start:
-        words.append(f"{writer.start_name}: {writer.state_type()}")
-    words += [f"{keep.name}: {keep.type}" for keep in kept] + flag_words(ends)
+    kept = keeps(memory)
     tokens = f"{memory.window} tokens" if memory.window > 1 else "1 token"
     name, about = ("step", "Move by one token.") if not memory.stays else (
         "update", f"Move at the end of a window of {tokens}."
     )  # fmt: skip
     if memory.is_task:
         about = f"Move by the gradient of a window of {tokens}."
+    words = _words(writer, writer.step_arguments, len(writer.asks))
     writer.method(out, name, words, writer.result_type(kept), about)
     if writer.step_kernel is not None:
         with out.indent():
             call_step(writer.step_kernel, writer, out)
-    program, inputs = writer.begin(writer.step_arguments, 1)
-    slopes = writer.state_input(program, "", "grad") if memory.is_task else {}
-    states = {
-        v.name: writer.state_input(program, v.name, name)
-        for v, name in zip(memory.variables, writer.states, strict=True)
-    }
-    start = writer.state_input(program, "", writer.start_name) if writer.has_start else {}
-    totals = Totals(memory, program, {keep.word: keep.take(program) for keep in kept})
-
-    def leaf(expr: Expr) -> fx.Node:
-        if expr in inputs:
-            return inputs[expr]
-        if expr.op == "variable":
-            return slopes[expr.attr("part")]
-        if expr.attr("when") == "start":
-            return start[expr.attr("part")]
-        return states[expr.attr("var")][expr.attr("part")]
-
-    first = next(iter(states[""].values()))
-    totals.begin(inputs, leaf, writer.like(program, inputs, [first]))
-    low = totals.low
-    low.rename = {v.name or "self": n for v, n in zip(memory.variables, writer.states, strict=True)}
-    low.comments = writer.comments()
-    selected = _selected(writer, totals, leaf)
+    moved = _Moved(writer, writer.step_arguments)
+    program, totals, states = moved.program, moved.totals, moved.states
+    selected = _selected(writer, totals, moved.leaf)
     after = {v.name: dict(states[v.name]) for v in memory.variables}
     for assignment in memory.update:
         old = states[assignment.var][assignment.part]
         if selected is None or is_state(assignment.value, memory.name):
-            node = writer.full(low, low.tensor(assignment.value), old)
+            node = writer.full(totals.low, totals.low.tensor(assignment.value), old)
         else:
             node = selected.put(writer, assignment.value, old)
         if node.op != "placeholder":
@@ -95,6 +71,78 @@ def write_move(writer: MemoryWriter, out: Writer) -> None:
     results: list[object] = [writer.pack(v.name, after[v.name]) for v in memory.variables]
     results += [keep.pack(totals.left(keep)) for keep in kept]
     writer.finish(out, program, results, [*writer.states, *(keep.name for keep in kept)])
+
+
+def write_asks(writer: MemoryWriter, out: Writer) -> None:
+    """Write `ask1`, ...: where an update asks for the gradient of the task once more."""
+    for turn, points in enumerate(writer.asks):
+        given = writer.ask_arguments[turn]
+        about = "Say where the gradient is asked for once more."
+        words = _words(writer, given, turn)
+        writer.method(out, f"ask{turn + 1}", words, writer.state_type(), about)
+        moved = _Moved(writer, given)
+        low, old = moved.totals.low, moved.states[""]
+        values = {
+            part: writer.full(low, low.tensor(point), old[part]) for part, point in points.items()
+        }
+        writer.finish(out, moved.program, [writer.pack("", values)], ["point"])
+
+
+def _words(writer: MemoryWriter, given: dict[Expr, str], asked: int) -> list[str]:
+    """The arguments of a method that moves a memory, when it has asked so many times."""
+    memory = writer.memory
+    words = [f"{name}: Tensor" for name in given.values()]
+    if memory.is_task:
+        names = ["grad", *(f"grad_{turn + 1}" for turn in range(asked))]
+        words += [f"{name}: {writer.state_type()}" for name in names]
+    words += writer.state_words()
+    if writer.has_start:
+        words.append(f"{writer.start_name}: {writer.state_type()}")
+    words += [f"{keep.name}: {keep.type}" for keep in keeps(memory)]
+    return words + flag_words(periods(memory))
+
+
+class _Moved:
+    """What the methods that move a memory begin with: their arguments, and how leaves are found."""
+
+    def __init__(self, writer: MemoryWriter, given: dict[Expr, str]):
+        memory = writer.memory
+        self.writer = writer
+        self.program, self.inputs = program, inputs = writer.begin(given, 1)
+        self.slopes = {-1: writer.state_input(program, "", "grad")} if memory.is_task else {}
+        self.turns = {index: turn for turn, (index, _) in enumerate(asks(memory))}
+        self.states = {
+            v.name: writer.state_input(program, v.name, name)
+            for v, name in zip(memory.variables, writer.states, strict=True)
+        }
+        if writer.has_start:
+            self.start = writer.state_input(program, "", writer.start_name)
+        kept = {keep.word: keep.take(program) for keep in keeps(memory)}
+        self.totals = Totals(memory, program, kept)
+        first = next(iter(self.states[""].values()))
+        self.totals.begin(inputs, self.leaf, writer.like(program, inputs, [first]))
+        low = self.totals.low
+        low.rename = {
+            v.name or "self": n for v, n in zip(memory.variables, writer.states, strict=True)
+        }
+        low.comments = writer.comments()
+
+    def leaf(self, expr: Expr) -> fx.Node:
+        """What a leaf stands for."""
+        if expr in self.inputs:
+            return self.inputs[expr]
+        match expr.op:
+            case "variable":
+                return self.slopes[-1][expr.attr("part")]
+            case "ask":
+                turn = self.turns[expr.attr("index")]
+                if turn not in self.slopes:
+                    word = f"grad_{turn + 1}"
+                    self.slopes[turn] = self.writer.state_input(self.program, "", word)
+                return self.slopes[turn][expr.attr("part")]
+            case _ if expr.attr("when") == "start":
+                return self.start[expr.attr("part")]
+        return self.states[expr.attr("var")][expr.attr("part")]
 
 
 def _selected(

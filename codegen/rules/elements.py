@@ -307,8 +307,8 @@ ELEMENTS: Mapping[str, Row] = {
     # leaves, which whoever writes the text takes over, and what no optimizer has
     **dict.fromkeys(["const", "param", "stream"], _impossible),
     **dict.fromkeys(
-        ["position", "state", "variable", "apply", "grad", "attend", "shift", "window", "due",
-         "route", "conv", "lookup", "cross_entropy"],
+        ["position", "state", "variable", "apply", "grad", "ask", "attend", "shift", "window",
+         "due", "route", "conv", "lookup", "cross_entropy"],
         _impossible,
     ),
 }  # fmt: skip

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from nlc.ir.expr import Expr, postorder
 from nlc.ir.system import Block, Call, Level, Memory, Model, Repeat, Step, System
 
 # the entry of a model's state that holds the tokens of its unfinished windows
@@ -25,6 +26,20 @@ RECENT = "tokens.recent"
 def task_gradient(memory: str) -> str:
     """Name the leaf that stands for the gradient of the task's loss in a memory's update."""
     return f"grad {memory}"
+
+
+def asks(memory: Memory) -> list[tuple[int, dict[str, Expr]]]:
+    """List where an update asks for the task's gradient again: index, and values by part.
+
+    They are asked for one after another; all memories of a level that ask for the n-th time are
+    there together.
+    """
+    found: dict[int, dict[str, Expr]] = {}
+    for node in postorder([assignment.value for assignment in memory.update]):
+        if node.op == "ask":
+            parts = (part.name for part in memory.map.parts)
+            found[node.attr("index")] = dict(zip(parts, node.args, strict=True))
+    return sorted(found.items())
 
 
 def start_entry(level: str) -> str:

@@ -27,6 +27,9 @@ Structured:
                            d objective / d variable(memory, part), with each variable(memory,
                            parts[i]) at the value at[i]; streams and states are constants.
                            The objective has the leading axes alone, each copy its own
+    ask(*at) memory, part, index, shape
+                           the gradient of the task's loss, as the `variable` of `task_gradient`,
+                           with the memory's parts at the values `at`: the window is read again
     attend(q) memory, when, lead, shape
                            read of a softmax memory; q [*lead, *more, d_k]
     let(value) name, part  the value of an equation of an update, named as written
@@ -259,6 +262,7 @@ def _table() -> dict[str, Operation]:
     add("other", 2, _drop_last, "cross_entropy", "-log softmax(logits)[target]")
     add("structured", -1, _apply, "apply", "a map applied to a stream")
     add("structured", -1, _grad, "grad", "gradient of an objective")
+    add("structured", -1, _given, "ask", "the task's gradient at another value")
     add("structured", 1, _given, "attend", "read of a softmax memory")
     add("structured", 1, _same, "let", "a named value of an update")
     add("structured", 1, _same, "stop", "a constant for gradients")

@@ -5,8 +5,9 @@ for a system that cannot run yet. What is counted is what the emitted code does,
 equations and the schedules; nothing is run. Optimizers and the loss are not counted.
 
 Where something learns from the task while the sequence is read, the gradients of its windows are
-estimated: for each of these levels a backward over the sequence, and for a token its share of
-reading a window again. The state is that of the model now and where each level's window began.
+estimated: for each of these levels a backward over the sequence, a reading and another one for each
+gradient at another value, and for a token its share of reading a window again. The state is that of
+the model now and where each level's window began.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import replace
 from typing import Literal
 
 from nlc.ir.cost import NOTHING, WIDTH, Cost, Entry
-from nlc.ir.online import online_levels
+from nlc.ir.online import asks, online_levels
 from nlc.ir.schedule import Plan
 from nlc.ir.shape import count
 from nlc.ir.system import Block, Model, System
@@ -51,9 +52,8 @@ def cost(system: System, plan: Plan, tokens: int = TOKENS) -> Cost | None:
     ]
     if starts:
         deep = any(m.is_task and m.through == "full" for b in system.blocks for m in b.memories)
-        # a window that does not end within the sequence has no gradient in it
-        learned = sum(max(tokens - 1, 0) // n * n for n in set(_periods(system)))
-        entries = [_learning(entry, learned, deep, tokens) for entry in entries]
+        learned, again = _learned(system, tokens)
+        entries = [_learning(entry, learned, again, deep, tokens) for entry in entries]
     return Cost(tokens, tuple(level.name for level in system.levels), tuple(entries))
 
 
@@ -69,19 +69,40 @@ def _starts(system: System, tokens: int) -> list[int]:
     return [max(tokens - 1, 0) // period * period for period in _periods(system)]
 
 
-def _learning(entry: Entry, learned: int, deep: bool, tokens: int) -> Entry:
+def _learned(system: System, tokens: int) -> tuple[int, int]:
+    """Count tokens of windows that are differentiated, and of those that are read once more."""
+    most: dict[int, int] = {}
+    for block in system.blocks:
+        for memory in block.memories:
+            if memory.is_task:
+                most[memory.window] = max(most.get(memory.window, 0), len(asks(memory)))
+    learned = again = 0
+    times = 1
+    for period in sorted(set(_periods(system)), reverse=True):
+        # a window that does not end within the sequence has no gradient in it
+        whole = times * (max(tokens - 1, 0) // period * period)
+        again += most[period] * whole
+        # faster windows lie in slower ones, each time that these are read
+        times *= 1 + most[period]
+        learned += whole * (1 + most[period])
+    return learned, again
+
+
+def _learning(entry: Entry, learned: int, again: int, deep: bool, tokens: int) -> Entry:
     """Add the gradients of windows to what a component costs; `learned` counts their tokens.
 
-    What learns is a part of the model: of the rest, a backward has no more than its half that goes
-    on to what was before.
+    `again` counts those that are read once more, for a gradient at another value. What learns is a
+    part of the model: of the rest, a backward has no more than its half that goes on to what was
+    before.
     """
-    again = entry.backward.times(learned).share(1, 2 * tokens)
-    share = (entry.forward + again).times(learned).share(1, tokens * tokens)
+    slopes = entry.backward.times(learned).share(1, 2 * tokens)
+    slopes += entry.forward.times(again).share(1, tokens)
+    share = (entry.forward + slopes).times(learned).share(1, tokens * tokens)
     return replace(
         entry,
-        forward=entry.forward + again,
+        forward=entry.forward + slopes,
         # a gradient of a gradient is about two of it
-        backward=entry.backward + (again.times(2) if deep else NOTHING),
+        backward=entry.backward + (slopes.times(2) if deep else NOTHING),
         decode=entry.decode + share,
     )
 

@@ -387,6 +387,7 @@ GRADIENTS: Mapping[str, Row | NoGradient] = {
     "stop": _STOPPED,
     "apply": _LOWERED,
     "grad": _LOWERED,
+    "ask": _LEAF,
     "attend": _SEARCH,
     "shift": _TIME,
     "window": _TIME,

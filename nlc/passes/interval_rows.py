@@ -428,6 +428,7 @@ ROWS: Mapping[str, Row] = {
     "cross_entropy": _fixed(NOT_NEGATIVE),
     "apply": _unknown,
     "grad": _unknown,
+    "ask": _unknown,
     "attend": _unknown,
     "let": _transparent,
     "stop": _transparent,

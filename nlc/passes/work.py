@@ -145,6 +145,7 @@ def _table() -> dict[str, Count]:
         "apply": _none,
         "attend": _none,
         "grad": _none,
+        "ask": _none,
     }
 
 

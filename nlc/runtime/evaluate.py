@@ -39,7 +39,8 @@ class TokenFrame:
 
     `states` are by (memory, when); `histories` the past of each slot, `remembered` the values to
     be added to it. `totals` are the values of `window` nodes, `each` those that a second pass over
-    a window reads at its present token. `tracks` says whether anything outside may ask for a
+    a window reads at its present token; `answers` are gradients of the task at other values, by
+    the index of what asks for them and part. `tracks` says whether anything outside may ask for a
     gradient.
     """
 
@@ -56,6 +57,7 @@ class TokenFrame:
     totals: dict[Expr, Tensor] = field(default_factory=dict)
     each: Mapping[str, Tensor] = field(default_factory=dict)
     variables: Mapping[tuple[str, str], Tensor] = field(default_factory=dict)
+    answers: dict[tuple[int, str], Tensor] = field(default_factory=dict)
     gradients: dict[tuple[int, ...], dict[str, Tensor]] = field(default_factory=dict)
 
     def stream(self, name: str) -> Tensor:
@@ -79,6 +81,10 @@ class TokenFrame:
     def variable(self, memory: str, part: str) -> Tensor:
         """Return the point at which an objective is differentiated."""
         return self.variables[memory, part]
+
+    def asked(self, index: int, part: str) -> Tensor:
+        """Return a gradient of the task at another value."""
+        return self.answers[index, part]
 
     def past(self, slot: str, length: int, value: Tensor) -> Tensor:
         """Return what a slot remembers, zeros at first, and note the present value."""
@@ -158,8 +164,8 @@ def order(root: Expr) -> tuple[Expr, ...]:
 
 
 def needed(node: Expr) -> tuple[Expr, ...]:
-    """Return the arguments whose values a node needs; a window has been summed before."""
-    if node.op == "window":
+    """Return the arguments whose values a node needs; what windows give is known before."""
+    if node.op in ("window", "ask"):
         return ()
     return node.args[1:] if node.op == "grad" else node.args
 

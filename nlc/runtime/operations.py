@@ -39,6 +39,10 @@ class Frame(Protocol):
         """Return the point at which an objective is differentiated."""
         ...
 
+    def asked(self, index: int, part: str) -> Tensor:
+        """Return a gradient of the task at another value."""
+        ...
+
     def window(self, node: Expr) -> Tensor:
         """Return the value of a `window` node."""
         ...
@@ -81,6 +85,10 @@ def _state(node: Expr, args: Sequence[Tensor], frame: Frame) -> Tensor:
 
 def _variable(node: Expr, args: Sequence[Tensor], frame: Frame) -> Tensor:
     return frame.variable(node.attr("memory"), node.attr("part"))
+
+
+def _ask(node: Expr, args: Sequence[Tensor], frame: Frame) -> Tensor:
+    return frame.asked(node.attr("index"), node.attr("part"))
 
 
 def _index(node: Expr, args: Sequence[Tensor], frame: Frame) -> Tensor:
@@ -385,6 +393,7 @@ ROWS: Mapping[str, Row] = {
     "cross_entropy": _cross_entropy,
     "apply": _apply,
     "grad": _grad,
+    "ask": _ask,
     "attend": _attend,
     "let": _let,
     "stop": _stop,

@@ -40,24 +40,44 @@ def empty(memory: Memory, rows: int) -> Window:
 
 def advance(memory: Memory, frame: TokenFrame, window: Window) -> tuple[States, Window]:
     """Take in a token; at the window's last one, move every state from the states before it."""
-    before = frame.states[memory.name, "prev"]
-    ends = (frame.position + 1) % memory.window == 0
+    after = collect(memory, frame, window)
+    if (frame.position + 1) % memory.window:
+        return frame.states[memory.name, "prev"], after
+    after = conclude(memory, frame, after)
+    return move(memory, frame), after
+
+
+def collect(memory: Memory, frame: TokenFrame, window: Window) -> Window:
+    """Take in a token."""
     after = Window(dict(window.sums), dict(window.recent))
-    windows = [n for n in postorder([a.value for a in memory.update]) if n.op == "window"]
-    for node in windows:
+    for node in _windows(memory):
         if _is_known(memory, node):
             _collect(node, frame, after)
-    if not ends:
-        return before, after
-    for node in windows:
+    return after
+
+
+def conclude(memory: Memory, frame: TokenFrame, window: Window) -> Window:
+    """Find all totals at the end of a window; what is kept of it begins anew."""
+    after = Window(dict(window.sums), dict(window.recent))
+    for node in _windows(memory):
         if not _is_known(memory, node):
             _conclude(memory, node, frame, after)
+    return Window(after.sums, empty(memory, frame.rows).recent)
+
+
+def move(memory: Memory, frame: TokenFrame) -> States:
+    """Move every state from the states before it; the frame knows all totals."""
+    before = frame.states[memory.name, "prev"]
     moved = {name: dict(parts) for name, parts in before.items()}
     values = evaluate_all([assignment.value for assignment in memory.update], frame)
     for assignment, value in zip(memory.update, values, strict=True):
         old = before[assignment.var][assignment.part]
         moved[assignment.var][assignment.part] = front(value, old.dim() - 1).expand(old.shape)
-    return moved, Window(after.sums, empty(memory, frame.rows).recent)
+    return moved
+
+
+def _windows(memory: Memory) -> list[Expr]:
+    return [n for n in postorder([a.value for a in memory.update]) if n.op == "window"]
 
 
 def _is_known(memory: Memory, node: Expr) -> bool:

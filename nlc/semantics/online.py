@@ -35,8 +35,6 @@ def cannot_adapt(block: BlockResolver, body: Body) -> Iterator[tuple[str, Span]]
         window_of(clocks, source.level) < window_of(clocks, body.level)
     ):  # fmt: skip
         yield f"`{body.name}`, which copies what learns faster, `{source.name}`", place
-    if body.other_points is not None:
-        yield "`grad(at = e)` of the task's loss", body.other_points
     for node in postorder([a.value for a in body.update]):
         # what a window would sum, token by token
         each = node.op == "window" and node.attr("period") == own_period(clocks, body.level)
@@ -55,7 +53,7 @@ def _source(body: Body) -> str:
 def check_names(block: BlockResolver) -> None:
     """Refuse names that the methods of an emitted block have."""
     for body in block.bodies.values():
-        for word in ("learn", "restart") if body.is_task else ():
+        for word in ("learn", "restart", "ask1", "ask2") if body.is_task else ():
             name = f"{word}_{body.name}"
             if name in block.weights or name in block.bodies:
                 block.context.faults.error(

@@ -57,8 +57,8 @@ class Body:
     route: Expr | None = None
     # `grad` is given from outside: in a rule by itself, and with `objective task`
     given_grad: bool = False
-    # where a gradient of the task's loss is asked for at another value
-    other_points: Span | None = None
+    # the values at which the gradient of the task's loss is asked for, by parts
+    asks: list[tuple[Expr, ...]] = field(default_factory=list)
     # the rule itself, where a rule is checked without a memory
     rule: tree.Rule | None = None
     # inside a rule: the leading axes of the key, over which the objective sums

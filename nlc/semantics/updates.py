@@ -238,8 +238,8 @@ class UpdateScope(BodyScope):
     def gradient(self, objective: Expr | None, at: Value | None, span: Span) -> Value:
         """`grad` of an objective (the memory's own by default), with the memory at a value."""
         if objective is None and self.body.given_grad:
-            if at is not None:
-                self.body.other_points = span
+            if at is not None and self.body.is_task:
+                return self._asked_gradient(self.parts_of(at), span)
             return self._given_gradient(span)
         if objective is None:
             objective = asked_objective(self.block, self.body, span, self.span)
@@ -292,6 +292,22 @@ class UpdateScope(BodyScope):
             found.append((part.name, self.make("stop", node, span=span) if first_order else node))
         return pack(self.body.map, tuple(found))
 
+    def _asked_gradient(self, points: tuple[Expr, ...], span: Span) -> Value:
+        """`grad(at = e)` of the task: the window is read again with the memory at e."""
+        known = next((i for i, p in enumerate(self.body.asks) if _same(p, points)), None)
+        index = len(self.body.asks) if known is None else known
+        if known is None:
+            self.body.asks.append(points)
+        found: list[tuple[str, Expr]] = []
+        for part in self.body.parts:
+            node = self.make(
+                "ask", *points, memory=self.body.name, part=part.name, index=index,
+                shape=(*self.lead, *part.shape), span=span,
+            )  # fmt: skip
+            first_order = self.body.written.through == "first_order"
+            found.append((part.name, self.make("stop", node, span=span) if first_order else node))
+        return pack(self.body.map, tuple(found))
+
     # ---- windows ---------------------------------------------------------------------------
 
     def _tokens(self, call: tree.Call) -> Value | None:
@@ -327,3 +343,8 @@ class UpdateScope(BodyScope):
         finally:
             self.at_token = inside
         return self.over_window(value, how, call.span)
+
+
+def _same(some: tuple[Expr, ...], others: tuple[Expr, ...]) -> bool:
+    """Say whether these are the same expressions."""
+    return all(a is b for a, b in zip(some, others, strict=True))
