@@ -261,7 +261,8 @@ class Learner(NamedTuple):
 
     It is called `memory` in the module `instance`, and moves after each `window` tokens, unless it
     is a copy, which moves by itself (`moves`); after `anew` tokens it goes back to its start.
-    `through` says whether outer gradients pass through the gradient in its update.
+    `through` says whether outer gradients pass through the gradient in its update, `asks` how often
+    that asks for the gradient once more, at another value.
     """
 
     instance: str
@@ -271,6 +272,7 @@ class Learner(NamedTuple):
     anew: int = 0
     copies: bool = False
     through: bool = True
+    asks: int = 0
 
 
 class OnlineModel(nn.Module):
@@ -403,71 +405,119 @@ class OnlineModel(nn.Module):
         """
         outer = torch.is_grad_enabled() and not around
         keep = bool(around) or outer
-        mine, place = Opened(), self.window_lengths.index(window)
+        mine = Opened()
         mine.kept = outer or any(opened.kept for opened in around)
         opened = (*around, mine)
+        deep = self.is_deep(window) and keep
         with torch.enable_grad():
-            now = self.begin_window(now, window, mine)
-            if place == 0:
-                with kernels(keep and any(map(self.is_deep, self.window_lengths))):
-                    outputs, now = self.read_piece(tokens[:, :-1], now)
-                outputs = as_tuple(outputs)
-                loss = self.window_loss(outputs[0], tokens[:, 1:], *outputs[1:])
-                for one in opened:
-                    one.losses.append(loss)
-                if not mine.kept and not carries(now, opened, self.is_deep(window)):
-                    outputs = detached(outputs)
-                    settle(opened, deep=False, keep=False)
-            else:
-                inner = self.window_lengths[place - 1]
-                pieces = []
-                for at in range(0, window, inner):
-                    part = tokens[:, at : at + inner + 1]
-                    piece, now = self.learn_window(part, now, inner, opened)
-                    pieces.append(piece)
-                outputs = tuple(torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))
-            settle((mine,), self.is_deep(window) and keep, keep)
-            now = self.move_window(now, window, mine)
+            begun = self.begin_window(now, window, mine)
+            outputs, now = self.read_window(tokens, begun, window, opened, keep)
+            settle((mine,), deep, keep)
+            grads = [mine.gradients()]
+            for turn in range(max((at.asks for at in self.movers(window)), default=0)):
+                again = Opened()
+                again.kept = mine.kept
+                there = self.ask_window(begun, now, window, mine, grads, turn)
+                there = self.begin_window(there, window, again, anew=False)
+                self.read_window(tokens, there, window, (again,), keep)
+                settle((again,), deep, keep)
+                grads.append(again.gradients())
+            now = self.move_window(now, window, mine, grads)
         if not keep:
             outputs, now = detached(outputs), detached(now)
         return outputs, now
 
+    def read_window(
+        self,
+        tokens: Tensor,
+        now: dict[str, Any],
+        window: int,
+        opened: tuple[Opened, ...],
+        keep: bool,
+    ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+        """Read a window, with what learns from it as it is; its losses go to those `opened`."""
+        place = self.window_lengths.index(window)
+        if place == 0:
+            with kernels(keep and any(map(self.is_deep, self.window_lengths))):
+                outputs, now = self.read_piece(tokens[:, :-1], now)
+            outputs = as_tuple(outputs)
+            loss = self.window_loss(outputs[0], tokens[:, 1:], *outputs[1:])
+            for one in opened:
+                one.losses.append(loss)
+            if not opened[-1].kept and not carries(now, opened, self.is_deep(window)):
+                outputs = detached(outputs)
+                settle(opened, deep=False, keep=False)
+            return outputs, now
+        inner = self.window_lengths[place - 1]
+        pieces = []
+        for at in range(0, window, inner):
+            part = tokens[:, at : at + inner + 1]
+            piece, now = self.learn_window(part, now, inner, opened)
+            pieces.append(piece)
+        return tuple(torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True)), now
+
     def begin_window(
-        self, now: dict[str, Any], window: int, opened: Opened | None = None
+        self, now: dict[str, Any], window: int, opened: Opened | None = None, anew: bool = True
     ) -> dict[str, Any]:
-        """Begin a window: what goes back to its start does, what learns becomes a point."""
+        """Begin a window: what goes back to its start does, what learns becomes a point.
+
+        Where it does not begin `anew` but once more, what learns is not set back.
+        """
         done = now["position"]
         for at in self.learners:
             if at.window != window:
                 continue
             own = part_of(now, at.instance)
-            if (at.copies and done == 0) or (at.anew and done and done % at.anew == 0):
+            back = (at.copies and done == 0) or (at.anew and done and done % at.anew == 0)
+            if back and (anew or not at.moves):
                 own = getattr(self.get_submodule(at.instance), f"restart_{at.memory}")(own)
             if at.moves and opened is not None:
                 own = {**own, at.memory: opened.point_of(own[at.memory])}
             now = with_part(now, at.instance, own)
         return now
 
-    def move_window(self, now: dict[str, Any], window: int, opened: Opened) -> dict[str, Any]:
+    def ask_window(
+        self,
+        begun: dict[str, Any],
+        now: dict[str, Any],
+        window: int,
+        opened: Opened,
+        grads: list[list[Any]],
+        turn: int,
+    ) -> dict[str, Any]:
+        """Give the state in which a window begins once more: what moves with it is where it asks.
+
+        What asks for nothing, or no more, is as it was at first.
+        """
+        there = begun
+        for at, value, *slopes in zip(self.movers(window), opened.values, *grads, strict=True):
+            own = {**part_of(now, at.instance), at.memory: value}
+            if turn < at.asks:
+                ask = getattr(self.get_submodule(at.instance), f"ask{turn + 1}_{at.memory}")
+                value = ask(*slopes, own, now["position"])
+            own = {**part_of(there, at.instance), at.memory: value}
+            there = with_part(there, at.instance, own)
+        return there
+
+    def move_window(
+        self, now: dict[str, Any], window: int, opened: Opened, grads: list[list[Any]]
+    ) -> dict[str, Any]:
         """Move what learns at the end of a window by the gradients of its loss."""
-        values, slopes = iter(opened.values), iter(opened.slopes)
-        for at in self.learners:
-            if at.window == window and at.moves:
-                module = self.get_submodule(at.instance)
-                own = part_of(now, at.instance)
-                value = next(values)
-                if isinstance(value, dict):
-                    grad: Any = {name: next(slopes) for name in value}
-                else:
-                    grad = next(slopes)
-                own = {**own, at.memory: value}
-                own = getattr(module, f"learn_{at.memory}")(grad, own, now["position"])
-                now = with_part(now, at.instance, own)
+        for at, value, *slopes in zip(self.movers(window), opened.values, *grads, strict=True):
+            module = self.get_submodule(at.instance)
+            own = {**part_of(now, at.instance), at.memory: value}
+            learn = getattr(module, f"learn_{at.memory}")
+            own = learn(*slopes[: at.asks + 1], own, now["position"])
+            now = with_part(now, at.instance, own)
         return now
+
+    def movers(self, window: int) -> list[Learner]:
+        """List what moves at the end of such windows."""
+        return [at for at in self.learners if at.window == window and at.moves]
 
     def is_deep(self, window: int) -> bool:
         """Say whether outer gradients pass through the gradients of such windows."""
-        return any(at.through for at in self.learners if at.window == window and at.moves)
+        return any(at.through for at in self.movers(window))
 
 
 def as_tuple(outputs: Any) -> tuple[Tensor, ...]:
@@ -517,6 +567,14 @@ class Opened:
         if isinstance(value, dict):
             return {name: self.point(part) for name, part in value.items()}
         return self.point(value)
+
+    def gradients(self) -> list[Any]:
+        """Give the slopes by what they belong to, as its values are given."""
+        slopes = iter(self.slopes)
+        return [
+            {name: next(slopes) for name in value} if isinstance(value, dict) else next(slopes)
+            for value in self.values
+        ]
 
     def point(self, value: Tensor) -> Tensor:
         """Make one tensor a point."""
