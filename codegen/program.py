@@ -101,11 +101,14 @@ class Program:
         return parts
 
     def finish(self, results: Operand) -> None:
-        """Set what the function returns and drop what nothing uses."""
+        """Set what the function returns, drop what nothing uses, and share what two may."""
+        from nlc.codegen.pairs import pair_slopes
+
         self.graph.output(results)
         for node in reversed(self.graph.nodes):
             if node.op not in ("placeholder", "output") and not node.users:
                 self.graph.erase_node(node)
+        pair_slopes(self.graph)
 
     @property
     def result(self) -> Operand:

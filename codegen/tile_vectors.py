@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass, field
+from typing import Any
 
 from nlc.codegen import library, library_tiles
 from nlc.codegen.lowering import Lowering, batch_of, rank_of
@@ -18,6 +19,7 @@ from torch import fx
 from nlc.ir.expr import Expr
 from nlc.ir.normal_form import Affine, Gate, Write
 from nlc.ir.schedule import Keeping
+from nlc.ir.shape import Shape
 
 
 def equations(out: Writer, form: Affine, states: list[str]) -> None:
@@ -133,12 +135,52 @@ def leaf_value(low: Lowering, expr: Expr, lead: int, has_axis: bool) -> fx.Node:
 
 
 def _scaled(low: Lowering, expr: Expr) -> fx.Node:
-    """A vector times numbers, the numbers multiplied first: one product over the vector."""
+    """A vector times numbers, the numbers multiplied first: one product over the vector.
+
+    What a matrix makes of a vector is scaled by scaling that vector, where it is no longer. So what
+    a layer writes is what the next one writes, taken back through its matrix.
+    """
     sign, numbers, rest = _factors(expr)
-    if sign == 1.0 and len(numbers) < 2:
+    inner = _scaled_before(low, rest)
+    if not numbers or (inner is None and (len(rest) != 1 or (sign == 1.0 and len(numbers) < 2))):
         return low.tensor(expr)
-    if len(rest) != 1 or not numbers:
-        return low.tensor(expr)
+    return _times(low, sign, numbers, rest, expr.shape)
+
+
+def _times(low: Lowering, sign: float, numbers: list[Expr], rest: list[Expr], shape: Shape) -> Any:
+    """Build `sign * numbers * rest`."""
+    inner = _scaled_before(low, rest)
+    if inner is None:
+        nodes = [_number(low, sign, numbers), *map(low.tensor, rest)]
+    else:
+        from nlc.codegen.spelling import SPELLING
+
+        matrix, vector = inner.args
+        more_sign, more_numbers, factors = _factors(vector)
+        scaled = _times(low, sign * more_sign, [*numbers, *more_numbers], factors, vector.shape)
+        nodes = [SPELLING["matvec"](low, inner, [low.value(matrix), scaled])]
+        nodes += [low.tensor(e) for e in rest if e is not inner]
+    found = nodes[0]
+    for node in nodes[1:]:
+        a, b = low.align([found, node])
+        found = low.mark(low.program.call(operator.mul, a, b), shape, a, b)
+    return found
+
+
+def _scaled_before(low: Lowering, rest: list[Expr]) -> Expr | None:
+    """The product with a matrix, among factors, whose vector is scaled in the place of all."""
+    for e in rest:
+        if e.op == "matvec" and low.structured(low, e) is None:
+            vector = e.args[1]
+            inner = _scaled_before(low, _factors(vector)[2])
+            last = vector if inner is None else inner.args[1]
+            if vector.shape[:-1] == e.shape[:-1] and last.shape[-1].size <= e.shape[-1].size:
+                return e
+    return None
+
+
+def _number(low: Lowering, sign: float, numbers: list[Expr]) -> fx.Node:
+    """The product of numbers, with an axis for the vector."""
     program, scale = low.program, low.tensor(numbers[0])
     for other in numbers[1:]:
         a, b = low.align([scale, low.tensor(other)])
@@ -149,9 +191,7 @@ def _scaled(low: Lowering, expr: Expr) -> fx.Node:
     elif sign != 1.0:
         product = program.call(operator.mul, sign, scale)
         scale = low.mark(product, scale.meta["shape"], scale)
-    thin = low.unsqueeze(scale, batch_of(scale) + rank_of(scale))
-    a, b = low.align([thin, low.tensor(rest[0])])
-    return low.mark(program.call(operator.mul, a, b), expr.shape, a, b)
+    return low.unsqueeze(scale, batch_of(scale) + rank_of(scale))
 
 
 def _factors(expr: Expr) -> tuple[float, list[Expr], list[Expr]]:
