@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass, field
-from typing import Any
 
 from nlc.codegen import library, library_tiles
 from nlc.codegen.lowering import Lowering, batch_of, rank_of
@@ -147,7 +146,9 @@ def _scaled(low: Lowering, expr: Expr) -> fx.Node:
     return _times(low, sign, numbers, rest, expr.shape)
 
 
-def _times(low: Lowering, sign: float, numbers: list[Expr], rest: list[Expr], shape: Shape) -> Any:
+def _times(
+    low: Lowering, sign: float, numbers: list[Expr], rest: list[Expr], shape: Shape
+) -> fx.Node:
     """Build `sign * numbers * rest`."""
     inner = _scaled_before(low, rest)
     if inner is None:
@@ -160,7 +161,7 @@ def _times(low: Lowering, sign: float, numbers: list[Expr], rest: list[Expr], sh
         scaled = _times(low, sign * more_sign, [*numbers, *more_numbers], factors, vector.shape)
         nodes = [SPELLING["matvec"](low, inner, [low.value(matrix), scaled])]
         nodes += [low.tensor(e) for e in rest if e is not inner]
-    found = nodes[0]
+    found: fx.Node = nodes[0]
     for node in nodes[1:]:
         a, b = low.align([found, node])
         found = low.mark(low.program.call(operator.mul, a, b), shape, a, b)

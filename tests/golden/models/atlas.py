@@ -31,24 +31,38 @@ def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Te
     return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
 
 
-def gelu_slope(x: Tensor) -> Tensor:
-    """The derivative of gelu."""
-    return GeluSlope.apply(x)
+def gelu_with_slope(x: Tensor) -> tuple[Tensor, Tensor]:
+    """gelu(x) and its derivative."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return GeluWithSlope.apply(x)
+    return GeluWithSlope.of(x)
 
 
-class GeluSlope(torch.autograd.Function):
-    """F(x) + x F'(x) with the normal distribution F; its own derivative is F'(x) (2 - x^2)."""
+class GeluWithSlope(torch.autograd.Function):
+    """x F(x) and F(x) + x F'(x), F the normal distribution; that of it is F'(x) (2 - x^2)."""
+
+    @staticmethod
+    def of(x):
+        return F.gelu(x), torch.ops.aten.gelu_backward(torch.ones_like(x), x)
 
     @staticmethod
     def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return torch.ops.aten.gelu_backward(torch.ones_like(x), x)
+        y, slope = GeluWithSlope.of(x)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, slope)
+        return y, slope
 
     @staticmethod
-    def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
+    def backward(ctx, dy, dslope):
+        x, slope = ctx.saved_tensors
+        if dslope is None:
+            return None if dy is None else dy * slope
         square = x * x
-        return grad * (2 - square) * (torch.exp(-0.5 * square) * 0.3989422804014327)
+        # exp(-x^2 / 2), by the faster of two functions
+        bell = torch.exp2(-0.7213475204444817 * square) * (2 - square)
+        if dy is None:
+            return dslope * bell * 0.3989422804014327
+        return torch.addcmul(dy * slope, dslope, bell, value=0.3989422804014327)
 
 
 def number(value: float, like: Tensor) -> Tensor:
@@ -407,56 +421,43 @@ class MixerM(nn.Module):
             value = wide(theta.unsqueeze(3).unsqueeze(4))
             value_1 = number(1.0, theta)
             phi_k_3_ago = wide(phi_k_3_ago)
-            value_2 = matvecs(layer1_weight, phi_k_3_ago)
-            value_3 = F.gelu(value_2)
+            gelu, slope = gelu_with_slope(matvecs(layer1_weight, phi_k_3_ago))
             product = torch.where(place >= 3.0, value_1, 0.0).unsqueeze(2) * gamma_3_ago
-            product = 2.0 * (product.unsqueeze(3) * (matvecs(layer2_weight, value_3) - v_3_ago))
+            product = 2.0 * (product.unsqueeze(3) * (matvecs(layer2_weight, gelu) - v_3_ago))
             phi_k_2_ago = wide(phi_k_2_ago)
-            value_4 = matvecs(layer1_weight, phi_k_2_ago)
-            value_5 = F.gelu(value_4)
+            gelu_1, slope_1 = gelu_with_slope(matvecs(layer1_weight, phi_k_2_ago))
             product_1 = torch.where(place >= 2.0, value_1, 0.0).unsqueeze(2) * gamma_2_ago
-            product_2 = product_1.unsqueeze(3) * (matvecs(layer2_weight, value_5) - v_2_ago)
-            product_3 = 2.0 * product_2
+            product_2 = 2.0 * (product_1.unsqueeze(3) * (matvecs(layer2_weight, gelu_1) - v_2_ago))
             phi_k_1_ago = wide(phi_k_1_ago)
-            value_6 = matvecs(layer1_weight, phi_k_1_ago)
-            value_7 = F.gelu(value_6)
-            product_4 = torch.where(place >= 1.0, value_1, 0.0).unsqueeze(2) * gamma_1_ago
-            product_5 = product_4.unsqueeze(3) * (matvecs(layer2_weight, value_7) - v_1_ago)
-            product_6 = 2.0 * product_5
+            gelu_2, slope_2 = gelu_with_slope(matvecs(layer1_weight, phi_k_1_ago))
+            product_3 = torch.where(place >= 1.0, value_1, 0.0).unsqueeze(2) * gamma_1_ago
+            product_4 = 2.0 * (product_3.unsqueeze(3) * (matvecs(layer2_weight, gelu_2) - v_1_ago))
             phi_k = wide(phi_k)
-            value_8 = matvecs(layer1_weight, phi_k)
-            value_9 = F.gelu(value_8)
-            product_7 = 2.0 * (gamma.unsqueeze(3) * (matvecs(layer2_weight, value_9) - v))
-            value_10 = outer(
-                matvecs(layer2_weight.mT, product_3) * gelu_slope(value_4), phi_k_2_ago
-            )
-            value_11 = outer(
-                matvecs(layer2_weight.mT, product_6) * gelu_slope(value_6), phi_k_1_ago
-            )
-            value_12 = outer(matvecs(layer2_weight.mT, product) * gelu_slope(value_2), phi_k_3_ago)
-            value_13 = outer(matvecs(layer2_weight.mT, product_7) * gelu_slope(value_8), phi_k)
+            gelu_3, slope_3 = gelu_with_slope(matvecs(layer1_weight, phi_k))
+            product_5 = 2.0 * (gamma.unsqueeze(3) * (matvecs(layer2_weight, gelu_3) - v))
+            value_2 = outer(matvecs(layer2_weight.mT, product_2) * slope_1, phi_k_2_ago)
+            value_3 = outer(matvecs(layer2_weight.mT, product_4) * slope_2, phi_k_1_ago)
+            value_4 = outer(matvecs(layer2_weight.mT, product) * slope, phi_k_3_ago)
+            value_5 = outer(matvecs(layer2_weight.mT, product_5) * slope_3, phi_k)
             M_S_layer1_weight = scan_entries(
-                value,
-                value_12 + value_10 + value_11 + value_13,
-                M_S["layer1.weight"],
-                theta.shape[1],
+                value, value_4 + value_2 + value_3 + value_5, M_S["layer1.weight"], theta.shape[1]
             )
-            value_14 = wide(alpha.unsqueeze(3).unsqueeze(4))
-            value_15 = eta.unsqueeze(3).unsqueeze(4)
-            value_16 = newton_schulz(M_S_layer1_weight, 5, ((3.4445, -4.775, 2.0315),), 1e-07)
+            value_6 = wide(alpha.unsqueeze(3).unsqueeze(4))
+            value_7 = eta.unsqueeze(3).unsqueeze(4)
+            value_8 = newton_schulz(M_S_layer1_weight, 5, ((3.4445, -4.775, 2.0315),), 1e-07)
             M_layer1_weight = scan_entries(
-                value_14, -(value_15 * value_16), M["layer1.weight"], theta.shape[1]
+                value_6, -(value_7 * value_8), M["layer1.weight"], theta.shape[1]
             )
-            total = outer(product, value_3) + outer(product_3, value_5)
+            total = outer(product, gelu) + outer(product_2, gelu_1)
             M_S_layer2_weight = scan_entries(
                 value,
-                total + outer(product_6, value_7) + outer(product_7, value_9),
+                total + outer(product_4, gelu_2) + outer(product_5, gelu_3),
                 M_S["layer2.weight"],
                 theta.shape[1],
             )
             value = newton_schulz(M_S_layer2_weight, 5, ((3.4445, -4.775, 2.0315),), 1e-07)
             M_layer2_weight = scan_entries(
-                value_14, -(value_15 * value), M["layer2.weight"], theta.shape[1]
+                value_6, -(value_7 * value), M["layer2.weight"], theta.shape[1]
             )
             return [
                 {"layer1.weight": M_layer1_weight, "layer2.weight": M_layer2_weight},
@@ -529,42 +530,38 @@ class MixerM(nn.Module):
         value_1 = wide(eta.unsqueeze(2).unsqueeze(3))
         value_2 = number(1.0, alpha)
         phi_k_3_ago = wide(phi_k_3_ago)
-        value_3 = matvec(layer1_weight, phi_k_3_ago)
-        value_4 = F.gelu(value_3)
+        gelu, slope = gelu_with_slope(matvec(layer1_weight, phi_k_3_ago))
         product = torch.where(place >= 3.0, value_2, 0.0).unsqueeze(1) * gamma_3_ago
-        product = 2.0 * (product.unsqueeze(2) * (matvec(layer2_weight, value_4) - v_3_ago))
+        product = 2.0 * (product.unsqueeze(2) * (matvec(layer2_weight, gelu) - v_3_ago))
         phi_k_2_ago = wide(phi_k_2_ago)
-        value_5 = matvec(layer1_weight, phi_k_2_ago)
-        value_6 = F.gelu(value_5)
+        gelu_1, slope_1 = gelu_with_slope(matvec(layer1_weight, phi_k_2_ago))
         product_1 = torch.where(place >= 2.0, value_2, 0.0).unsqueeze(1) * gamma_2_ago
-        product_2 = 2.0 * (product_1.unsqueeze(2) * (matvec(layer2_weight, value_6) - v_2_ago))
+        product_2 = 2.0 * (product_1.unsqueeze(2) * (matvec(layer2_weight, gelu_1) - v_2_ago))
         phi_k_1_ago = wide(phi_k_1_ago)
-        value_7 = matvec(layer1_weight, phi_k_1_ago)
-        value_8 = F.gelu(value_7)
+        gelu_2, slope_2 = gelu_with_slope(matvec(layer1_weight, phi_k_1_ago))
         product_3 = torch.where(place >= 1.0, value_2, 0.0).unsqueeze(1) * gamma_1_ago
-        product_4 = 2.0 * (product_3.unsqueeze(2) * (matvec(layer2_weight, value_8) - v_1_ago))
+        product_4 = 2.0 * (product_3.unsqueeze(2) * (matvec(layer2_weight, gelu_2) - v_1_ago))
         phi_k = wide(phi_k)
-        value_9 = matvec(layer1_weight, phi_k)
-        value_10 = F.gelu(value_9)
-        product_5 = 2.0 * (gamma.unsqueeze(2) * (matvec(layer2_weight, value_10) - v))
-        value_11 = wide(theta.unsqueeze(2).unsqueeze(3))
+        gelu_3, slope_3 = gelu_with_slope(matvec(layer1_weight, phi_k))
+        product_5 = 2.0 * (gamma.unsqueeze(2) * (matvec(layer2_weight, gelu_3) - v))
+        value_3 = wide(theta.unsqueeze(2).unsqueeze(3))
         # S = theta * S + grad   (spec.nl:57)
-        value_12 = torch.addcmul(
-            outer(matvec(layer2_weight.mT, product) * gelu_slope(value_3), phi_k_3_ago),
-            (matvec(layer2_weight.mT, product_2) * gelu_slope(value_5)).unsqueeze(3),
+        value_4 = torch.addcmul(
+            outer(matvec(layer2_weight.mT, product) * slope, phi_k_3_ago),
+            (matvec(layer2_weight.mT, product_2) * slope_1).unsqueeze(3),
             phi_k_2_ago.unsqueeze(2),
         )
-        value_13 = torch.addcmul(
-            value_12,
-            (matvec(layer2_weight.mT, product_4) * gelu_slope(value_7)).unsqueeze(3),
+        value_5 = torch.addcmul(
+            value_4,
+            (matvec(layer2_weight.mT, product_4) * slope_2).unsqueeze(3),
             phi_k_1_ago.unsqueeze(2),
         )
-        value_14 = torch.addcmul(
-            value_13,
-            (matvec(layer2_weight.mT, product_5) * gelu_slope(value_9)).unsqueeze(3),
+        value_6 = torch.addcmul(
+            value_5,
+            (matvec(layer2_weight.mT, product_5) * slope_3).unsqueeze(3),
             phi_k.unsqueeze(2),
         )
-        M_S_layer1_weight = torch.addcmul(value_14, value_11, M_S["layer1.weight"])
+        M_S_layer1_weight = torch.addcmul(value_6, value_3, M_S["layer1.weight"])
         # M = alpha * M - eta * newton_schulz(S)   (spec.nl:58)
         M_layer1_weight = torch.addcmul(
             value * M["layer1.weight"],
@@ -572,14 +569,14 @@ class MixerM(nn.Module):
             newton_schulz(M_S_layer1_weight, 5, ((3.4445, -4.775, 2.0315),), 1e-07),
             value=-1,
         )
-        value_15 = torch.addcmul(
-            torch.addcmul(outer(product, value_4), product_2.unsqueeze(3), value_6.unsqueeze(2)),
+        value_7 = torch.addcmul(
+            torch.addcmul(outer(product, gelu), product_2.unsqueeze(3), gelu_1.unsqueeze(2)),
             product_4.unsqueeze(3),
-            value_8.unsqueeze(2),
+            gelu_2.unsqueeze(2),
         )
         M_S_layer2_weight = torch.addcmul(
-            torch.addcmul(value_15, product_5.unsqueeze(3), value_10.unsqueeze(2)),
-            value_11,
+            torch.addcmul(value_7, product_5.unsqueeze(3), gelu_3.unsqueeze(2)),
+            value_3,
             M_S["layer2.weight"],
         )
         M_layer2_weight = torch.addcmul(

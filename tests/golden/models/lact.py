@@ -37,24 +37,35 @@ def softplus(x: Tensor) -> Tensor:
     return torch.logaddexp(x, x.new_zeros(()))
 
 
-def silu_slope(x: Tensor) -> Tensor:
-    """The derivative of silu."""
-    return SiluSlope.apply(x)
+def silu_with_slope(x: Tensor) -> tuple[Tensor, Tensor]:
+    """silu(x) and its derivative."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return SiluWithSlope.apply(x)
+    return SiluWithSlope.of(x)
 
 
-class SiluSlope(torch.autograd.Function):
-    """s (1 + x (1 - s)) with s = sigmoid(x); its own derivative is s (1 - s) (2 + x (1 - 2 s))."""
+class SiluWithSlope(torch.autograd.Function):
+    """x s and s + x s (1 - s) with s = sigmoid(x); that of it is s (1 - s) (2 + x (1 - 2 s))."""
+
+    @staticmethod
+    def of(x):
+        return F.silu(x), torch.ops.aten.silu_backward(torch.ones_like(x), x)
 
     @staticmethod
     def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return torch.ops.aten.silu_backward(torch.ones_like(x), x)
+        y, slope = SiluWithSlope.of(x)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, slope)
+        return y, slope
 
     @staticmethod
-    def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
+    def backward(ctx, dy, dslope):
+        x, slope = ctx.saved_tensors
+        if dslope is None:
+            return None if dy is None else dy * slope
         s = torch.sigmoid(x)
-        return grad * (2 + x * (1 - 2 * s)) * (s * (1 - s))
+        bend = (2 + x * (1 - 2 * s)) * (s * (1 - s))
+        return dslope * bend if dy is None else torch.addcmul(dy * slope, dslope, bend)
 
 
 def index(n: int, like: Tensor) -> Tensor:
@@ -431,12 +442,10 @@ class MixerM(nn.Module):
         value = matvecs(M["down"].mT, wide(v))
         value_1 = wide(unit(k))
         value_2 = matvecs(M["up"], value_1)
-        value_3 = matvecs(M["gate"], value_1)
-        value_4 = outer_sum(eta_0.unsqueeze(3) * (value * value_2 * silu_slope(value_3)), value_1)
-        M_sum_2 = M_sum["2"] - value_4
-        value_5 = F.silu(value_3)
-        M_sum_4 = M_sum["4"] - outer_sum(eta_2.unsqueeze(3) * (value * value_5), value_1)
-        M_sum_3 = M_sum["3"] - outer_sum(wide(eta_1.unsqueeze(3) * v), value_5 * value_2)
+        silu, slope = silu_with_slope(matvecs(M["gate"], value_1))
+        M_sum_2 = M_sum["2"] - outer_sum(eta_0.unsqueeze(3) * (value * value_2 * slope), value_1)
+        M_sum_4 = M_sum["4"] - outer_sum(eta_2.unsqueeze(3) * (value * silu), value_1)
+        M_sum_3 = M_sum["3"] - outer_sum(wide(eta_1.unsqueeze(3) * v), silu * value_2)
         return {"1": M_sum_1, "2": M_sum_2, "4": M_sum_4, "3": M_sum_3}
 
     def update(

@@ -38,24 +38,38 @@ def layernorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-5) -> 
     return (centred * torch.rsqrt(centred.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
 
 
-def gelu_slope(x: Tensor) -> Tensor:
-    """The derivative of gelu."""
-    return GeluSlope.apply(x)
+def gelu_with_slope(x: Tensor) -> tuple[Tensor, Tensor]:
+    """gelu(x) and its derivative."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return GeluWithSlope.apply(x)
+    return GeluWithSlope.of(x)
 
 
-class GeluSlope(torch.autograd.Function):
-    """F(x) + x F'(x) with the normal distribution F; its own derivative is F'(x) (2 - x^2)."""
+class GeluWithSlope(torch.autograd.Function):
+    """x F(x) and F(x) + x F'(x), F the normal distribution; that of it is F'(x) (2 - x^2)."""
+
+    @staticmethod
+    def of(x):
+        return F.gelu(x), torch.ops.aten.gelu_backward(torch.ones_like(x), x)
 
     @staticmethod
     def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return torch.ops.aten.gelu_backward(torch.ones_like(x), x)
+        y, slope = GeluWithSlope.of(x)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, slope)
+        return y, slope
 
     @staticmethod
-    def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
+    def backward(ctx, dy, dslope):
+        x, slope = ctx.saved_tensors
+        if dslope is None:
+            return None if dy is None else dy * slope
         square = x * x
-        return grad * (2 - square) * (torch.exp(-0.5 * square) * 0.3989422804014327)
+        # exp(-x^2 / 2), by the faster of two functions
+        bell = torch.exp2(-0.7213475204444817 * square) * (2 - square)
+        if dy is None:
+            return dslope * bell * 0.3989422804014327
+        return torch.addcmul(dy * slope, dslope, bell, value=0.3989422804014327)
 
 
 def zeros(like: Tensor, *shape: int) -> Tensor:
@@ -413,28 +427,27 @@ class MixerM(nn.Module):
             M_norm_bias = scan_entries(1.0, None, M["norm.bias"], alpha.shape[1])
             value = alpha.unsqueeze(3)
             k_1 = wide(k)
-            value_1 = matvecs(M_start["layer1.weight"], k_1)
-            value_2 = F.gelu(value_1)
-            value_3 = matvecs(layer2_weight, value_2)
-            value_4 = layernorm(value_3)
-            value_5 = M_start["norm.weight"].unsqueeze(1)
-            difference = k + (value_4 * value_5 + M_start["norm.bias"].unsqueeze(1)) - v
+            gelu, slope = gelu_with_slope(matvecs(M_start["layer1.weight"], k_1))
+            value_1 = matvecs(layer2_weight, gelu)
+            value_2 = layernorm(value_1)
+            value_3 = M_start["norm.weight"].unsqueeze(1)
+            difference = k + (value_2 * value_3 + M_start["norm.bias"].unsqueeze(1)) - v
             product = 3.0 * torch.tanh(10.0 * difference) * (difference.square() + 1e-06)
-            product = product * value_5
-            difference = value_3 - value_3.mean(-1, keepdim=True)
-            value_6 = torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
-            product_1 = value_4 * (product * value_4).mean(-1, keepdim=True)
-            quotient = (product - product.mean(-1, keepdim=True) - product_1) / value_6
-            value_7 = eta.unsqueeze(3)
+            product = product * value_3
+            difference = value_1 - value_1.mean(-1, keepdim=True)
+            value_4 = torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
+            product_1 = value_2 * (product * value_2).mean(-1, keepdim=True)
+            quotient = (product - product.mean(-1, keepdim=True) - product_1) / value_4
+            value_5 = eta.unsqueeze(3)
             M_A_layer1_weight = scan_entries(
                 wide(value),
-                -(outer(matvecs(layer2_weight.mT, quotient) * gelu_slope(value_1), k_1) * value_7),
+                -(outer(matvecs(layer2_weight.mT, quotient) * slope, k_1) * value_5),
                 M_A["layer1.weight"],
                 alpha.shape[1],
             )
             M_A_layer2_weight = scan_entries(
                 wide(value.mT),
-                -(outer(value_2, quotient) * value_7).mT,
+                -(outer(gelu, quotient) * value_5).mT,
                 M_A["layer2.weight"],
                 alpha.shape[1],
             )
@@ -516,32 +529,31 @@ class MixerM(nn.Module):
         norm_weight = M_start["norm.weight"]
         value = alpha.unsqueeze(2)
         k_1 = wide(k)
-        value_1 = matvec(M_start["layer1.weight"], k_1)
-        value_2 = F.gelu(value_1)
-        value_3 = matvec(layer2_weight, value_2)
-        value_4 = layernorm(value_3)
-        difference = k + torch.addcmul(M_start["norm.bias"], value_4, norm_weight) - v
+        gelu, slope = gelu_with_slope(matvec(M_start["layer1.weight"], k_1))
+        value_1 = matvec(layer2_weight, gelu)
+        value_2 = layernorm(value_1)
+        difference = k + torch.addcmul(M_start["norm.bias"], value_2, norm_weight) - v
         product = 3.0 * torch.tanh(10.0 * difference) * (difference.square() + 1e-06)
         product = product * norm_weight
-        difference = value_3 - value_3.mean(-1, keepdim=True)
-        value_5 = torch.addcmul(
+        difference = value_1 - value_1.mean(-1, keepdim=True)
+        value_3 = torch.addcmul(
             product - product.mean(-1, keepdim=True),
-            value_4,
-            (product * value_4).mean(-1, keepdim=True),
+            value_2,
+            (product * value_2).mean(-1, keepdim=True),
             value=-1,
         )
-        quotient = value_5 / torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
-        value_6 = eta.unsqueeze(2)
+        quotient = value_3 / torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
+        value_4 = eta.unsqueeze(2)
         # A.layer1 = A.layer1 @ diag(alpha) - grad.layer1 @ diag(eta)   (spec.nl:45)
         M_A_layer1_weight = torch.addcmul(
             M_A["layer1.weight"] * value,
-            (matvec(layer2_weight.mT, quotient) * gelu_slope(value_1)).unsqueeze(3),
-            value_6 * k_1.unsqueeze(2),
+            (matvec(layer2_weight.mT, quotient) * slope).unsqueeze(3),
+            value_4 * k_1.unsqueeze(2),
             value=-1,
         )
         # A.layer2 = diag(alpha) @ A.layer2 - diag(eta) @ grad.layer2   (spec.nl:46)
-        product = outer(value_2, quotient) * value_6
-        M_A_layer2_weight = (M_A["layer2.weight"].mT * value).mT - product.mT
+        product = M_A["layer2.weight"].mT * value
+        M_A_layer2_weight = product.mT - (outer(gelu, quotient) * value_4).mT
         if ends_16:
             # n_1 = sqrt(sum(A.layer1^4, over = (in, out)))   (spec.nl:48)
             M_n_1 = torch.sqrt(torch.pow(M_A_layer1_weight, 4.0).sum((-2, -1)))

@@ -31,24 +31,38 @@ def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Te
     return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
 
 
-def gelu_slope(x: Tensor) -> Tensor:
-    """The derivative of gelu."""
-    return GeluSlope.apply(x)
+def gelu_with_slope(x: Tensor) -> tuple[Tensor, Tensor]:
+    """gelu(x) and its derivative."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return GeluWithSlope.apply(x)
+    return GeluWithSlope.of(x)
 
 
-class GeluSlope(torch.autograd.Function):
-    """F(x) + x F'(x) with the normal distribution F; its own derivative is F'(x) (2 - x^2)."""
+class GeluWithSlope(torch.autograd.Function):
+    """x F(x) and F(x) + x F'(x), F the normal distribution; that of it is F'(x) (2 - x^2)."""
+
+    @staticmethod
+    def of(x):
+        return F.gelu(x), torch.ops.aten.gelu_backward(torch.ones_like(x), x)
 
     @staticmethod
     def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return torch.ops.aten.gelu_backward(torch.ones_like(x), x)
+        y, slope = GeluWithSlope.of(x)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, slope)
+        return y, slope
 
     @staticmethod
-    def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
+    def backward(ctx, dy, dslope):
+        x, slope = ctx.saved_tensors
+        if dslope is None:
+            return None if dy is None else dy * slope
         square = x * x
-        return grad * (2 - square) * (torch.exp(-0.5 * square) * 0.3989422804014327)
+        # exp(-x^2 / 2), by the faster of two functions
+        bell = torch.exp2(-0.7213475204444817 * square) * (2 - square)
+        if dy is None:
+            return dslope * bell * 0.3989422804014327
+        return torch.addcmul(dy * slope, dslope, bell, value=0.3989422804014327)
 
 
 def number(value: float, like: Tensor) -> Tensor:
@@ -982,7 +996,7 @@ def gates_of_run(
     found, made = {}, {}
     for part, m in moves.items():
         rows, lead, tile = states[part].shape[0], lead_of(states[part], m), min(m.tile, length)
-        like = below([states[part]], m)[0].repeat_interleave(n, 0)
+        like = states[part].new_empty(rows * n * math.prod(lead), 1)
 
         def spread(g: Any, rows: int = rows) -> Any:
             if not isinstance(g, Tensor):
@@ -1171,37 +1185,33 @@ class MixerM(nn.Module):
             layer2_weight = start["layer2.weight"]
             value = number(1.0, gamma_3_ago)
             product = torch.where(place >= 3.0, value, 0.0).unsqueeze(2) * gamma_3_ago
-            value_1 = matvecs(layer1_weight, wide(phi_k_3_ago))
-            b = F.gelu(value_1)
+            b, slope = gelu_with_slope(matvecs(layer1_weight, wide(phi_k_3_ago)))
             difference = matvecs(layer2_weight, b) - v_3_ago
-            value_2 = matvecs(layer2_weight.mT, 2.0 * (product.unsqueeze(3) * difference))
-            u = -(value_2 * gelu_slope(value_1))
+            u = -(matvecs(layer2_weight.mT, 2.0 * (product.unsqueeze(3) * difference)) * slope)
             e1 = Write([], u, [(phi_k_3_ago, (0,))])
             product_1 = torch.where(place >= 2.0, value, 0.0).unsqueeze(2) * gamma_2_ago
-            value_3 = matvecs(layer1_weight, wide(phi_k_2_ago))
-            b_1 = F.gelu(value_3)
+            b_1, slope = gelu_with_slope(matvecs(layer1_weight, wide(phi_k_2_ago)))
             difference_1 = matvecs(layer2_weight, b_1) - v_2_ago
-            value_4 = matvecs(layer2_weight.mT, 2.0 * (product_1.unsqueeze(3) * difference_1))
-            u = -(value_4 * gelu_slope(value_3))
+            value_1 = matvecs(layer2_weight.mT, 2.0 * (product_1.unsqueeze(3) * difference_1))
+            product_2 = value_1 * slope
+            u = -product_2
             e2 = Write([], u, [(phi_k_2_ago, (0,))])
-            product_2 = torch.where(place >= 1.0, value, 0.0).unsqueeze(2) * gamma_1_ago
-            value = matvecs(layer1_weight, wide(phi_k_1_ago))
-            b_2 = F.gelu(value)
+            product_3 = torch.where(place >= 1.0, value, 0.0).unsqueeze(2) * gamma_1_ago
+            b_2, slope = gelu_with_slope(matvecs(layer1_weight, wide(phi_k_1_ago)))
             difference_2 = matvecs(layer2_weight, b_2) - v_1_ago
-            value_5 = matvecs(layer2_weight.mT, 2.0 * (product_2.unsqueeze(3) * difference_2))
-            u = -(value_5 * gelu_slope(value))
+            value = matvecs(layer2_weight.mT, 2.0 * (product_3.unsqueeze(3) * difference_2))
+            product_4 = value * slope
+            u = -product_4
             e3 = Write([], u, [(phi_k_1_ago, (0,))])
-            value = matvecs(layer1_weight, wide(phi_k))
-            b_3 = F.gelu(value)
+            b_3, slope = gelu_with_slope(matvecs(layer1_weight, wide(phi_k)))
             difference_3 = matvecs(layer2_weight, b_3) - v
-            value_6 = matvecs(layer2_weight.mT, 2.0 * (gamma.unsqueeze(3) * difference_3))
-            u = -(value_6 * gelu_slope(value))
+            u = -(matvecs(layer2_weight.mT, 2.0 * (gamma.unsqueeze(3) * difference_3)) * slope)
             e4 = Write([], u, [(phi_k, (0,))])
             u = (-2.0 * product).unsqueeze(3) * difference
             e1_1 = Write([], u, [(b, (0,))])
             u = (-2.0 * product_1).unsqueeze(3) * difference_1
             e2_1 = Write([], u, [(b_1, (0,))])
-            u = (-2.0 * product_2).unsqueeze(3) * difference_2
+            u = (-2.0 * product_3).unsqueeze(3) * difference_2
             e3_1 = Write([], u, [(b_2, (0,))])
             u = (-2.0 * gamma).unsqueeze(3) * difference_3
             e4_1 = Write([], u, [(b_3, (0,))])
@@ -1275,48 +1285,44 @@ class MixerM(nn.Module):
         value = alpha.unsqueeze(2).unsqueeze(3)
         value_1 = number(1.0, alpha)
         phi_k_3_ago = wide(phi_k_3_ago)
-        value_2 = matvec(layer1_weight, phi_k_3_ago)
-        value_3 = F.gelu(value_2)
+        gelu, slope = gelu_with_slope(matvec(layer1_weight, phi_k_3_ago))
         product = torch.where(place >= 3.0, value_1, 0.0).unsqueeze(1) * gamma_3_ago
-        product = 2.0 * (product.unsqueeze(2) * (matvec(layer2_weight, value_3) - v_3_ago))
+        product = 2.0 * (product.unsqueeze(2) * (matvec(layer2_weight, gelu) - v_3_ago))
         phi_k_2_ago = wide(phi_k_2_ago)
-        value_4 = matvec(layer1_weight, phi_k_2_ago)
-        value_5 = F.gelu(value_4)
+        gelu_1, slope_1 = gelu_with_slope(matvec(layer1_weight, phi_k_2_ago))
         product_1 = torch.where(place >= 2.0, value_1, 0.0).unsqueeze(1) * gamma_2_ago
-        product_2 = 2.0 * (product_1.unsqueeze(2) * (matvec(layer2_weight, value_5) - v_2_ago))
+        product_2 = 2.0 * (product_1.unsqueeze(2) * (matvec(layer2_weight, gelu_1) - v_2_ago))
         phi_k_1_ago = wide(phi_k_1_ago)
-        value_6 = matvec(layer1_weight, phi_k_1_ago)
-        value_7 = F.gelu(value_6)
+        gelu_2, slope_2 = gelu_with_slope(matvec(layer1_weight, phi_k_1_ago))
         product_3 = torch.where(place >= 1.0, value_1, 0.0).unsqueeze(1) * gamma_1_ago
-        product_4 = 2.0 * (product_3.unsqueeze(2) * (matvec(layer2_weight, value_7) - v_1_ago))
+        product_4 = 2.0 * (product_3.unsqueeze(2) * (matvec(layer2_weight, gelu_2) - v_1_ago))
         phi_k = wide(phi_k)
-        value_8 = matvec(layer1_weight, phi_k)
-        value_9 = F.gelu(value_8)
-        product_5 = 2.0 * (gamma.unsqueeze(2) * (matvec(layer2_weight, value_9) - v))
+        gelu_3, slope_3 = gelu_with_slope(matvec(layer1_weight, phi_k))
+        product_5 = 2.0 * (gamma.unsqueeze(2) * (matvec(layer2_weight, gelu_3) - v))
         # M = alpha * M - grad   (spec.nl:52)
-        value_10 = torch.addcmul(
-            outer(matvec(layer2_weight.mT, product) * gelu_slope(value_2), phi_k_3_ago),
-            (matvec(layer2_weight.mT, product_2) * gelu_slope(value_4)).unsqueeze(3),
+        value_2 = torch.addcmul(
+            outer(matvec(layer2_weight.mT, product) * slope, phi_k_3_ago),
+            (matvec(layer2_weight.mT, product_2) * slope_1).unsqueeze(3),
             phi_k_2_ago.unsqueeze(2),
         )
-        value_11 = torch.addcmul(
-            value_10,
-            (matvec(layer2_weight.mT, product_4) * gelu_slope(value_6)).unsqueeze(3),
+        value_3 = torch.addcmul(
+            value_2,
+            (matvec(layer2_weight.mT, product_4) * slope_2).unsqueeze(3),
             phi_k_1_ago.unsqueeze(2),
         )
-        value_12 = torch.addcmul(
-            value_11,
-            (matvec(layer2_weight.mT, product_5) * gelu_slope(value_8)).unsqueeze(3),
+        value_4 = torch.addcmul(
+            value_3,
+            (matvec(layer2_weight.mT, product_5) * slope_3).unsqueeze(3),
             phi_k.unsqueeze(2),
         )
-        M_layer1_weight = value * M["layer1.weight"] - value_12
-        value_13 = torch.addcmul(
-            torch.addcmul(outer(product, value_3), product_2.unsqueeze(3), value_5.unsqueeze(2)),
+        M_layer1_weight = value * M["layer1.weight"] - value_4
+        value_5 = torch.addcmul(
+            torch.addcmul(outer(product, gelu), product_2.unsqueeze(3), gelu_1.unsqueeze(2)),
             product_4.unsqueeze(3),
-            value_7.unsqueeze(2),
+            gelu_2.unsqueeze(2),
         )
-        value_14 = torch.addcmul(value_13, product_5.unsqueeze(3), value_9.unsqueeze(2))
-        M_layer2_weight = value * M["layer2.weight"] - value_14
+        value_6 = torch.addcmul(value_5, product_5.unsqueeze(3), gelu_3.unsqueeze(2))
+        M_layer2_weight = value * M["layer2.weight"] - value_6
         return {"layer1.weight": M_layer1_weight, "layer2.weight": M_layer2_weight}
 
     def read_step(self, q: Tensor, M: dict[str, Tensor]) -> Tensor:

@@ -32,24 +32,38 @@ def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Te
     return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
 
 
-def gelu_slope(x: Tensor) -> Tensor:
-    """The derivative of gelu."""
-    return GeluSlope.apply(x)
+def gelu_with_slope(x: Tensor) -> tuple[Tensor, Tensor]:
+    """gelu(x) and its derivative."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return GeluWithSlope.apply(x)
+    return GeluWithSlope.of(x)
 
 
-class GeluSlope(torch.autograd.Function):
-    """F(x) + x F'(x) with the normal distribution F; its own derivative is F'(x) (2 - x^2)."""
+class GeluWithSlope(torch.autograd.Function):
+    """x F(x) and F(x) + x F'(x), F the normal distribution; that of it is F'(x) (2 - x^2)."""
+
+    @staticmethod
+    def of(x):
+        return F.gelu(x), torch.ops.aten.gelu_backward(torch.ones_like(x), x)
 
     @staticmethod
     def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return torch.ops.aten.gelu_backward(torch.ones_like(x), x)
+        y, slope = GeluWithSlope.of(x)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, slope)
+        return y, slope
 
     @staticmethod
-    def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
+    def backward(ctx, dy, dslope):
+        x, slope = ctx.saved_tensors
+        if dslope is None:
+            return None if dy is None else dy * slope
         square = x * x
-        return grad * (2 - square) * (torch.exp(-0.5 * square) * 0.3989422804014327)
+        # exp(-x^2 / 2), by the faster of two functions
+        bell = torch.exp2(-0.7213475204444817 * square) * (2 - square)
+        if dy is None:
+            return dslope * bell * 0.3989422804014327
+        return torch.addcmul(dy * slope, dslope, bell, value=0.3989422804014327)
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
@@ -962,7 +976,7 @@ def gates_of_run(
     found, made = {}, {}
     for part, m in moves.items():
         rows, lead, tile = states[part].shape[0], lead_of(states[part], m), min(m.tile, length)
-        like = below([states[part]], m)[0].repeat_interleave(n, 0)
+        like = states[part].new_empty(rows * n * math.prod(lead), 1)
 
         def spread(g: Any, rows: int = rows) -> Any:
             if not isinstance(g, Tensor):
@@ -1125,15 +1139,11 @@ class MixerMK(nn.Module):
             layer2_weight = start["layer2.weight"]
             value = (-eta).unsqueeze(2)
             p = value * k
-            value_1 = matvecs(layer1_weight, wide(k))
-            b = F.gelu(value_1)
+            b, slope = gelu_with_slope(matvecs(layer1_weight, wide(k)))
             total = v + matvecs(layer2_weight, F.gelu(matvecs(layer1_weight, wide(v))))
-            difference = k + matvecs(layer2_weight, b) - total
-            product = matvecs(layer2_weight.mT, difference) * gelu_slope(value_1)
-            product_1 = eta.unsqueeze(2) * product
-            u = -product_1
-            e = Write([(p, 0)], u, [(k, (0,))])
-            u = value * difference
+            u = value * (k + matvecs(layer2_weight, b) - total)
+            u_1 = matvecs(layer2_weight.mT, u) * slope
+            e = Write([(p, 0)], u_1, [(k, (0,))])
             e_1 = Write([], u, [(b, (0,))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
@@ -1180,27 +1190,26 @@ class MixerMK(nn.Module):
         k_1 = wide(k)
         value_1 = k_1.unsqueeze(1)
         value_2 = eta.unsqueeze(1).unsqueeze(2)
-        value_3 = matvec(layer1_weight_1, k_1)
-        value_4 = F.gelu(value_3)
+        gelu, slope = gelu_with_slope(matvec(layer1_weight_1, k_1))
         total = v + matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v))))
-        difference = k + matvec(layer2_weight, value_4) - total
+        difference = k + matvec(layer2_weight, gelu) - total
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:35)
-        value_5 = torch.addcmul(
+        value_3 = torch.addcmul(
             value * layer1_weight,
             value_2 * matvec(layer1_weight, k_1).unsqueeze(2),
             value_1,
             value=-1,
         )
         M_k_layer1_weight = torch.addcmul(
-            value_5,
-            value_2 * (matvec(layer2_weight.mT, difference) * gelu_slope(value_3)).unsqueeze(2),
+            value_3,
+            value_2 * (matvec(layer2_weight.mT, difference) * slope).unsqueeze(2),
             value_1,
             value=-1,
         )
         M_k_layer2_weight = torch.addcmul(
             value * M_k["layer2.weight"],
             value_2 * difference.unsqueeze(2),
-            value_4.unsqueeze(1),
+            gelu.unsqueeze(1),
             value=-1,
         )
         return {"layer1.weight": M_k_layer1_weight, "layer2.weight": M_k_layer2_weight}
@@ -1258,15 +1267,11 @@ class MixerMV(nn.Module):
             layer2_weight = start["layer2.weight"]
             value = (-eta).unsqueeze(2)
             p = value * k
-            value_1 = matvecs(layer1_weight, wide(k))
-            b = F.gelu(value_1)
+            b, slope = gelu_with_slope(matvecs(layer1_weight, wide(k)))
             total = v + matvecs(layer2_weight, F.gelu(matvecs(layer1_weight, wide(v))))
-            difference = k + matvecs(layer2_weight, b) - total
-            product = matvecs(layer2_weight.mT, difference) * gelu_slope(value_1)
-            product_1 = eta.unsqueeze(2) * product
-            u = -product_1
-            e = Write([(p, 0)], u, [(k, (0,))])
-            u = value * difference
+            u = value * (k + matvecs(layer2_weight, b) - total)
+            u_1 = matvecs(layer2_weight.mT, u) * slope
+            e = Write([(p, 0)], u_1, [(k, (0,))])
             e_1 = Write([], u, [(b, (0,))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
@@ -1313,27 +1318,26 @@ class MixerMV(nn.Module):
         k_1 = wide(k)
         value_1 = k_1.unsqueeze(1)
         value_2 = eta.unsqueeze(1).unsqueeze(2)
-        value_3 = matvec(layer1_weight_1, k_1)
-        value_4 = F.gelu(value_3)
+        gelu, slope = gelu_with_slope(matvec(layer1_weight_1, k_1))
         total = v + matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v))))
-        difference = k + matvec(layer2_weight, value_4) - total
+        difference = k + matvec(layer2_weight, gelu) - total
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:35)
-        value_5 = torch.addcmul(
+        value_3 = torch.addcmul(
             value * layer1_weight,
             value_2 * matvec(layer1_weight, k_1).unsqueeze(2),
             value_1,
             value=-1,
         )
         M_v_layer1_weight = torch.addcmul(
-            value_5,
-            value_2 * (matvec(layer2_weight.mT, difference) * gelu_slope(value_3)).unsqueeze(2),
+            value_3,
+            value_2 * (matvec(layer2_weight.mT, difference) * slope).unsqueeze(2),
             value_1,
             value=-1,
         )
         M_v_layer2_weight = torch.addcmul(
             value * M_v["layer2.weight"],
             value_2 * difference.unsqueeze(2),
-            value_4.unsqueeze(1),
+            gelu.unsqueeze(1),
             value=-1,
         )
         return {"layer1.weight": M_v_layer1_weight, "layer2.weight": M_v_layer2_weight}
@@ -1391,15 +1395,11 @@ class MixerMMem(nn.Module):
             layer2_weight = start["layer2.weight"]
             value = (-eta).unsqueeze(2)
             p = value * k
-            value_1 = matvecs(layer1_weight, wide(k))
-            b = F.gelu(value_1)
+            b, slope = gelu_with_slope(matvecs(layer1_weight, wide(k)))
             total = v + matvecs(layer2_weight, F.gelu(matvecs(layer1_weight, wide(v))))
-            difference = k + matvecs(layer2_weight, b) - total
-            product = matvecs(layer2_weight.mT, difference) * gelu_slope(value_1)
-            product_1 = eta.unsqueeze(2) * product
-            u = -product_1
-            e = Write([(p, 0)], u, [(k, (0,))])
-            u = value * difference
+            u = value * (k + matvecs(layer2_weight, b) - total)
+            u_1 = matvecs(layer2_weight.mT, u) * slope
+            e = Write([(p, 0)], u_1, [(k, (0,))])
             e_1 = Write([], u, [(b, (0,))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
@@ -1448,27 +1448,26 @@ class MixerMMem(nn.Module):
         k_1 = wide(k)
         value_1 = k_1.unsqueeze(1)
         value_2 = eta.unsqueeze(1).unsqueeze(2)
-        value_3 = matvec(layer1_weight_1, k_1)
-        value_4 = F.gelu(value_3)
+        gelu, slope = gelu_with_slope(matvec(layer1_weight_1, k_1))
         total = v + matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v))))
-        difference = k + matvec(layer2_weight, value_4) - total
+        difference = k + matvec(layer2_weight, gelu) - total
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:35)
-        value_5 = torch.addcmul(
+        value_3 = torch.addcmul(
             value * layer1_weight,
             value_2 * matvec(layer1_weight, k_1).unsqueeze(2),
             value_1,
             value=-1,
         )
         M_mem_layer1_weight = torch.addcmul(
-            value_5,
-            value_2 * (matvec(layer2_weight.mT, difference) * gelu_slope(value_3)).unsqueeze(2),
+            value_3,
+            value_2 * (matvec(layer2_weight.mT, difference) * slope).unsqueeze(2),
             value_1,
             value=-1,
         )
         M_mem_layer2_weight = torch.addcmul(
             value * M_mem["layer2.weight"],
             value_2 * difference.unsqueeze(2),
-            value_4.unsqueeze(1),
+            gelu.unsqueeze(1),
             value=-1,
         )
         return {"layer1.weight": M_mem_layer1_weight, "layer2.weight": M_mem_layer2_weight}
@@ -1525,14 +1524,11 @@ class MixerMEta(nn.Module):
             layer1_weight = start["layer1.weight"]
             layer2_weight = start["layer2.weight"]
             p = (-eta).unsqueeze(2) * k
-            value = matvecs(layer1_weight, wide(k))
-            b = F.gelu(value)
-            value_1 = matvecs(layer2_weight, F.gelu(matvecs(layer1_weight, wide(v))))
-            difference = matvecs(layer2_weight, b).squeeze(-1) - value_1.squeeze(-1)
-            value_2 = torch.einsum("boi,bti->bto", layer2_weight.mT, difference.unsqueeze(2))
-            u = -(eta.unsqueeze(2) * (value_2 * gelu_slope(value)))
-            e = Write([(p, 0)], u, [(k, (0,))])
-            u = (-(eta * difference)).unsqueeze(2)
+            b, slope = gelu_with_slope(matvecs(layer1_weight, wide(k)))
+            value = matvecs(layer2_weight, F.gelu(matvecs(layer1_weight, wide(v)))).squeeze(-1)
+            u = (-(eta * (matvecs(layer2_weight, b).squeeze(-1) - value))).unsqueeze(2)
+            u_1 = torch.einsum("boi,bti->bto", layer2_weight.mT, u) * slope
+            e = Write([(p, 0)], u_1, [(k, (0,))])
             e_1 = Write([], u, [(b, (0,))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
@@ -1579,24 +1575,23 @@ class MixerMEta(nn.Module):
         k = wide(k)
         value_1 = k.unsqueeze(1)
         value_2 = eta.unsqueeze(1).unsqueeze(2)
-        value_3 = matvec(layer1_weight_1, k)
-        value_4 = F.gelu(value_3)
-        value_5 = matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v)))).squeeze(-1)
-        value_6 = (matvec(layer2_weight, value_4).squeeze(-1) - value_5).unsqueeze(1)
+        gelu, slope = gelu_with_slope(matvec(layer1_weight_1, k))
+        value_3 = matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v)))).squeeze(-1)
+        value_4 = (matvec(layer2_weight, gelu).squeeze(-1) - value_3).unsqueeze(1)
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:46)
-        value_7 = torch.addcmul(
+        value_5 = torch.addcmul(
             value * layer1_weight,
             value_2 * matvec(layer1_weight, k).unsqueeze(2),
             value_1,
             value=-1,
         )
         M_eta_layer1_weight = torch.addcmul(
-            value_7,
-            value_2 * (matvec(layer2_weight.mT, value_6) * gelu_slope(value_3)).unsqueeze(2),
+            value_5,
+            value_2 * (matvec(layer2_weight.mT, value_4) * slope).unsqueeze(2),
             value_1,
             value=-1,
         )
-        M_eta_layer2_weight = value * M_eta["layer2.weight"] - value_2 * outer(value_6, value_4)
+        M_eta_layer2_weight = value * M_eta["layer2.weight"] - value_2 * outer(value_4, gelu)
         return {"layer1.weight": M_eta_layer1_weight, "layer2.weight": M_eta_layer2_weight}
 
     def read_step(self, q: Tensor, M_eta: dict[str, Tensor]) -> Tensor:
@@ -1651,14 +1646,11 @@ class MixerMAlpha(nn.Module):
             layer1_weight = start["layer1.weight"]
             layer2_weight = start["layer2.weight"]
             p = (-eta).unsqueeze(2) * k
-            value = matvecs(layer1_weight, wide(k))
-            b = F.gelu(value)
-            value_1 = matvecs(layer2_weight, F.gelu(matvecs(layer1_weight, wide(v))))
-            difference = matvecs(layer2_weight, b).squeeze(-1) - value_1.squeeze(-1)
-            value_2 = torch.einsum("boi,bti->bto", layer2_weight.mT, difference.unsqueeze(2))
-            u = -(eta.unsqueeze(2) * (value_2 * gelu_slope(value)))
-            e = Write([(p, 0)], u, [(k, (0,))])
-            u = (-(eta * difference)).unsqueeze(2)
+            b, slope = gelu_with_slope(matvecs(layer1_weight, wide(k)))
+            value = matvecs(layer2_weight, F.gelu(matvecs(layer1_weight, wide(v)))).squeeze(-1)
+            u = (-(eta * (matvecs(layer2_weight, b).squeeze(-1) - value))).unsqueeze(2)
+            u_1 = torch.einsum("boi,bti->bto", layer2_weight.mT, u) * slope
+            e = Write([(p, 0)], u_1, [(k, (0,))])
             e_1 = Write([], u, [(b, (0,))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
@@ -1705,25 +1697,23 @@ class MixerMAlpha(nn.Module):
         k = wide(k)
         value_1 = k.unsqueeze(1)
         value_2 = eta.unsqueeze(1).unsqueeze(2)
-        value_3 = matvec(layer1_weight_1, k)
-        value_4 = F.gelu(value_3)
-        value_5 = matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v)))).squeeze(-1)
-        value_6 = (matvec(layer2_weight, value_4).squeeze(-1) - value_5).unsqueeze(1)
+        gelu, slope = gelu_with_slope(matvec(layer1_weight_1, k))
+        value_3 = matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v)))).squeeze(-1)
+        value_4 = (matvec(layer2_weight, gelu).squeeze(-1) - value_3).unsqueeze(1)
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:46)
-        value_7 = torch.addcmul(
+        value_5 = torch.addcmul(
             value * layer1_weight,
             value_2 * matvec(layer1_weight, k).unsqueeze(2),
             value_1,
             value=-1,
         )
         M_alpha_layer1_weight = torch.addcmul(
-            value_7,
-            value_2 * (matvec(layer2_weight.mT, value_6) * gelu_slope(value_3)).unsqueeze(2),
+            value_5,
+            value_2 * (matvec(layer2_weight.mT, value_4) * slope).unsqueeze(2),
             value_1,
             value=-1,
         )
-        product = value_2 * outer(value_6, value_4)
-        M_alpha_layer2_weight = value * M_alpha["layer2.weight"] - product
+        M_alpha_layer2_weight = value * M_alpha["layer2.weight"] - value_2 * outer(value_4, gelu)
         return {"layer1.weight": M_alpha_layer1_weight, "layer2.weight": M_alpha_layer2_weight}
 
     def read_step(self, q: Tensor, M_alpha: dict[str, Tensor]) -> Tensor:

@@ -939,7 +939,7 @@ def gates_of_run(
     found, made = {}, {}
     for part, m in moves.items():
         rows, lead, tile = states[part].shape[0], lead_of(states[part], m), min(m.tile, length)
-        like = below([states[part]], m)[0].repeat_interleave(n, 0)
+        like = states[part].new_empty(rows * n * math.prod(lead), 1)
 
         def spread(g: Any, rows: int = rows) -> Any:
             if not isinstance(g, Tensor):

@@ -31,24 +31,38 @@ def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Te
     return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
 
 
-def gelu_slope(x: Tensor) -> Tensor:
-    """The derivative of gelu."""
-    return GeluSlope.apply(x)
+def gelu_with_slope(x: Tensor) -> tuple[Tensor, Tensor]:
+    """gelu(x) and its derivative."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return GeluWithSlope.apply(x)
+    return GeluWithSlope.of(x)
 
 
-class GeluSlope(torch.autograd.Function):
-    """F(x) + x F'(x) with the normal distribution F; its own derivative is F'(x) (2 - x^2)."""
+class GeluWithSlope(torch.autograd.Function):
+    """x F(x) and F(x) + x F'(x), F the normal distribution; that of it is F'(x) (2 - x^2)."""
+
+    @staticmethod
+    def of(x):
+        return F.gelu(x), torch.ops.aten.gelu_backward(torch.ones_like(x), x)
 
     @staticmethod
     def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return torch.ops.aten.gelu_backward(torch.ones_like(x), x)
+        y, slope = GeluWithSlope.of(x)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, slope)
+        return y, slope
 
     @staticmethod
-    def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
+    def backward(ctx, dy, dslope):
+        x, slope = ctx.saved_tensors
+        if dslope is None:
+            return None if dy is None else dy * slope
         square = x * x
-        return grad * (2 - square) * (torch.exp(-0.5 * square) * 0.3989422804014327)
+        # exp(-x^2 / 2), by the faster of two functions
+        bell = torch.exp2(-0.7213475204444817 * square) * (2 - square)
+        if dy is None:
+            return dslope * bell * 0.3989422804014327
+        return torch.addcmul(dy * slope, dslope, bell, value=0.3989422804014327)
 
 
 def zeros(like: Tensor, *shape: int) -> Tensor:
@@ -1053,7 +1067,7 @@ def gates_of_run(
     found, made = {}, {}
     for part, m in moves.items():
         rows, lead, tile = states[part].shape[0], lead_of(states[part], m), min(m.tile, length)
-        like = below([states[part]], m)[0].repeat_interleave(n, 0)
+        like = states[part].new_empty(rows * n * math.prod(lead), 1)
 
         def spread(g: Any, rows: int = rows) -> Any:
             if not isinstance(g, Tensor):
@@ -1224,14 +1238,10 @@ class MixerM(nn.Module):
         def writes(theta, k, v, start):
             """What the tokens of a chunk write, from the state before it."""
             layer2_weight = start["layer2.weight"]
-            value = matvecs(start["layer1.weight"], wide(k))
-            b = F.gelu(value)
-            difference = matvecs(layer2_weight, b) - v
-            product = matvecs(layer2_weight.mT, difference) * gelu_slope(value)
-            product_1 = theta.unsqueeze(3) * product
-            u = -product_1
-            e = Write([], u, [(k, (0, 1))])
-            u = (-theta).unsqueeze(3) * difference
+            b, slope = gelu_with_slope(matvecs(start["layer1.weight"], wide(k)))
+            u = (-theta).unsqueeze(3) * (matvecs(layer2_weight, b) - v)
+            u_1 = matvecs(layer2_weight.mT, u) * slope
+            e = Write([], u_1, [(k, (0, 1))])
             e_1 = Write([], u, [(b, (0, 1))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
@@ -1271,27 +1281,26 @@ class MixerM(nn.Module):
         layer2_weight = M_start["layer2.weight"]
         value = eta.unsqueeze(2).unsqueeze(3)
         k = wide(k)
-        value_1 = matvec(M_start["layer1.weight"], k)
-        value_2 = F.gelu(value_1)
-        difference = matvec(layer2_weight, value_2) - v
-        value_3 = theta.unsqueeze(2).unsqueeze(3)
+        gelu, slope = gelu_with_slope(matvec(M_start["layer1.weight"], k))
+        difference = matvec(layer2_weight, gelu) - v
+        value_1 = theta.unsqueeze(2).unsqueeze(3)
         # S = eta * S - theta * grad   (spec.nl:18)
         M_S_layer1_weight = torch.addcmul(
             value * M_S["layer1.weight"],
-            value_3 * (matvec(layer2_weight.mT, difference) * gelu_slope(value_1)).unsqueeze(3),
+            value_1 * (matvec(layer2_weight.mT, difference) * slope).unsqueeze(3),
             k.unsqueeze(2),
             value=-1,
         )
-        value_4 = wide((1.0 - alpha).unsqueeze(2).unsqueeze(3))
+        value_2 = wide((1.0 - alpha).unsqueeze(2).unsqueeze(3))
         # self = (1 - alpha) * self + S   (spec.nl:19)
-        M_layer1_weight = torch.addcmul(M_S_layer1_weight, value_4, M["layer1.weight"])
+        M_layer1_weight = torch.addcmul(M_S_layer1_weight, value_2, M["layer1.weight"])
         M_S_layer2_weight = torch.addcmul(
             value * M_S["layer2.weight"],
-            value_3 * difference.unsqueeze(3),
-            value_2.unsqueeze(2),
+            value_1 * difference.unsqueeze(3),
+            gelu.unsqueeze(2),
             value=-1,
         )
-        M_layer2_weight = torch.addcmul(M_S_layer2_weight, value_4, M["layer2.weight"])
+        M_layer2_weight = torch.addcmul(M_S_layer2_weight, value_2, M["layer2.weight"])
         M = {"layer1.weight": M_layer1_weight, "layer2.weight": M_layer2_weight}
         M_S = {"layer1.weight": M_S_layer1_weight, "layer2.weight": M_S_layer2_weight}
         return M, M_S

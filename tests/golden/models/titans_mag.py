@@ -32,24 +32,38 @@ def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Te
     return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
 
 
-def gelu_slope(x: Tensor) -> Tensor:
-    """The derivative of gelu."""
-    return GeluSlope.apply(x)
+def gelu_with_slope(x: Tensor) -> tuple[Tensor, Tensor]:
+    """gelu(x) and its derivative."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return GeluWithSlope.apply(x)
+    return GeluWithSlope.of(x)
 
 
-class GeluSlope(torch.autograd.Function):
-    """F(x) + x F'(x) with the normal distribution F; its own derivative is F'(x) (2 - x^2)."""
+class GeluWithSlope(torch.autograd.Function):
+    """x F(x) and F(x) + x F'(x), F the normal distribution; that of it is F'(x) (2 - x^2)."""
+
+    @staticmethod
+    def of(x):
+        return F.gelu(x), torch.ops.aten.gelu_backward(torch.ones_like(x), x)
 
     @staticmethod
     def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return torch.ops.aten.gelu_backward(torch.ones_like(x), x)
+        y, slope = GeluWithSlope.of(x)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, slope)
+        return y, slope
 
     @staticmethod
-    def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
+    def backward(ctx, dy, dslope):
+        x, slope = ctx.saved_tensors
+        if dslope is None:
+            return None if dy is None else dy * slope
         square = x * x
-        return grad * (2 - square) * (torch.exp(-0.5 * square) * 0.3989422804014327)
+        # exp(-x^2 / 2), by the faster of two functions
+        bell = torch.exp2(-0.7213475204444817 * square) * (2 - square)
+        if dy is None:
+            return dslope * bell * 0.3989422804014327
+        return torch.addcmul(dy * slope, dslope, bell, value=0.3989422804014327)
 
 
 def index(n: int, like: Tensor) -> Tensor:
@@ -1109,7 +1123,7 @@ def gates_of_run(
     found, made = {}, {}
     for part, m in moves.items():
         rows, lead, tile = states[part].shape[0], lead_of(states[part], m), min(m.tile, length)
-        like = below([states[part]], m)[0].repeat_interleave(n, 0)
+        like = states[part].new_empty(rows * n * math.prod(lead), 1)
 
         def spread(g: Any, rows: int = rows) -> Any:
             if not isinstance(g, Tensor):
@@ -1455,14 +1469,10 @@ class MixerM(nn.Module):
             """What the tokens of a chunk write, from the state before it."""
             layer2_weight = start["layer2.weight"]
             b = unit(F.silu(conv_k.unflatten(-1, (4, 32))))
-            value = matvecs(start["layer1.weight"], wide(b))
-            b_1 = F.gelu(value)
-            difference = matvecs(layer2_weight, b_1) - F.silu(M_v)
-            product = matvecs(layer2_weight.mT, difference) * gelu_slope(value)
-            product_1 = theta.unsqueeze(3) * product
-            u = -product_1
-            e = Write([], u, [(b, (0, 1))])
-            u = (-theta).unsqueeze(3) * difference
+            b_1, slope = gelu_with_slope(matvecs(start["layer1.weight"], wide(b)))
+            u = (-theta).unsqueeze(3) * (matvecs(layer2_weight, b_1) - F.silu(M_v))
+            u_1 = matvecs(layer2_weight.mT, u) * slope
+            e = Write([], u_1, [(b, (0, 1))])
             e_1 = Write([], u, [(b_1, (0, 1))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
@@ -1507,27 +1517,26 @@ class MixerM(nn.Module):
         layer2_weight = M_start["layer2.weight"]
         value = eta.unsqueeze(2).unsqueeze(3)
         value_1 = wide(unit(F.silu(conv_k.unflatten(-1, (4, 32)))))
-        value_2 = matvec(M_start["layer1.weight"], value_1)
-        value_3 = F.gelu(value_2)
-        difference = matvec(layer2_weight, value_3) - F.silu(M_v)
-        value_4 = theta.unsqueeze(2).unsqueeze(3)
+        gelu, slope = gelu_with_slope(matvec(M_start["layer1.weight"], value_1))
+        difference = matvec(layer2_weight, gelu) - F.silu(M_v)
+        value_2 = theta.unsqueeze(2).unsqueeze(3)
         # S = eta * S - theta * grad   (rules.nl:27)
         M_S_layer1_weight = torch.addcmul(
             value * M_S["layer1.weight"],
-            value_4 * (matvec(layer2_weight.mT, difference) * gelu_slope(value_2)).unsqueeze(3),
+            value_2 * (matvec(layer2_weight.mT, difference) * slope).unsqueeze(3),
             value_1.unsqueeze(2),
             value=-1,
         )
-        value_5 = wide((1.0 - alpha).unsqueeze(2).unsqueeze(3))
+        value_3 = wide((1.0 - alpha).unsqueeze(2).unsqueeze(3))
         # self = (1 - alpha) * self + S   (rules.nl:28)
-        M_layer1_weight = torch.addcmul(M_S_layer1_weight, value_5, M["layer1.weight"])
+        M_layer1_weight = torch.addcmul(M_S_layer1_weight, value_3, M["layer1.weight"])
         M_S_layer2_weight = torch.addcmul(
             value * M_S["layer2.weight"],
-            value_4 * difference.unsqueeze(3),
-            value_3.unsqueeze(2),
+            value_2 * difference.unsqueeze(3),
+            gelu.unsqueeze(2),
             value=-1,
         )
-        M_layer2_weight = torch.addcmul(M_S_layer2_weight, value_5, M["layer2.weight"])
+        M_layer2_weight = torch.addcmul(M_S_layer2_weight, value_3, M["layer2.weight"])
         M = {"layer1.weight": M_layer1_weight, "layer2.weight": M_layer2_weight}
         M_S = {"layer1.weight": M_S_layer1_weight, "layer2.weight": M_S_layer2_weight}
         return M, M_S

@@ -33,24 +33,38 @@ def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Te
     return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
 
 
-def gelu_slope(x: Tensor) -> Tensor:
-    """The derivative of gelu."""
-    return GeluSlope.apply(x)
+def gelu_with_slope(x: Tensor) -> tuple[Tensor, Tensor]:
+    """gelu(x) and its derivative."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return GeluWithSlope.apply(x)
+    return GeluWithSlope.of(x)
 
 
-class GeluSlope(torch.autograd.Function):
-    """F(x) + x F'(x) with the normal distribution F; its own derivative is F'(x) (2 - x^2)."""
+class GeluWithSlope(torch.autograd.Function):
+    """x F(x) and F(x) + x F'(x), F the normal distribution; that of it is F'(x) (2 - x^2)."""
+
+    @staticmethod
+    def of(x):
+        return F.gelu(x), torch.ops.aten.gelu_backward(torch.ones_like(x), x)
 
     @staticmethod
     def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return torch.ops.aten.gelu_backward(torch.ones_like(x), x)
+        y, slope = GeluWithSlope.of(x)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, slope)
+        return y, slope
 
     @staticmethod
-    def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
+    def backward(ctx, dy, dslope):
+        x, slope = ctx.saved_tensors
+        if dslope is None:
+            return None if dy is None else dy * slope
         square = x * x
-        return grad * (2 - square) * (torch.exp(-0.5 * square) * 0.3989422804014327)
+        # exp(-x^2 / 2), by the faster of two functions
+        bell = torch.exp2(-0.7213475204444817 * square) * (2 - square)
+        if dy is None:
+            return dslope * bell * 0.3989422804014327
+        return torch.addcmul(dy * slope, dslope, bell, value=0.3989422804014327)
 
 
 def number(value: float, like: Tensor) -> Tensor:
@@ -1220,7 +1234,7 @@ def gates_of_run(
     found, made = {}, {}
     for part, m in moves.items():
         rows, lead, tile = states[part].shape[0], lead_of(states[part], m), min(m.tile, length)
-        like = below([states[part]], m)[0].repeat_interleave(n, 0)
+        like = states[part].new_empty(rows * n * math.prod(lead), 1)
 
         def spread(g: Any, rows: int = rows) -> Any:
             if not isinstance(g, Tensor):
@@ -1380,14 +1394,11 @@ class MixerV(nn.Module):
         layer2_weight = V["layer2.weight"]
         value = (torch.sigmoid(W_eta) / 256.0).unsqueeze(3)
         k = wide(k)
-        value_1 = matvecs(V["layer1.weight"], k)
-        value_2 = F.gelu(value_1)
-        difference = matvecs(layer2_weight, value_2) - v
-        value_3 = outer_sum(
-            value * (matvecs(layer2_weight.mT, difference) * gelu_slope(value_1)), k
-        )
-        V_sum_1 = V_sum["1"] + value_3
-        V_sum_2 = V_sum["2"] + outer_sum(value * difference, value_2)
+        gelu, slope = gelu_with_slope(matvecs(V["layer1.weight"], k))
+        difference = matvecs(layer2_weight, gelu) - v
+        value_1 = outer_sum(value * (matvecs(layer2_weight.mT, difference) * slope), k)
+        V_sum_1 = V_sum["1"] + value_1
+        V_sum_2 = V_sum["2"] + outer_sum(value * difference, gelu)
         return {"1": V_sum_1, "2": V_sum_2}
 
     def update(
@@ -1463,14 +1474,10 @@ class MixerN(nn.Module):
         def writes(theta, k, v, start):
             """What the tokens of a chunk write, from the state before it."""
             layer2_weight = start["layer2.weight"]
-            value = matvecs(start["layer1.weight"], wide(k))
-            b = F.gelu(value)
-            difference = matvecs(layer2_weight, b) - v
-            product = matvecs(layer2_weight.mT, difference) * gelu_slope(value)
-            product_1 = theta.unsqueeze(3) * product
-            u = -product_1
-            e = Write([], u, [(k, (0, 1))])
-            u = (-theta).unsqueeze(3) * difference
+            b, slope = gelu_with_slope(matvecs(start["layer1.weight"], wide(k)))
+            u = (-theta).unsqueeze(3) * (matvecs(layer2_weight, b) - v)
+            u_1 = matvecs(layer2_weight.mT, u) * slope
+            e = Write([], u_1, [(k, (0, 1))])
             e_1 = Write([], u, [(b, (0, 1))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
@@ -1515,27 +1522,26 @@ class MixerN(nn.Module):
         layer2_weight = N_start["layer2.weight"]
         value = eta.unsqueeze(2).unsqueeze(3)
         k = wide(k)
-        value_1 = matvec(N_start["layer1.weight"], k)
-        value_2 = F.gelu(value_1)
-        difference = matvec(layer2_weight, value_2) - v
-        value_3 = theta.unsqueeze(2).unsqueeze(3)
+        gelu, slope = gelu_with_slope(matvec(N_start["layer1.weight"], k))
+        difference = matvec(layer2_weight, gelu) - v
+        value_1 = theta.unsqueeze(2).unsqueeze(3)
         # S = eta * S - theta * grad   (rules.nl:27)
         N_S_layer1_weight = torch.addcmul(
             value * N_S["layer1.weight"],
-            value_3 * (matvec(layer2_weight.mT, difference) * gelu_slope(value_1)).unsqueeze(3),
+            value_1 * (matvec(layer2_weight.mT, difference) * slope).unsqueeze(3),
             k.unsqueeze(2),
             value=-1,
         )
-        value_4 = wide((1.0 - alpha).unsqueeze(2).unsqueeze(3))
+        value_2 = wide((1.0 - alpha).unsqueeze(2).unsqueeze(3))
         # self = (1 - alpha) * self + S   (rules.nl:28)
-        N_layer1_weight = torch.addcmul(N_S_layer1_weight, value_4, N["layer1.weight"])
+        N_layer1_weight = torch.addcmul(N_S_layer1_weight, value_2, N["layer1.weight"])
         N_S_layer2_weight = torch.addcmul(
             value * N_S["layer2.weight"],
-            value_3 * difference.unsqueeze(3),
-            value_2.unsqueeze(2),
+            value_1 * difference.unsqueeze(3),
+            gelu.unsqueeze(2),
             value=-1,
         )
-        N_layer2_weight = torch.addcmul(N_S_layer2_weight, value_4, N["layer2.weight"])
+        N_layer2_weight = torch.addcmul(N_S_layer2_weight, value_2, N["layer2.weight"])
         N = {"layer1.weight": N_layer1_weight, "layer2.weight": N_layer2_weight}
         N_S = {"layer1.weight": N_S_layer1_weight, "layer2.weight": N_S_layer2_weight}
         return N, N_S
@@ -1600,14 +1606,10 @@ class MixerL(nn.Module):
         def writes(theta, k, v, start):
             """What the tokens of a chunk write, from the state before it."""
             layer2_weight = start["layer2.weight"]
-            value = matvecs(start["layer1.weight"], wide(k))
-            b = F.gelu(value)
-            difference = matvecs(layer2_weight, b) - v
-            product = matvecs(layer2_weight.mT, difference) * gelu_slope(value)
-            product_1 = theta.unsqueeze(3) * product
-            u = -product_1
-            e = Write([], u, [(k, (0, 1))])
-            u = (-theta).unsqueeze(3) * difference
+            b, slope = gelu_with_slope(matvecs(start["layer1.weight"], wide(k)))
+            u = (-theta).unsqueeze(3) * (matvecs(layer2_weight, b) - v)
+            u_1 = matvecs(layer2_weight.mT, u) * slope
+            e = Write([], u_1, [(k, (0, 1))])
             e_1 = Write([], u, [(b, (0, 1))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
@@ -1652,27 +1654,26 @@ class MixerL(nn.Module):
         layer2_weight = L_start["layer2.weight"]
         value = eta.unsqueeze(2).unsqueeze(3)
         k = wide(k)
-        value_1 = matvec(L_start["layer1.weight"], k)
-        value_2 = F.gelu(value_1)
-        difference = matvec(layer2_weight, value_2) - v
-        value_3 = theta.unsqueeze(2).unsqueeze(3)
+        gelu, slope = gelu_with_slope(matvec(L_start["layer1.weight"], k))
+        difference = matvec(layer2_weight, gelu) - v
+        value_1 = theta.unsqueeze(2).unsqueeze(3)
         # S = eta * S - theta * grad   (rules.nl:27)
         L_S_layer1_weight = torch.addcmul(
             value * L_S["layer1.weight"],
-            value_3 * (matvec(layer2_weight.mT, difference) * gelu_slope(value_1)).unsqueeze(3),
+            value_1 * (matvec(layer2_weight.mT, difference) * slope).unsqueeze(3),
             k.unsqueeze(2),
             value=-1,
         )
-        value_4 = wide((1.0 - alpha).unsqueeze(2).unsqueeze(3))
+        value_2 = wide((1.0 - alpha).unsqueeze(2).unsqueeze(3))
         # self = (1 - alpha) * self + S   (rules.nl:28)
-        L_layer1_weight = torch.addcmul(L_S_layer1_weight, value_4, L["layer1.weight"])
+        L_layer1_weight = torch.addcmul(L_S_layer1_weight, value_2, L["layer1.weight"])
         L_S_layer2_weight = torch.addcmul(
             value * L_S["layer2.weight"],
-            value_3 * difference.unsqueeze(3),
-            value_2.unsqueeze(2),
+            value_1 * difference.unsqueeze(3),
+            gelu.unsqueeze(2),
             value=-1,
         )
-        L_layer2_weight = torch.addcmul(L_S_layer2_weight, value_4, L["layer2.weight"])
+        L_layer2_weight = torch.addcmul(L_S_layer2_weight, value_2, L["layer2.weight"])
         L = {"layer1.weight": L_layer1_weight, "layer2.weight": L_layer2_weight}
         L_S = {"layer1.weight": L_S_layer1_weight, "layer2.weight": L_S_layer2_weight}
         return L, L_S

@@ -32,24 +32,38 @@ def layernorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-5) -> 
     return (centred * torch.rsqrt(centred.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
 
 
-def gelu_slope(x: Tensor) -> Tensor:
-    """The derivative of gelu."""
-    return GeluSlope.apply(x)
+def gelu_with_slope(x: Tensor) -> tuple[Tensor, Tensor]:
+    """gelu(x) and its derivative."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return GeluWithSlope.apply(x)
+    return GeluWithSlope.of(x)
 
 
-class GeluSlope(torch.autograd.Function):
-    """F(x) + x F'(x) with the normal distribution F; its own derivative is F'(x) (2 - x^2)."""
+class GeluWithSlope(torch.autograd.Function):
+    """x F(x) and F(x) + x F'(x), F the normal distribution; that of it is F'(x) (2 - x^2)."""
+
+    @staticmethod
+    def of(x):
+        return F.gelu(x), torch.ops.aten.gelu_backward(torch.ones_like(x), x)
 
     @staticmethod
     def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return torch.ops.aten.gelu_backward(torch.ones_like(x), x)
+        y, slope = GeluWithSlope.of(x)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, slope)
+        return y, slope
 
     @staticmethod
-    def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
+    def backward(ctx, dy, dslope):
+        x, slope = ctx.saved_tensors
+        if dslope is None:
+            return None if dy is None else dy * slope
         square = x * x
-        return grad * (2 - square) * (torch.exp(-0.5 * square) * 0.3989422804014327)
+        # exp(-x^2 / 2), by the faster of two functions
+        bell = torch.exp2(-0.7213475204444817 * square) * (2 - square)
+        if dy is None:
+            return dslope * bell * 0.3989422804014327
+        return torch.addcmul(dy * slope, dslope, bell, value=0.3989422804014327)
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
@@ -921,7 +935,7 @@ def gates_of_run(
     found, made = {}, {}
     for part, m in moves.items():
         rows, lead, tile = states[part].shape[0], lead_of(states[part], m), min(m.tile, length)
-        like = below([states[part]], m)[0].repeat_interleave(n, 0)
+        like = states[part].new_empty(rows * n * math.prod(lead), 1)
 
         def spread(g: Any, rows: int = rows) -> Any:
             if not isinstance(g, Tensor):
@@ -1090,20 +1104,19 @@ class MixerM(nn.Module):
         def writes(eta, k, v, start):
             """What the tokens of a chunk write, from the state before it."""
             layer2_weight = start["layer2.weight"]
-            value = matvecs(start["layer1.weight"], wide(k))
-            b = F.gelu(value)
-            value_1 = matvecs(layer2_weight, b)
-            value_2 = layernorm(value_1)
-            value_3 = start["norm.weight"].unsqueeze(1)
-            product = 2.0 * (k + (value_2 * value_3 + start["norm.bias"].unsqueeze(1)) - v)
-            product = product * value_3
-            difference = value_1 - value_1.mean(-1, keepdim=True)
-            value_4 = torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
-            product_1 = value_2 * (product * value_2).mean(-1, keepdim=True)
-            quotient = (product - product.mean(-1, keepdim=True) - product_1) / value_4
-            u = -(eta.unsqueeze(3) * (matvecs(layer2_weight.mT, quotient) * gelu_slope(value)))
-            e = Write([], u, [(k, (0,))])
+            b, slope = gelu_with_slope(matvecs(start["layer1.weight"], wide(k)))
+            value = matvecs(layer2_weight, b)
+            value_1 = layernorm(value)
+            value_2 = start["norm.weight"].unsqueeze(1)
+            product = 2.0 * (k + (value_1 * value_2 + start["norm.bias"].unsqueeze(1)) - v)
+            product = product * value_2
+            difference = value - value.mean(-1, keepdim=True)
+            value = torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
+            product_1 = value_1 * (product * value_1).mean(-1, keepdim=True)
+            quotient = (product - product.mean(-1, keepdim=True) - product_1) / value
             u = (-eta).unsqueeze(3) * quotient
+            u_1 = matvecs(layer2_weight.mT, u) * slope
+            e = Write([], u_1, [(k, (0,))])
             e_1 = Write([], u, [(b, (0,))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
@@ -1137,31 +1150,30 @@ class MixerM(nn.Module):
         layer2_weight = M_start["layer2.weight"]
         norm_weight = M_start["norm.weight"]
         k_1 = wide(k)
-        value = matvec(M_start["layer1.weight"], k_1)
-        value_1 = F.gelu(value)
-        value_2 = matvec(layer2_weight, value_1)
-        value_3 = layernorm(value_2)
-        product = 2.0 * (k + torch.addcmul(M_start["norm.bias"], value_3, norm_weight) - v)
+        gelu, slope = gelu_with_slope(matvec(M_start["layer1.weight"], k_1))
+        value = matvec(layer2_weight, gelu)
+        value_1 = layernorm(value)
+        product = 2.0 * (k + torch.addcmul(M_start["norm.bias"], value_1, norm_weight) - v)
         product = product * norm_weight
-        difference = value_2 - value_2.mean(-1, keepdim=True)
-        value_4 = torch.addcmul(
+        difference = value - value.mean(-1, keepdim=True)
+        value = torch.addcmul(
             product - product.mean(-1, keepdim=True),
-            value_3,
-            (product * value_3).mean(-1, keepdim=True),
+            value_1,
+            (product * value_1).mean(-1, keepdim=True),
             value=-1,
         )
-        quotient = value_4 / torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
-        value_5 = eta.unsqueeze(2).unsqueeze(3)
+        quotient = value / torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
+        value = eta.unsqueeze(2).unsqueeze(3)
         # M.layer1 = M.layer1 - eta * grad.layer1   (spec.nl:33)
         M_layer1_weight = torch.addcmul(
             M["layer1.weight"],
-            value_5 * (matvec(layer2_weight.mT, quotient) * gelu_slope(value)).unsqueeze(3),
+            value * (matvec(layer2_weight.mT, quotient) * slope).unsqueeze(3),
             k_1.unsqueeze(2),
             value=-1,
         )
         # M.layer2 = M.layer2 - eta * grad.layer2   (spec.nl:34)
         M_layer2_weight = torch.addcmul(
-            M["layer2.weight"], value_5 * quotient.unsqueeze(3), value_1.unsqueeze(2), value=-1
+            M["layer2.weight"], value * quotient.unsqueeze(3), gelu.unsqueeze(2), value=-1
         )
         return {
             "layer1.weight": M_layer1_weight,

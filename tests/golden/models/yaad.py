@@ -42,24 +42,38 @@ def softplus(x: Tensor) -> Tensor:
     return torch.logaddexp(x, x.new_zeros(()))
 
 
-def gelu_slope(x: Tensor) -> Tensor:
-    """The derivative of gelu."""
-    return GeluSlope.apply(x)
+def gelu_with_slope(x: Tensor) -> tuple[Tensor, Tensor]:
+    """gelu(x) and its derivative."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return GeluWithSlope.apply(x)
+    return GeluWithSlope.of(x)
 
 
-class GeluSlope(torch.autograd.Function):
-    """F(x) + x F'(x) with the normal distribution F; its own derivative is F'(x) (2 - x^2)."""
+class GeluWithSlope(torch.autograd.Function):
+    """x F(x) and F(x) + x F'(x), F the normal distribution; that of it is F'(x) (2 - x^2)."""
+
+    @staticmethod
+    def of(x):
+        return F.gelu(x), torch.ops.aten.gelu_backward(torch.ones_like(x), x)
 
     @staticmethod
     def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return torch.ops.aten.gelu_backward(torch.ones_like(x), x)
+        y, slope = GeluWithSlope.of(x)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, slope)
+        return y, slope
 
     @staticmethod
-    def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
+    def backward(ctx, dy, dslope):
+        x, slope = ctx.saved_tensors
+        if dslope is None:
+            return None if dy is None else dy * slope
         square = x * x
-        return grad * (2 - square) * (torch.exp(-0.5 * square) * 0.3989422804014327)
+        # exp(-x^2 / 2), by the faster of two functions
+        bell = torch.exp2(-0.7213475204444817 * square) * (2 - square)
+        if dy is None:
+            return dslope * bell * 0.3989422804014327
+        return torch.addcmul(dy * slope, dslope, bell, value=0.3989422804014327)
 
 
 def number(value: float, like: Tensor) -> Tensor:
@@ -1084,7 +1098,7 @@ def gates_of_run(
     found, made = {}, {}
     for part, m in moves.items():
         rows, lead, tile = states[part].shape[0], lead_of(states[part], m), min(m.tile, length)
-        like = below([states[part]], m)[0].repeat_interleave(n, 0)
+        like = states[part].new_empty(rows * n * math.prod(lead), 1)
 
         def spread(g: Any, rows: int = rows) -> Any:
             if not isinstance(g, Tensor):
@@ -1255,24 +1269,23 @@ class MixerM(nn.Module):
         def writes(k, v, delta, eta, start):
             """What the tokens of a chunk write, from the state before it."""
             layer2_weight = start["layer2.weight"]
-            value = matvecs(start["layer1.weight"], wide(k))
-            value_1 = F.gelu(value)
-            value_2 = matvecs(layer2_weight, value_1)
-            value_3 = layernorm(value_2)
-            value_4 = start["norm.weight"].unsqueeze(1)
-            difference = k + (value_3 * value_4 + start["norm.bias"].unsqueeze(1)) - v
-            value_5 = torch.abs(difference) <= delta
-            product = torch.where(value_5, number(0.0, k), 1.0) * delta * torch.sign(difference)
-            total = torch.where(value_5, number(1.0, k), 0.0) * difference + product
-            product = total * value_4
-            difference = value_2 - value_2.mean(-1, keepdim=True)
-            value_6 = torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
-            product_1 = value_3 * (product * value_3).mean(-1, keepdim=True)
-            quotient = (product - product.mean(-1, keepdim=True) - product_1) / value_6
-            u = -(matvecs(layer2_weight.mT, quotient) * gelu_slope(value))
+            gelu, slope = gelu_with_slope(matvecs(start["layer1.weight"], wide(k)))
+            value = matvecs(layer2_weight, gelu)
+            value_1 = layernorm(value)
+            value_2 = start["norm.weight"].unsqueeze(1)
+            difference = k + (value_1 * value_2 + start["norm.bias"].unsqueeze(1)) - v
+            value_3 = torch.abs(difference) <= delta
+            product = torch.where(value_3, number(0.0, k), 1.0) * delta * torch.sign(difference)
+            total = torch.where(value_3, number(1.0, k), 0.0) * difference + product
+            product = total * value_2
+            difference = value - value.mean(-1, keepdim=True)
+            value = torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
+            product_1 = value_1 * (product * value_1).mean(-1, keepdim=True)
+            quotient = (product - product.mean(-1, keepdim=True) - product_1) / value
+            u = -(matvecs(layer2_weight.mT, quotient) * slope)
             b = eta * k
             e = Write([], u, [(b, (0,))])
-            u = -value_1
+            u = -gelu
             b = eta * quotient
             e_1 = Write([], u, [(b, (0,))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
@@ -1318,36 +1331,35 @@ class MixerM(nn.Module):
         norm_weight = M_start["norm.weight"]
         value = alpha.unsqueeze(2)
         k_1 = wide(k)
-        value_1 = matvec(M_start["layer1.weight"], k_1)
-        value_2 = F.gelu(value_1)
-        value_3 = matvec(layer2_weight, value_2)
-        value_4 = layernorm(value_3)
-        difference = k + torch.addcmul(M_start["norm.bias"], value_4, norm_weight) - v
-        value_5 = torch.abs(difference) <= delta
-        value_6 = torch.addcmul(
-            torch.where(value_5, number(1.0, alpha), 0.0) * difference,
-            wide(torch.where(value_5, number(0.0, alpha), 1.0) * delta),
+        gelu, slope = gelu_with_slope(matvec(M_start["layer1.weight"], k_1))
+        value_1 = matvec(layer2_weight, gelu)
+        value_2 = layernorm(value_1)
+        difference = k + torch.addcmul(M_start["norm.bias"], value_2, norm_weight) - v
+        value_3 = torch.abs(difference) <= delta
+        value_4 = torch.addcmul(
+            torch.where(value_3, number(1.0, alpha), 0.0) * difference,
+            wide(torch.where(value_3, number(0.0, alpha), 1.0) * delta),
             torch.sign(difference),
         )
-        product = value_6 * norm_weight
-        difference = value_3 - value_3.mean(-1, keepdim=True)
-        value_7 = torch.addcmul(
+        product = value_4 * norm_weight
+        difference = value_1 - value_1.mean(-1, keepdim=True)
+        value_5 = torch.addcmul(
             product - product.mean(-1, keepdim=True),
-            value_4,
-            (product * value_4).mean(-1, keepdim=True),
+            value_2,
+            (product * value_2).mean(-1, keepdim=True),
             value=-1,
         )
-        quotient = value_7 / torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
-        value_8 = eta.unsqueeze(2)
+        quotient = value_5 / torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
+        value_6 = eta.unsqueeze(2)
         # M.layer1 = M.layer1 @ diag(alpha) - grad.layer1 @ diag(eta)   (spec.nl:42)
         M_layer1_weight = torch.addcmul(
             M["layer1.weight"] * value,
-            (matvec(layer2_weight.mT, quotient) * gelu_slope(value_1)).unsqueeze(3),
-            value_8 * k_1.unsqueeze(2),
+            (matvec(layer2_weight.mT, quotient) * slope).unsqueeze(3),
+            value_6 * k_1.unsqueeze(2),
             value=-1,
         )
         # M.layer2 = diag(alpha) @ M.layer2 - diag(eta) @ grad.layer2   (spec.nl:43)
-        product = outer(value_2, quotient) * value_8
+        product = outer(gelu, quotient) * value_6
         M_layer2_weight = (M["layer2.weight"].mT * value).mT - product.mT
         return {
             "layer1.weight": M_layer1_weight,
