@@ -80,6 +80,8 @@ class Launcher:
                 bool(kernel.loop),
                 self.solve.sizes["K"],
                 self.solve.sizes["V"],
+                self.solve.keeping.gates,
+                self.solve.keeping.tile,
             )
         )
         for node in postorder(printer.roots):

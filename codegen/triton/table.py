@@ -2,9 +2,16 @@
 
 A row is (tokens of a tile, channels of d_v in a loop over tiles, warps of a tile, warps of a loop,
 stages). How much the kernels take with these on each machine stands in `docs/internals/kernels.md`.
+`blocks.json` beside this file has the rows that `nlc bench --tune` measured; they come first.
 """
 
 from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
 
 from nlc.ir.schedule import Keeping
 
@@ -27,12 +34,67 @@ ROWS: dict[tuple[str, int], Row] = {
 INTERPRETER: Row = (16, 16, 4, 4, 1)
 
 
+MEASURED = Path(__file__).with_name("blocks.json")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row that was measured: for an architecture, how gates are kept and a size.
+
+    `machine` and `shape` say where and at what, (B, T) and the sizes of keys and values.
+    """
+
+    architecture: str
+    gates: str
+    size: int
+    row: Row
+    machine: str
+    shape: tuple[int, ...]
+
+
+@cache
+def measured(path: Path = MEASURED) -> dict[tuple[str, str, int], Row]:
+    """Read the rows that were measured, by architecture, gates and size."""
+    found = [_entry(entry) for entry in json.loads(path.read_text("utf-8"))]
+    return {(entry.architecture, entry.gates, entry.size): entry.row for entry in found}
+
+
+def extended(text: str, new: Iterable[Measured]) -> str:
+    """Put rows into the text of a table; they take the place of those with the same keys."""
+    entries = [*(_entry(entry) for entry in json.loads(text)), *new]
+    by_key = {(entry.architecture, entry.gates, entry.size): entry for entry in entries}
+    lines = [json.dumps(asdict(by_key[key])) for key in sorted(by_key)]
+    return "[\n" + ",\n".join(f"  {line}" for line in lines) + "\n]\n" if lines else "[]\n"
+
+
+def _entry(given: dict[str, object]) -> Measured:
+    match given:
+        case {
+            "architecture": str(architecture), "gates": str(gates), "size": int(size),
+            "row": [int(tokens), int(channels), int(warps), int(loop), int(stages)],
+            "machine": str(machine), "shape": [*shape],
+        }:  # fmt: skip
+            row = (tokens, channels, warps, loop, stages)
+            return Measured(architecture, gates, size, row, machine, _numbers(shape))
+    raise ValueError(f"no row of a table of block sizes: {given}")
+
+
+def _numbers(given: Sequence[object]) -> tuple[int, ...]:
+    return tuple(x for x in given if isinstance(x, int))
+
+
+def size_of(d_k: int, d_v: int) -> int:
+    """The size by which rows are found: the larger of the two, as a power of 2."""
+    return max(16, 1 << (max(d_k, d_v) - 1).bit_length())
+
+
 def block_sizes(keeping: Keeping, d_k: int, d_v: int) -> dict[str, Row]:
     """Return the row of every architecture, and of the interpreter."""
-    size = max(16, 1 << (max(d_k, d_v) - 1).bit_length())
+    size = size_of(d_k, d_v)
     found = {}
     for name in ARCHITECTURES:
         row = ROWS.get((name, size), SIZES[size])
+        row = measured().get((name, keeping.gates, size), row)
         if keeping.gates == "RelativeGates":
             # longer tiles may leave what float32 can hold
             row = (min(row[0], keeping.tile), *row[1:])

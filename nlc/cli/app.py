@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from nlc.cli import explain, lab, make, probe, read, series, task_report
+from nlc.cli import bench, explain, lab, make, probe, read, series, task_report
 
 app = typer.Typer(
     name="nlc",
@@ -58,6 +58,7 @@ app.command("convert", rich_help_panel=READING)(read.convert)
 app.command("graph", rich_help_panel=MAKING)(read.graph)
 app.command("explain", rich_help_panel=MAKING)(explain.explain)
 app.command("compile", rich_help_panel=MAKING)(make.compile_spec)
+app.command("bench", rich_help_panel=MAKING)(bench.bench)
 app.command("train", rich_help_panel=RUNNING)(lab.train)
 app.command("compare", rich_help_panel=RUNNING)(series.compare)
 app.command("sweep", rich_help_panel=RUNNING)(series.sweep)

@@ -11,7 +11,8 @@ class Emitted:
 
     `memory` begins the names of all that belongs to one memory, `role` is what this one does;
     `table` names its block sizes, `narrow` are the tensors in the streams' type, and `loop` says
-    that a program goes over tiles. Sizes are those of keys and values.
+    that a program goes over tiles. Sizes are those of keys and values; `gates` says how gates are
+    kept, and `tile` over how many tokens at most.
     """
 
     name: str
@@ -22,3 +23,5 @@ class Emitted:
     loop: bool
     d_k: int
     d_v: int
+    gates: str = ""
+    tile: int = 0

@@ -263,6 +263,28 @@ def step_random(seed: int) -> dict[str, Any]:
     return steps(resolve(block(Writer(seed).body())))
 
 
+def tuned() -> dict[str, Any]:
+    """Block sizes are searched: kernels run with each, and all of them give the same."""
+    from nlc.compiled import compile_system
+    from nlc.lab.tune import Bench, tune
+
+    compiled = compile_system(small("gated_deltanet"), "triton")
+    table = compiled.module.kernels.MIXER_S_BLOCKS  # type: ignore[attr-defined]
+    seen = []
+
+    def timer(run: Callable[[], object]) -> float:
+        row = table["interpreter"]
+        seen.append(row)
+        # as if long tiles with few warps were fastest, and three stages did not fit
+        if row.stages == 3:
+            raise RuntimeError("out of resources")
+        return float(100 - row.tokens + row.warps + row.loop_warps)
+
+    (found,) = tune(compiled, Bench(1, 40, "none", timer, "cpu", torch.float32))
+    return {"row": found.measured.row, "seen": len(seen), "tried": found.tried,
+            "now": tuple(table["interpreter"]), "gates": found.measured.gates}  # fmt: skip
+
+
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "earlier": partial(text_case, block(EARLIER), 21),
     "states": partial(text_case, block(STATES), 18),
@@ -284,6 +306,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
         )
     },
     "operations": operations,
+    "tuned": tuned,
     "rwkv7": partial(shipped, "rwkv7", "time_mix"),
     **{
         name: partial(shipped, name)

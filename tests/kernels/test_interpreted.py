@@ -55,6 +55,13 @@ def test_one_token_is_one_kernel_where_nobody_asks_for_gradients() -> None:
     small(interpreted("step:nonlinear", "step:titans_linear", "step:rwkv7", "step:operation"))
 
 
+def test_block_sizes_are_found_by_measuring() -> None:
+    found = interpreted("tuned")["tuned"]
+    assert found["row"] == found["now"] == [64, 16, 2, 2, 1]
+    assert found["gates"] == "ScalarGate"
+    assert found["seen"] == found["tried"] >= 8
+
+
 @pytest.mark.slow
 def test_steps_of_other_systems_are_one_kernel_each() -> None:
     names = ("deltanet", "gated_deltanet", "states", "mesanet", "omega", "gla", "gated_oja", "kda")
