@@ -13,6 +13,7 @@ from importlib.resources import files
 
 FILES = (
     "library",
+    "library_norms",
     "library_maps",
     "library_tiles",
     "library_gates",
@@ -26,11 +27,17 @@ FILES = (
 )
 
 
+# a function that is mentioned, and the file whose definitions then stand for others of their name
+INSTEAD = {"layernorm_slope": "library_norms"}
+
+
 @cache
-def _definitions() -> dict[str, tuple[str, frozenset[str]]]:
-    """Each definition's text and the names it mentions, in order."""
+def _definitions(without: tuple[str, ...] = ()) -> dict[str, tuple[str, frozenset[str]]]:
+    """Each definition's text and the names it mentions, in order; a later one stands for both."""
     found: dict[str, tuple[str, frozenset[str]]] = {}
     for file in FILES:
+        if file in without:
+            continue
         text = files("nlc.codegen").joinpath(f"{file}.py").read_text("utf-8")
         for node in ast.parse(text).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -53,9 +60,9 @@ def library_names() -> tuple[str, ...]:
 
 def library_texts(names: Iterable[str]) -> list[str]:
     """Return the texts of the named definitions and of all that they need."""
-    definitions = _definitions()
-    wanted: set[str] = set()
     waiting = sorted(names)
+    definitions = _definitions(tuple(file for name, file in INSTEAD.items() if name not in waiting))
+    wanted: set[str] = set()
     while waiting:
         name = waiting.pop()
         if name in wanted or name not in definitions:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from nlc.codegen import library, library_slots
+from nlc.codegen import library, library_norms, library_slots
 from nlc.codegen.lowering import Lowering, batch_of, is_wide, rank_of
 from nlc.codegen.program import Operand, choose, note
 from torch import fx
@@ -172,6 +172,22 @@ def _normalise(function: Callable[..., object], usual: float) -> Row:
         return low.make(expr, function, low.as_number(args[0]), **words)
 
     return row
+
+
+def _layernorm_slope(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
+    # of one type and with all axes, as the operation of torch takes them
+    x, g = (
+        a if isinstance(a, fx.Node) else low.tensor(e) for a, e in zip(args, expr.args, strict=True)
+    )
+    x, g = low.same_type(low.align([low.as_number(x), low.as_number(g)]))
+    axes, words = _axes(expr), {}
+    if axes == ():
+        return low.make(expr, torch.zeros_like, x)
+    if axes != -1:
+        words["dim"] = axes
+    if expr.attr("eps") != 1e-5:
+        words["eps"] = expr.attr("eps")
+    return low.make(expr, library_norms.layernorm_slope, x, g, **words)
 
 
 def _dot(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
@@ -377,6 +393,7 @@ SPELLING: dict[str, Row] = {
     "unit": _normalise(library.unit, 1e-12),
     "rmsnorm": _normalise(library.rmsnorm, 1e-6),
     "layernorm": _normalise(library.layernorm, 1e-5),
+    "layernorm_slope": _layernorm_slope,
     "dot": _dot,
     "matvec": _matvec,
     "matmul": _contraction(operator.matmul, (2, 2)),

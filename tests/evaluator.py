@@ -46,6 +46,12 @@ def _layernorm(n: Expr, x: Tensor) -> Tensor:
     return d / (d.square().mean(n.attr("axes"), keepdim=True) + n.attr("eps")).sqrt()
 
 
+def _layernorm_slope(n: Expr, x: Tensor, g: Tensor) -> Tensor:
+    _, back = torch.func.vjp(lambda z: _layernorm(n, z), x)
+    (found,) = back(g.expand_as(x))
+    return found
+
+
 def _unsqueeze(n: Expr, x: Tensor) -> Tensor:
     rank = x.ndim + len(n.attr("axes"))
     for place in sorted(a % rank for a in n.attr("axes")):
@@ -98,6 +104,7 @@ EVALUATE: dict[str, Callable[..., Tensor]] = {
     "unit": lambda n, x: x / _norm(x, n.attr("axes")).clamp_min(n.attr("eps")),
     "rmsnorm": lambda n, x: x / (x.square().mean(n.attr("axes"), True) + n.attr("eps")).sqrt(),
     "layernorm": _layernorm,
+    "layernorm_slope": _layernorm_slope,
     "dot": lambda n, a, b: (a * b).sum(-1),
     "matvec": lambda n, a, x: (a @ x.unsqueeze(-1)).squeeze(-1),
     "matmul": lambda n, a, b: a @ b,

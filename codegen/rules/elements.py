@@ -169,6 +169,15 @@ def _normalise(name: str, usual: float | None) -> Row:
     return row
 
 
+def _layernorm_slope(site: Site, expr: Expr, args: Sequence[Element]) -> Element:
+    x, g = (real(site, a) for a in args)
+    if not expr.attr("axes"):
+        return Element(f"torch.zeros_like({x.text})")
+    words = [] if _axes(expr) == "-1" else [f"dim={_axes(expr)}"]
+    words += [] if expr.attr("eps") == 1e-5 else [f"eps={literal(expr.attr('eps')).text}"]
+    return site.library("layernorm_slope", x.text, g.text, *words)
+
+
 def _dot(site: Site, expr: Expr, args: Sequence[Element]) -> Element:
     a, b = (x.within(PRODUCT) for x in args)
     return Element(f"({a} * {b}).sum(-1)")
@@ -284,6 +293,7 @@ ELEMENTS: Mapping[str, Row] = {
     "unit": _normalise("unit", 1e-12),
     "rmsnorm": _normalise("rmsnorm", 1e-6),
     "layernorm": _normalise("layernorm", 1e-5),
+    "layernorm_slope": _layernorm_slope,
     "dot": _dot,
     "matvec": _library("matvec"),
     "matmul": _infix("@", PRODUCT),

@@ -242,6 +242,7 @@ def _table() -> dict[str, Operation]:
     )
     add("reduction", 1, _same, "softmax", "over `axes`")
     add("reduction", 1, _same, "unit rmsnorm layernorm", "x over its norm / rms / deviation; `eps`")
+    add("other", 2, _same, "layernorm_slope", "x, g: the gradient in x of <g, layernorm(x)>")
     add("contraction", 2, _dot, "dot", "sum over the last axis of a * b")
     add("contraction", 2, _matvec, "matvec", "A [m, k], x [k] -> [m]")
     add("contraction", 2, _matmul, "matmul", "A [m, k], B [k, n] -> [m, n]")

@@ -176,14 +176,32 @@ def _rmsnorm(m: Maker, y: Expr, g: Expr, i: int) -> Expr:
 
 
 def _layernorm(m: Maker, y: Expr, g: Expr, i: int) -> Expr:
-    x = y.args[0]
-    eps = y.attr("eps") if y.has("eps") else 1e-5
-    centred = m("sub", x, _over(m, "mean", y, x))
-    scale = m("sqrt", m("add", _over(m, "mean", y, m("mul", centred, centred)), eps))
-    full = expand(m.graph, g, x.shape)
-    along = m("mul", y, _over(m, "mean", y, m("mul", g, y)))
-    centred_g = m("sub", full, _over(m, "mean", y, full))
-    return m("div", m("sub", centred_g, along), scale)
+    return _through_layernorm(m, y, y.args[0], g)
+
+
+def _through_layernorm(m: Maker, like: Expr, x: Expr, g: Expr) -> Expr:
+    """The slope at x times g; the matrix is symmetric."""
+    attrs = {"axes": tuple(like.attr("axes")), "eps": like.attr("eps") if like.has("eps") else 1e-5}
+    return m("layernorm_slope", x, expand(m.graph, g, x.shape), **attrs)
+
+
+def _layernorm_slope(m: Maker, f: Expr, h: Expr, i: int) -> Expr:
+    # f = (g - mean g - y mean(g y)) / s with y = layernorm(x), and s its scale
+    x, g = f.args
+    back = _through_layernorm(m, f, x, h)
+    if i == 1:
+        return back
+    axes, eps = tuple(f.attr("axes")), f.attr("eps")
+    y = m("layernorm", x, axes=axes, eps=eps)
+    centred = m("sub", x, _over(m, "mean", f, x))
+    scale = m("sqrt", m("add", _over(m, "mean", f, m("mul", centred, centred)), eps))
+
+    def met(a: Expr, b: Expr) -> Expr:
+        return _over(m, "mean", f, m("mul", a, b))
+
+    h = expand(m.graph, h, x.shape)
+    total = m("add", m("mul", y, met(h, f)), m("mul", back, met(g, y)))
+    return m("neg", m("div", m("add", total, m("mul", f, met(h, y))), scale))
 
 
 # contractions ---------------------------------------------------------------------------------
@@ -365,6 +383,7 @@ GRADIENTS: Mapping[str, Row | NoGradient] = {
     "unit": _unit,
     "rmsnorm": _rmsnorm,
     "layernorm": _layernorm,
+    "layernorm_slope": _layernorm_slope,
     "dot": _dot,
     "matvec": _matvec,
     "matmul": _matmul,

@@ -264,6 +264,21 @@ def _normalised(node: Expr, args: tuple[Range, ...]) -> Range:
     return made(node.shape, entry, upto(reach, is_open))
 
 
+def _layernorm_slope(node: Expr, args: tuple[Range, ...]) -> Range:
+    """A symmetric matrix, of which no eigenvalue is above 1 over the deviation, times g."""
+    g, eps = args[1], float(node.attr("eps"))
+    if eps <= 0:
+        return made(node.shape, ANYTHING)
+    most = point(1 / sqrt(eps))
+    entry = _around(g.entry.magnitude() * point(sqrt(_reduced(node))) * most)
+    return made(node.shape, entry, _up_to(g.norm * most) if _is_last(node) else None)
+
+
+def _up_to(reach: Interval) -> Interval:
+    """From 0 to x for the greatest x."""
+    return upto(reach.high, reach.high_open)
+
+
 def _dot(node: Expr, args: tuple[Range, ...]) -> Range:
     a, b = args
     shapes = [arg.shape for arg in node.args]
@@ -408,6 +423,7 @@ ROWS: Mapping[str, Row] = {
     "norm": _norm,
     "softmax": _softmax,
     **dict.fromkeys(("unit", "rmsnorm", "layernorm"), _normalised),
+    "layernorm_slope": _layernorm_slope,
     "dot": _dot,
     "matvec": _matvec,
     "matmul": _matmul,

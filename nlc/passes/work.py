@@ -125,6 +125,7 @@ def _table() -> dict[str, Count]:
         "unit": _of_argument(3, inner=1),
         "rmsnorm": _of_argument(4, inner=3),
         "layernorm": _of_argument(6, inner=3),
+        "layernorm_slope": _of_argument(10, inner=6),
         "dot": _dot,
         "outer": _each(1),
         "solve": _solve,

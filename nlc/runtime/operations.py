@@ -160,6 +160,20 @@ def _layernorm(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
     return centred / (centred.square().mean(dim=axes, keepdim=True) + eps).sqrt()
 
 
+def _layernorm_slope(node: Expr, args: Sequence[Tensor], frame: Frame) -> Tensor:
+    x, g = (front(arg, len(node.shape)) for arg in args)
+    axes, eps = tuple(node.attr("axes")), float(node.attr("eps"))
+    if not axes:
+        return torch.zeros_like(g)
+
+    def mean(z: Tensor) -> Tensor:
+        return z.mean(dim=axes, keepdim=True)
+
+    y = _layernorm(x, axes, eps)
+    deviation = (mean((x - mean(x)).square()) + eps).sqrt()
+    return (g - mean(g) - y * mean(g * y)) / deviation
+
+
 def _dot(node: Expr, args: Sequence[Tensor], frame: Frame) -> Tensor:
     a, b = (front(arg, len(node.shape) + 1) for arg in args)
     return (a * b).sum(-1)
@@ -373,6 +387,7 @@ ROWS: Mapping[str, Row] = {
     "unit": _normalise(_unit),
     "rmsnorm": _normalise(_rmsnorm),
     "layernorm": _normalise(_layernorm),
+    "layernorm_slope": _layernorm_slope,
     "dot": _dot,
     "matvec": _matvec,
     "matmul": _matmul,

@@ -34,6 +34,10 @@ def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Te
 
 def layernorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(variance + eps)."""
+    if dim == -1:
+        watched = torch.is_grad_enabled() and x.requires_grad
+        apply = Layernorm.apply if watched else Layernorm.of
+        return apply(wide(x), eps).to(x.dtype)
     centred = wide(x) - wide(x).mean(dim, keepdim=True)
     return (centred * torch.rsqrt(centred.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
 
@@ -124,6 +128,90 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """-log softmax(logits)[target], per token: [..., n], [...] -> [...]."""
     losses = F.cross_entropy(wide(logits).flatten(0, -2), targets.flatten(), reduction="none")
     return losses.view(targets.shape)
+
+
+def layernorm_slope(
+    x: Tensor, g: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-5
+) -> Tensor:
+    """The gradient in x of <g, layernorm(x)>."""
+    if dim == -1:
+        x, g = (x, g) if x.shape == g.shape else torch.broadcast_tensors(x, g)
+        watched = torch.is_grad_enabled() and (x.requires_grad or g.requires_grad)
+        apply = LayernormSlope.apply if watched else LayernormSlope.of
+        return apply(wide(x), wide(g), eps).to(x.dtype)
+    centred = wide(x) - wide(x).mean(dim, keepdim=True)
+    scale = torch.rsqrt(centred.square().mean(dim, keepdim=True) + eps)
+    y, g = centred * scale, wide(g)
+    along = g.mean(dim, keepdim=True) + y * (g * y).mean(dim, keepdim=True)
+    return ((g - along) * scale).to(x.dtype)
+
+
+class Layernorm(torch.autograd.Function):
+    """As `layernorm`, over the last axis."""
+
+    @staticmethod
+    def of(x, eps):
+        return torch.native_layer_norm(x, x.shape[-1:], None, None, eps)[0]
+
+    @staticmethod
+    def forward(ctx, x, eps):
+        y, *moments = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
+        ctx.save_for_backward(x, *moments)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, *moments = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # this is differentiated again
+            return LayernormSlope.apply(x, grad, ctx.eps), None
+        return through_layernorm(x, grad, *moments), None
+
+
+def through_layernorm(x: Tensor, g: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """(g - mean(g) - y mean(g y)) s, with y = layernorm(x) = (x - mean) s."""
+    only = [True, False, False]
+    return torch.ops.aten.native_layer_norm_backward(
+        g, x, x.shape[-1:], mean, scale, None, None, only
+    )[0]
+
+
+class LayernormSlope(torch.autograd.Function):
+    """f = (g - mean(g) - y mean(g y)) s, with y = layernorm(x) and its scale s, over the last axis.
+
+    As a matrix it is symmetric, so its gradient in g is itself; that in x comes of y and of s.
+    """
+
+    @staticmethod
+    def of(x, g, eps):
+        _, *moments = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
+        return through_layernorm(x, g, *moments)
+
+    @staticmethod
+    def forward(ctx, x, g, eps):
+        y, *moments = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
+        f = through_layernorm(x, g, *moments)
+        ctx.save_for_backward(x, g, y, f, *moments)
+        ctx.eps = eps
+        return f
+
+    @staticmethod
+    def backward(ctx, h):
+        x, g, y, f, mean, scale = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # this is differentiated again, and then all of them hang on x
+            y, f = Layernorm.apply(x, ctx.eps), LayernormSlope.apply(x, g, ctx.eps)
+            scale = torch.rsqrt(x.var(-1, correction=0, keepdim=True) + ctx.eps)
+            back = LayernormSlope.apply(x, h, ctx.eps)
+        else:
+            back = through_layernorm(x, h, mean, scale)
+        if not ctx.needs_input_grad[0]:
+            return None, back, None
+        total = y * (f * h).mean(-1, keepdim=True)
+        total = torch.addcmul(total, back, (g * y).mean(-1, keepdim=True))
+        total = torch.addcmul(total, f, (h * y).mean(-1, keepdim=True))
+        return total * -scale, back, None
 
 
 def uniform(weight: Tensor, fan_in: int) -> None:
@@ -429,25 +517,23 @@ class MixerM(nn.Module):
             k_1 = wide(k)
             gelu, slope = gelu_with_slope(matvecs(M_start["layer1.weight"], k_1))
             value_1 = matvecs(layer2_weight, gelu)
-            value_2 = layernorm(value_1)
-            value_3 = M_start["norm.weight"].unsqueeze(1)
-            difference = k + (value_2 * value_3 + M_start["norm.bias"].unsqueeze(1)) - v
-            product = 3.0 * torch.tanh(10.0 * difference) * (difference.square() + 1e-06)
-            product = product * value_3
-            difference = value_1 - value_1.mean(-1, keepdim=True)
-            value_4 = torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
-            product_1 = value_2 * (product * value_2).mean(-1, keepdim=True)
-            quotient = (product - product.mean(-1, keepdim=True) - product_1) / value_4
-            value_5 = eta.unsqueeze(3)
+            value_2 = M_start["norm.weight"].unsqueeze(1)
+            total = k + (layernorm(value_1) * value_2 + M_start["norm.bias"].unsqueeze(1))
+            difference = total - v
+            value_3 = layernorm_slope(
+                value_1,
+                3.0 * torch.tanh(10.0 * difference) * (difference.square() + 1e-06) * value_2,
+            )
+            value_4 = eta.unsqueeze(3)
             M_A_layer1_weight = scan_entries(
                 wide(value),
-                -(outer(matvecs(layer2_weight.mT, quotient) * slope, k_1) * value_5),
+                -(outer(matvecs(layer2_weight.mT, value_3) * slope, k_1) * value_4),
                 M_A["layer1.weight"],
                 alpha.shape[1],
             )
             M_A_layer2_weight = scan_entries(
                 wide(value.mT),
-                -(outer(gelu, quotient) * value_5).mT,
+                -(outer(gelu, value_3) * value_4).mT,
                 M_A["layer2.weight"],
                 alpha.shape[1],
             )
@@ -531,29 +617,22 @@ class MixerM(nn.Module):
         k_1 = wide(k)
         gelu, slope = gelu_with_slope(matvec(M_start["layer1.weight"], k_1))
         value_1 = matvec(layer2_weight, gelu)
-        value_2 = layernorm(value_1)
-        difference = k + torch.addcmul(M_start["norm.bias"], value_2, norm_weight) - v
-        product = 3.0 * torch.tanh(10.0 * difference) * (difference.square() + 1e-06)
-        product = product * norm_weight
-        difference = value_1 - value_1.mean(-1, keepdim=True)
-        value_3 = torch.addcmul(
-            product - product.mean(-1, keepdim=True),
-            value_2,
-            (product * value_2).mean(-1, keepdim=True),
-            value=-1,
+        difference = k + torch.addcmul(M_start["norm.bias"], layernorm(value_1), norm_weight) - v
+        value_2 = layernorm_slope(
+            value_1,
+            3.0 * torch.tanh(10.0 * difference) * (difference.square() + 1e-06) * norm_weight,
         )
-        quotient = value_3 / torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
-        value_4 = eta.unsqueeze(2)
+        value_3 = eta.unsqueeze(2)
         # A.layer1 = A.layer1 @ diag(alpha) - grad.layer1 @ diag(eta)   (spec.nl:45)
         M_A_layer1_weight = torch.addcmul(
             M_A["layer1.weight"] * value,
-            (matvec(layer2_weight.mT, quotient) * slope).unsqueeze(3),
-            value_4 * k_1.unsqueeze(2),
+            (matvec(layer2_weight.mT, value_2) * slope).unsqueeze(3),
+            value_3 * k_1.unsqueeze(2),
             value=-1,
         )
         # A.layer2 = diag(alpha) @ A.layer2 - diag(eta) @ grad.layer2   (spec.nl:46)
         product = M_A["layer2.weight"].mT * value
-        M_A_layer2_weight = product.mT - (outer(gelu, quotient) * value_4).mT
+        M_A_layer2_weight = product.mT - (outer(gelu, value_2) * value_3).mT
         if ends_16:
             # n_1 = sqrt(sum(A.layer1^4, over = (in, out)))   (spec.nl:48)
             M_n_1 = torch.sqrt(torch.pow(M_A_layer1_weight, 4.0).sum((-2, -1)))

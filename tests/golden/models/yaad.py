@@ -33,6 +33,10 @@ def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Te
 
 def layernorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(variance + eps)."""
+    if dim == -1:
+        watched = torch.is_grad_enabled() and x.requires_grad
+        apply = Layernorm.apply if watched else Layernorm.of
+        return apply(wide(x), eps).to(x.dtype)
     centred = wide(x) - wide(x).mean(dim, keepdim=True)
     return (centred * torch.rsqrt(centred.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
 
@@ -135,6 +139,90 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """-log softmax(logits)[target], per token: [..., n], [...] -> [...]."""
     losses = F.cross_entropy(wide(logits).flatten(0, -2), targets.flatten(), reduction="none")
     return losses.view(targets.shape)
+
+
+def layernorm_slope(
+    x: Tensor, g: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-5
+) -> Tensor:
+    """The gradient in x of <g, layernorm(x)>."""
+    if dim == -1:
+        x, g = (x, g) if x.shape == g.shape else torch.broadcast_tensors(x, g)
+        watched = torch.is_grad_enabled() and (x.requires_grad or g.requires_grad)
+        apply = LayernormSlope.apply if watched else LayernormSlope.of
+        return apply(wide(x), wide(g), eps).to(x.dtype)
+    centred = wide(x) - wide(x).mean(dim, keepdim=True)
+    scale = torch.rsqrt(centred.square().mean(dim, keepdim=True) + eps)
+    y, g = centred * scale, wide(g)
+    along = g.mean(dim, keepdim=True) + y * (g * y).mean(dim, keepdim=True)
+    return ((g - along) * scale).to(x.dtype)
+
+
+class Layernorm(torch.autograd.Function):
+    """As `layernorm`, over the last axis."""
+
+    @staticmethod
+    def of(x, eps):
+        return torch.native_layer_norm(x, x.shape[-1:], None, None, eps)[0]
+
+    @staticmethod
+    def forward(ctx, x, eps):
+        y, *moments = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
+        ctx.save_for_backward(x, *moments)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, *moments = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # this is differentiated again
+            return LayernormSlope.apply(x, grad, ctx.eps), None
+        return through_layernorm(x, grad, *moments), None
+
+
+def through_layernorm(x: Tensor, g: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """(g - mean(g) - y mean(g y)) s, with y = layernorm(x) = (x - mean) s."""
+    only = [True, False, False]
+    return torch.ops.aten.native_layer_norm_backward(
+        g, x, x.shape[-1:], mean, scale, None, None, only
+    )[0]
+
+
+class LayernormSlope(torch.autograd.Function):
+    """f = (g - mean(g) - y mean(g y)) s, with y = layernorm(x) and its scale s, over the last axis.
+
+    As a matrix it is symmetric, so its gradient in g is itself; that in x comes of y and of s.
+    """
+
+    @staticmethod
+    def of(x, g, eps):
+        _, *moments = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
+        return through_layernorm(x, g, *moments)
+
+    @staticmethod
+    def forward(ctx, x, g, eps):
+        y, *moments = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
+        f = through_layernorm(x, g, *moments)
+        ctx.save_for_backward(x, g, y, f, *moments)
+        ctx.eps = eps
+        return f
+
+    @staticmethod
+    def backward(ctx, h):
+        x, g, y, f, mean, scale = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # this is differentiated again, and then all of them hang on x
+            y, f = Layernorm.apply(x, ctx.eps), LayernormSlope.apply(x, g, ctx.eps)
+            scale = torch.rsqrt(x.var(-1, correction=0, keepdim=True) + ctx.eps)
+            back = LayernormSlope.apply(x, h, ctx.eps)
+        else:
+            back = through_layernorm(x, h, mean, scale)
+        if not ctx.needs_input_grad[0]:
+            return None, back, None
+        total = y * (f * h).mean(-1, keepdim=True)
+        total = torch.addcmul(total, back, (g * y).mean(-1, keepdim=True))
+        total = torch.addcmul(total, f, (h * y).mean(-1, keepdim=True))
+        return total * -scale, back, None
 
 
 def uniform(weight: Tensor, fan_in: int) -> None:
@@ -1271,22 +1359,18 @@ class MixerM(nn.Module):
             layer2_weight = start["layer2.weight"]
             gelu, slope = gelu_with_slope(matvecs(start["layer1.weight"], wide(k)))
             value = matvecs(layer2_weight, gelu)
-            value_1 = layernorm(value)
-            value_2 = start["norm.weight"].unsqueeze(1)
-            difference = k + (value_1 * value_2 + start["norm.bias"].unsqueeze(1)) - v
-            value_3 = torch.abs(difference) <= delta
-            product = torch.where(value_3, number(0.0, k), 1.0) * delta * torch.sign(difference)
-            total = torch.where(value_3, number(1.0, k), 0.0) * difference + product
-            product = total * value_2
-            difference = value - value.mean(-1, keepdim=True)
-            value = torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
-            product_1 = value_1 * (product * value_1).mean(-1, keepdim=True)
-            quotient = (product - product.mean(-1, keepdim=True) - product_1) / value
-            u = -(matvecs(layer2_weight.mT, quotient) * slope)
+            value_1 = start["norm.weight"].unsqueeze(1)
+            difference = k + (layernorm(value) * value_1 + start["norm.bias"].unsqueeze(1)) - v
+            value_2 = torch.abs(difference) <= delta
+            product = torch.where(value_2, number(0.0, k), 1.0) * delta * torch.sign(difference)
+            value = layernorm_slope(
+                value, (torch.where(value_2, number(1.0, k), 0.0) * difference + product) * value_1
+            )
+            u = -(matvecs(layer2_weight.mT, value) * slope)
             b = eta * k
             e = Write([], u, [(b, (0,))])
             u = -gelu
-            b = eta * quotient
+            b = eta * value
             e_1 = Write([], u, [(b, (0,))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
@@ -1333,33 +1417,24 @@ class MixerM(nn.Module):
         k_1 = wide(k)
         gelu, slope = gelu_with_slope(matvec(M_start["layer1.weight"], k_1))
         value_1 = matvec(layer2_weight, gelu)
-        value_2 = layernorm(value_1)
-        difference = k + torch.addcmul(M_start["norm.bias"], value_2, norm_weight) - v
-        value_3 = torch.abs(difference) <= delta
-        value_4 = torch.addcmul(
-            torch.where(value_3, number(1.0, alpha), 0.0) * difference,
-            wide(torch.where(value_3, number(0.0, alpha), 1.0) * delta),
+        difference = k + torch.addcmul(M_start["norm.bias"], layernorm(value_1), norm_weight) - v
+        value_2 = torch.abs(difference) <= delta
+        value_3 = torch.addcmul(
+            torch.where(value_2, number(1.0, alpha), 0.0) * difference,
+            wide(torch.where(value_2, number(0.0, alpha), 1.0) * delta),
             torch.sign(difference),
         )
-        product = value_4 * norm_weight
-        difference = value_1 - value_1.mean(-1, keepdim=True)
-        value_5 = torch.addcmul(
-            product - product.mean(-1, keepdim=True),
-            value_2,
-            (product * value_2).mean(-1, keepdim=True),
-            value=-1,
-        )
-        quotient = value_5 / torch.sqrt((difference * difference).mean(-1, keepdim=True) + 1e-05)
-        value_6 = eta.unsqueeze(2)
+        value_4 = layernorm_slope(value_1, value_3 * norm_weight)
+        value_5 = eta.unsqueeze(2)
         # M.layer1 = M.layer1 @ diag(alpha) - grad.layer1 @ diag(eta)   (spec.nl:42)
         M_layer1_weight = torch.addcmul(
             M["layer1.weight"] * value,
-            (matvec(layer2_weight.mT, quotient) * slope).unsqueeze(3),
-            value_6 * k_1.unsqueeze(2),
+            (matvec(layer2_weight.mT, value_4) * slope).unsqueeze(3),
+            value_5 * k_1.unsqueeze(2),
             value=-1,
         )
         # M.layer2 = diag(alpha) @ M.layer2 - diag(eta) @ grad.layer2   (spec.nl:43)
-        product = outer(gelu, quotient) * value_6
+        product = outer(gelu, value_4) * value_5
         M_layer2_weight = (M["layer2.weight"].mT * value).mT - product.mT
         return {
             "layer1.weight": M_layer1_weight,

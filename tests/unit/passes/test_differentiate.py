@@ -141,6 +141,16 @@ def test_normalisations(op, evaluate):
     c.check(c("sum", c(op, c.W, axes=(-1,), **attrs), axes=(-2, -1), keep=False), evaluate)
 
 
+@pytest.mark.parametrize("axes", [(-1,), (-2, -1)])
+def test_the_slope_of_layernorm_has_a_gradient_of_its_own(axes, evaluate):
+    for side in (1, -1):
+        c = Case()
+        pair = (c.W, c("sin", c.stream("g", *c.shape)))[::side]
+        c.check(c.total(c("layernorm_slope", *pair, axes=axes, eps=1e-5)), evaluate)
+    c = Case()
+    c.check(c.total(c("layernorm_slope", c.W, c("sin", c.W), axes=axes, eps=1e-3)), evaluate)
+
+
 def test_a_norm_of_zero_gives_no_nan(evaluate):
     c = Case()
     zero = c("mul", 0.0, c.W)

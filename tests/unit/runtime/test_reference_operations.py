@@ -130,6 +130,11 @@ def test_normalisations() -> None:
     torch.testing.assert_close(rms, torch.nn.functional.rms_norm(x, (4,), eps=1e-6))
     layer = evaluate(GRAPH.make("layernorm", node, axes=(-1,), eps=1e-5), frame(x=x))
     torch.testing.assert_close(layer, torch.nn.functional.layer_norm(x, (4,), eps=1e-5))
+    g = draw(N, seed=1)
+    slope = GRAPH.make("layernorm_slope", node, stream("g", N), axes=(-1,), eps=1e-5)
+    x.requires_grad_()
+    (wanted,) = torch.autograd.grad((torch.nn.functional.layer_norm(x, (4,)) * g).sum(), x)
+    torch.testing.assert_close(evaluate(slope, frame(x=x, g=g)), wanted)
     soft = evaluate(GRAPH.make("softmax", node, axes=(-1,)), frame(x=x))
     torch.testing.assert_close(soft, x.softmax(-1))
 
