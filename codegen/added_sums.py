@@ -1,5 +1,7 @@
 """Sums of an update as one pass over memory: `torch.addcmul(x, a, b)` for x + a * b.
 
+A number in front goes in as `value`, or where nothing else is multiplied, as `alpha`.
+
 In: what `ir/added.py` has found. Out: the sum's node; no product is made by itself.
 """
 
@@ -18,9 +20,14 @@ from nlc.ir.operations import broadcast
 
 
 def add_product(low: Lowering, expr: Expr, found: Added) -> fx.Node:
-    """Write `start + sign * left * right`."""
+    """Write `start + factor * left * right`, or `/ right`, or with no `right`."""
     start: Operand = low.widen(low.tensor(found.start))
     left: Operand = low.widen(low.tensor(found.left))
+    if found.right is None:
+        size = abs(found.factor)
+        words = {"alpha": size} if size != 1 else {}
+        function = torch.add if found.factor > 0 else torch.sub
+        return low.make(expr, function, *low.align([start, left]), **words)
     right: Operand = low.widen(low.tensor(found.right))
     if found.outer:
         left, right = low.align([left, right], (1, 1))
@@ -30,8 +37,11 @@ def add_product(low: Lowering, expr: Expr, found: Added) -> fx.Node:
             left = _scaled(low, found.scale, left)
         elif found.scale is not None:
             right = _scaled(low, found.scale, right)
-    words = {"value": -1} if found.sign < 0 else {}
-    return low.make(expr, torch.addcmul, *low.align([start, left, right]), **words)
+    whole = int(found.factor) == found.factor
+    value = int(found.factor) if whole else found.factor
+    words = {"value": value} if value != 1 else {}
+    function = torch.addcdiv if found.divided else torch.addcmul
+    return low.make(expr, function, *low.align([start, left, right]), **words)
 
 
 def _scaled(low: Lowering, scale: Expr, vector: fx.Node) -> fx.Node:

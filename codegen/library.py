@@ -239,6 +239,14 @@ def outer_sum(a: Tensor, b: Tensor) -> Tensor:
     return torch.einsum("bt...m,bt...n->b...mn", a, b)
 
 
+def add_outer_sum(total: Tensor, a: Tensor, b: Tensor, factor: float = 1.0) -> Tensor:
+    """Add a sum of a b^T over tokens to a total [B, ..., m, n], in one product."""
+    front = total.shape[:-2]
+    a, b = (x.movedim(1, -2).expand(*front, -1, -1).flatten(0, -3) for x in (a, b))
+    total = torch.baddbmm(total.flatten(0, -3), a.mT, b, alpha=factor)
+    return total.unflatten(0, front)
+
+
 def rotate(x: Tensor, angle: Tensor) -> Tensor:
     """Turn neighbouring pairs of the last axis: x [..., n], angle [..., n/2]."""
     even, odd = x[..., 0::2], x[..., 1::2]

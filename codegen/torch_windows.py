@@ -18,7 +18,7 @@ from nlc.codegen import library
 from nlc.codegen.apply import apply_parts
 from nlc.codegen.kept import keeps
 from nlc.codegen.lowering import Lowering, batch_of
-from nlc.codegen.program import Program, note
+from nlc.codegen.program import Operand, Program, note
 from nlc.codegen.selected import Selected, choose, write_routed
 from nlc.codegen.token_sums import sum_of_tokens
 from nlc.codegen.writer import Writer
@@ -103,7 +103,8 @@ def _collect(writer: MemoryWriter, out: Writer) -> None:
         if how == "each":
             _keep(low, node, values["recent"], slot)
         else:
-            _add(low, node, values["sum"], slot, count, selected)
+            joins = choice(memory) is None
+            _add(low, node, values["sum"], slot, count, selected, joins)
     for keep in kept:
         for slot, value in values[keep.word].items():
             if value.op != "placeholder" and "name" not in value.meta:
@@ -149,14 +150,32 @@ def _add(
     slot: str,
     count: fx.Node,
     selected: Selected | None,
+    joins: bool,
 ) -> None:
-    """Add the tokens to a sum."""
+    """Add the tokens to a sum; an outer product `joins` it by its product of matrices."""
     old, new = low.align([sums[slot], sum_of_tokens(low, node.args[0], count, selected)])
-    operation, added = operator.add, new
-    if isinstance(new, fx.Node) and new.target is operator.neg:
-        operation, added = operator.sub, new.args[0]
-    total = low.program.call(operation, old, added)
+    factor, product = _factor(new)
+    if joins and isinstance(product, fx.Node) and product.target is library.outer_sum:
+        words = [] if factor == 1 else [factor]
+        total = low.program.call(library.add_outer_sum, old, *product.args, *words)
+    elif isinstance(new, fx.Node) and new.target is operator.neg:
+        total = low.program.call(operator.sub, old, new.args[0])
+    else:
+        total = low.program.call(operator.add, old, new)
     sums[slot] = note(total, node.shape, 1, wide=True)
+
+
+def _factor(value: Operand) -> tuple[float, Operand]:
+    """Split numbers and signs off a product."""
+    factor = 1.0
+    while isinstance(value, fx.Node):
+        if value.target is operator.neg:
+            factor, value = -factor, value.args[0]
+        elif value.target is operator.mul and isinstance(value.args[0], float):
+            factor, value = factor * value.args[0], value.args[1]
+        else:
+            break
+    return factor, value
 
 
 def _keep(low: Lowering, node: Expr, recent: dict[str, fx.Node], slot: str) -> None:

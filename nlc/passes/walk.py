@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from nlc.ir.added import Added
+from nlc.ir.added import Added, added
 from nlc.ir.cost import NOTHING, WIDTH, Work
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.operations import OPERATIONS
@@ -83,8 +83,10 @@ class Walk:
     piece: int = 0
     # the softmax memories that gather their pairs piece by piece, and how many tokens these have
     gathers: dict[str, int] = field(default_factory=dict)
-    # outer products that are summed over tokens, and what is done with such sums, by id
+    # outer products that are summed over tokens, those of them that go into what is kept of a
+    # window by themselves, and what is done with such sums, by id
     summed: set[int] = field(default_factory=set)
+    into_totals: set[int] = field(default_factory=set)
     totals: set[int] = field(default_factory=set)
     kept: list[Expr] = field(default_factory=list)
     # sums that take in their product, and what they take in, by id
@@ -335,6 +337,12 @@ class Walk:
                 return name, whole_states(runs, number)
             case _:
                 return self.owner(node, owner), operation(self, node)
+
+    def join(self, roots: list[Expr]) -> None:
+        """Note which sums of an update are one pass with their products."""
+        sums = added(roots)
+        self.joined = {id(node): found for node, found in sums.items()}
+        self.taken_in = {id(node) for found in sums.values() for node in found.within}
 
     def added_up(self, node: Expr) -> Work:
         """Count the sums of gradients that come from several uses of the node's arguments."""

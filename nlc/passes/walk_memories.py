@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nlc.ir import normal_form
-from nlc.ir.added import added
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.normal_form import Affine, still_parts
 from nlc.ir.schedule import Keeping
@@ -41,12 +40,10 @@ def move_by_tokens(walk: Walk, name: str) -> None:
     roots = [assignment.value for assignment in memory.update]
     note_updates(walk, memory)
     if choice(memory) is None and (walk.decode or not walk.schedule(name).entries):
-        sums = added(roots)
-        walk.joined = {id(node): found for node, found in sums.items()}
-        walk.taken_in = {id(node) for found in sums.values() for node in found.within}
+        walk.join(roots)
     with at_times(walk, roots):
         walk.visit(roots, name)
-    walk.joined, walk.taken_in = {}, set()
+    walk.join([])
     # the memory's own method shares nothing with the block that hangs on its states
     walk.done -= _depending(memory, roots)
     source = source_of(memory)

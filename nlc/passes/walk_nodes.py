@@ -62,8 +62,8 @@ def sum_with(walk: Walk, node: Expr, found: Added | None) -> Tally:
         vector = walk.entries(found.left if found.by_rows else found.right)
         tally.elementwise(vector, walk.entries(found.scale) + vector, vector, needs)
     out = walk.entries(node)
-    reads = sum(map(walk.entries, (found.start, found.left, found.right)))
-    tally.elementwise(2 * out, reads, out, needs)
+    operands = [found.start, found.left, *([] if found.right is None else [found.right])]
+    tally.elementwise(2 * out, sum(map(walk.entries, operands)), out, needs)
     return tally
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.shape import count
+from nlc.ir.slots import choice
 from nlc.ir.system import Memory
 from nlc.ir.windows import known, summed, tokens_of
 from nlc.passes.tally import Tally
@@ -26,7 +27,7 @@ def move_by_windows(walk: Walk, name: str) -> None:
     memory = walk.memory(name)
     note_updates(walk, memory)
     tokens = [node.args[0] for node in tokens_of(memory)]
-    _mark(walk, tokens)
+    _mark(walk, tokens, choice(memory) is None)
     outside = set(walk.done)
     updates = [assignment.value for assignment in memory.update]
     walk.visit(tokens, name, users=updates)
@@ -38,7 +39,9 @@ def move_by_windows(walk: Walk, name: str) -> None:
     # nodes are known by their identity
     walk.kept += roots
     with _at_ends(walk, memory.window), at_times(walk, roots):
+        walk.join(roots if choice(memory) is None else [])
         walk.visit(roots, name)
+        walk.join([])
 
 
 def _asked(roots: list[Expr]) -> Iterator[Expr]:
@@ -46,12 +49,17 @@ def _asked(roots: list[Expr]) -> Iterator[Expr]:
     return (node for node in postorder(roots) if node.op in ("apply", "shift", "conv", "attend"))
 
 
-def _mark(walk: Walk, sums: Iterable[Expr]) -> None:
-    """Note which outer products are summed as one product, and what is done with the sums."""
+def _mark(walk: Walk, sums: Iterable[Expr], to_totals: bool = False) -> None:
+    """Note which outer products are summed as one product, and what is done with the sums.
+
+    What is summed `to_totals` goes into what is kept of a window by that product, if it is alone.
+    """
     for x in sums:
         terms = {id(term): term for term in summed(x)}
         outers = {key for key, term in terms.items() if term.op == "outer"}
         walk.summed |= outers
+        if to_totals and len(terms) == 1:
+            walk.into_totals |= outers
         waiting = [x]
         while waiting:
             node = waiting.pop()
@@ -129,7 +137,8 @@ def outer_sum(walk: Walk, node: Expr) -> Tally:
     wanted = [walk.facts(arg)[1] for arg in node.args]
     times = walk.facts(node)[0]
     # of one token alone there is no sum
-    alone = walk.moves == 1 and (walk.decode or (walk.piece > 1 and walk.tokens % walk.piece == 1))
+    last = walk.decode or (walk.piece > 1 and walk.tokens % walk.piece == 1)
+    alone = walk.moves == 1 and last and id(node) not in walk.into_totals
     tally.product(
         2 * (times - alone) * size, left, right, size * walk.ended, (wanted[0], wanted[1])
     )

@@ -2306,8 +2306,8 @@ class CmsF1(nn.Module):
     def update(self, grad: dict[str, Tensor], F_1: dict[str, Tensor]) -> dict[str, Tensor]:
         """Move by the gradient of a window of 64 tokens."""
         # self = self - 0.0025 * grad   (rules.nl:7)
-        F_1_layer1_weight = F_1["layer1.weight"] - 0.0025 * grad["layer1.weight"]
-        F_1_layer2_weight = F_1["layer2.weight"] - 0.0025 * grad["layer2.weight"]
+        F_1_layer1_weight = torch.sub(F_1["layer1.weight"], grad["layer1.weight"], alpha=0.0025)
+        F_1_layer2_weight = torch.sub(F_1["layer2.weight"], grad["layer2.weight"], alpha=0.0025)
         return {"layer1.weight": F_1_layer1_weight, "layer2.weight": F_1_layer2_weight}
 
     def read_step(self, q: Tensor, F_1: dict[str, Tensor]) -> Tensor:
@@ -2357,8 +2357,8 @@ class CmsF2(nn.Module):
     def update(self, grad: dict[str, Tensor], F_2: dict[str, Tensor]) -> dict[str, Tensor]:
         """Move by the gradient of a window of 256 tokens."""
         # self = self - 0.0006 * grad   (rules.nl:7)
-        F_2_layer1_weight = F_2["layer1.weight"] - 0.0006 * grad["layer1.weight"]
-        F_2_layer2_weight = F_2["layer2.weight"] - 0.0006 * grad["layer2.weight"]
+        F_2_layer1_weight = torch.sub(F_2["layer1.weight"], grad["layer1.weight"], alpha=0.0006)
+        F_2_layer2_weight = torch.sub(F_2["layer2.weight"], grad["layer2.weight"], alpha=0.0006)
         return {"layer1.weight": F_2_layer1_weight, "layer2.weight": F_2_layer2_weight}
 
     def read_step(self, q: Tensor, F_2: dict[str, Tensor]) -> Tensor:
@@ -2408,8 +2408,8 @@ class CmsF3(nn.Module):
     def update(self, grad: dict[str, Tensor], F_3: dict[str, Tensor]) -> dict[str, Tensor]:
         """Move by the gradient of a window of 1024 tokens."""
         # self = self - 0.00015 * grad   (rules.nl:7)
-        F_3_layer1_weight = F_3["layer1.weight"] - 0.00015 * grad["layer1.weight"]
-        F_3_layer2_weight = F_3["layer2.weight"] - 0.00015 * grad["layer2.weight"]
+        F_3_layer1_weight = torch.sub(F_3["layer1.weight"], grad["layer1.weight"], alpha=0.00015)
+        F_3_layer2_weight = torch.sub(F_3["layer2.weight"], grad["layer2.weight"], alpha=0.00015)
         return {"layer1.weight": F_3_layer1_weight, "layer2.weight": F_3_layer2_weight}
 
     def read_step(self, q: Tensor, F_3: dict[str, Tensor]) -> Tensor:

@@ -39,6 +39,11 @@ UPDATES = {
     "the product first": "a * outer(v, c) + 0.9 * M",
     "a matrix": "0.5 * M + tanh(M) * outer(v, c)",
     "used twice": "0.5 * M + outer(v, c) + tanh(outer(v, c))",
+    "a number, and one value": "0.5 * M - 0.1 * tanh(grad)",
+    "a square": "0.9 * M + 0.1 * grad^2",
+    "a quotient": "M - grad / (1 + M^2)",
+    "a number and a quotient": "0.9 * M + 0.1 * grad / (sqrt(M^2 + 1) + 0.5)",
+    "a number and two values": "0.5 * M - 0.1 * (tanh(M) * grad)",
     "no bound on reads": "0.5 * tanh(M) + a * M",
 }
 
@@ -58,6 +63,13 @@ def test_a_step_passes_over_the_state_twice() -> None:
     # M of 2 * 5 * 3 decays, and one operation adds a product; v is taken away, a multiplies: 2 * 5
     # entries each; 1 - a
     assert found.entry("mixer.M").decode.elementwise == 30 + 2 * 30 + 10 + 10 + 2
+
+
+def test_numbers_in_front_cost_no_pass_over_the_state() -> None:
+    system = nlc.parse(SPEC.format(update=UPDATES["a number and a quotient"]))
+    source = nlc.compile(system).source
+    step = source[source.index("def step(") : source.index("def read_step(")]
+    assert step.count("torch.addcdiv(") == 1 and "value=0.1" in step
 
 
 def test_a_step_compiles_with_torch() -> None:

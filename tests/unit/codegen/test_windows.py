@@ -139,7 +139,7 @@ def test_equations_stand_above_what_computes_them() -> None:
     lines = [line.strip() for line in update.splitlines()]
     at = lines.index("if ends_6:")
     assert lines[at + 1].startswith("# M2 = M2 + 0.125 * grad   (spec.nl:")
-    assert lines[at + 2].startswith("M_M2 = M_M2 + ")
+    assert lines[at + 2].startswith("M_M2 = torch.add(M_M2, ")
     assert lines[at + 4].startswith("M_O2 = newton_schulz(M_M2")
 
 
