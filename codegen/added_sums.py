@@ -8,6 +8,7 @@ In: what `ir/added.py` has found. Out: the sum's node; no product is made by its
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 
 import torch
 from nlc.codegen.lowering import Lowering, batch_of, rank_of
@@ -26,8 +27,8 @@ def add_product(low: Lowering, expr: Expr, found: Added) -> fx.Node:
     if found.right is None:
         size = abs(found.factor)
         words = {"alpha": size} if size != 1 else {}
-        function = torch.add if found.factor > 0 else torch.sub
-        return low.make(expr, function, *low.align([start, left]), **words)
+        passed: Callable[..., object] = torch.add if found.factor > 0 else torch.sub
+        return low.make(expr, passed, *low.align([start, left]), **words)
     right: Operand = low.widen(low.tensor(found.right))
     if found.outer:
         left, right = low.align([left, right], (1, 1))
@@ -37,11 +38,10 @@ def add_product(low: Lowering, expr: Expr, found: Added) -> fx.Node:
             left = _scaled(low, found.scale, left)
         elif found.scale is not None:
             right = _scaled(low, found.scale, right)
-    whole = int(found.factor) == found.factor
-    value = int(found.factor) if whole else found.factor
+    value = -1 if found.factor == -1 else found.factor
     words = {"value": value} if value != 1 else {}
-    function = torch.addcdiv if found.divided else torch.addcmul
-    return low.make(expr, function, *low.align([start, left, right]), **words)
+    passed = torch.addcdiv if found.divided else torch.addcmul
+    return low.make(expr, passed, *low.align([start, left, right]), **words)
 
 
 def _scaled(low: Lowering, scale: Expr, vector: fx.Node) -> fx.Node:

@@ -38,6 +38,7 @@ from nlc.ir.normal_form import Affine
 from nlc.ir.online import asks
 from nlc.ir.schedule import Schedule
 from nlc.ir.shape import Shape, show, sizes
+from nlc.ir.shared_reads import SharedRead
 from nlc.ir.system import Level, Memory, Part, Variable
 from nlc.ir.windows import tokens_of
 
@@ -52,7 +53,8 @@ class MemoryWriter:
     `static` names the streams of the block that do not depend on tokens. `windows` says for how
     many tokens each memory of the block keeps its state, `starts` its initial one, where it moves;
     `leads` gives the leading axes of memories and weights, `kernels` its kernels, if it has any.
-    `on_the_way` is the read that `forward` makes, in place of a course for reads to come.
+    `on_the_way` is the read that `forward` makes, in place of a course for reads to come; `shared`
+    the one that is made where tokens are taken into a window.
     """
 
     name: str
@@ -68,6 +70,7 @@ class MemoryWriter:
     leads: Mapping[str, Shape] = field(default_factory=dict)
     kernels: KernelPlan | None = None
     on_the_way: Expr | None = None
+    shared: SharedRead | None = None
     step_kernel: StepPlan | None = None
     step_arguments: dict[Expr, str] = field(init=False)
     asks: list[dict[str, Expr]] = field(init=False)

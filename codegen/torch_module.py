@@ -27,6 +27,7 @@ from nlc.ir.expr import Expr, postorder
 from nlc.ir.kernel import Emitted
 from nlc.ir.schedule import Plan
 from nlc.ir.shape import show
+from nlc.ir.shared_reads import shared_read
 from nlc.ir.slots import further, routed, sparse_read
 from nlc.ir.system import Block, Equation, System
 
@@ -70,6 +71,7 @@ class Emitter:
                 level=self.system.level(memory.level),
                 reads=frozenset(reads.get(memory.name, set())),
                 on_the_way=read_on_the_way(block, plan, memory, reads.get(memory.name, ())),
+                shared=shared_read(plan.stages, memory),
                 lines=tuple(lines),
                 used=self.used,
                 static=frozenset(_static(block)),

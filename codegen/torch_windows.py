@@ -4,6 +4,7 @@ In: a `MemoryWriter` of a memory that moves every N tokens. Out: the methods
 
     read(q, state)                 M(q) for all tokens at once
     collect(..., states, kept)     takes tokens into the sums of the window
+    read_and_collect(q, ...)       both, where they have products in common
 
 `update`, at the window's end, is in `torch_update`.
 """
@@ -25,7 +26,9 @@ from nlc.codegen.writer import Writer
 from torch import fx
 
 from nlc.ir.expr import Expr, postorder
+from nlc.ir.shared_reads import SharedRead
 from nlc.ir.slots import choice, hanging, own
+from nlc.ir.system import Memory
 from nlc.ir.windows import tokens_of
 
 if TYPE_CHECKING:
@@ -34,12 +37,14 @@ if TYPE_CHECKING:
 
 def write_window(writer: MemoryWriter, out: Writer) -> None:
     """Write what runs inside a window."""
-    if any(kind == "apply" for kind, *_ in writer.reads):
+    if any(kind == "apply" for kind, *_ in writer.reads) and writer.shared is None:
         _read(writer, out)
     if any(kind == "routed" for kind, *_ in writer.reads):
         write_routed(writer, out, 2)
     if tokens_of(writer.memory):
-        _collect(writer, out)
+        _collect(writer, out, None)
+    if writer.shared is not None:
+        _collect(writer, out, writer.shared)
 
 
 def _read(writer: MemoryWriter, out: Writer) -> None:
@@ -47,16 +52,21 @@ def _read(writer: MemoryWriter, out: Writer) -> None:
     words = ["q: Tensor", f"{name}: {writer.state_type()}"]
     about = f"Read {memory.name}(q) at all tokens of a window."
     writer.method(out, "read", words, "Tensor", about)
-    program, lead = Program(), len(memory.lead)
+    program = Program()
     q = note(program.input("q"), (*memory.lead, *memory.map.inputs), 2)
     parts = writer.state_input(program, "", name)
     low = Lowering(program, 2, lambda expr: q, lambda low, expr: None, q)
     stream = Expr("stream", (), (("name", "q"),), q.meta["shape"])
+    writer.finish(out, program, [_answer(low, memory, stream, parts)])
+
+
+def _answer(low: Lowering, memory: Memory, query: Expr, parts: dict[str, fx.Node]) -> fx.Node:
+    """Apply the memory, and give the result the query's type."""
     shape = (*memory.lead, *memory.map.outputs)
-    node = Expr("apply", (stream,), (("lead", lead), ("map", memory.map)), shape)
-    y = apply_parts(low, node, parts)
-    y = program.method("to", y, program.call(getattr, q, "dtype"))
-    writer.finish(out, program, [y])
+    attrs = (("lead", len(memory.lead)), ("map", memory.map))
+    y = apply_parts(low, Expr("apply", (query,), attrs, shape), parts)
+    dtype = low.program.call(getattr, low.tensor(query), "dtype")
+    return note(low.program.method("to", y, dtype), shape, 2)
 
 
 def own_states(writer: MemoryWriter) -> list[str]:
@@ -72,19 +82,32 @@ def own_states(writer: MemoryWriter) -> list[str]:
     return [v.name for v in memory.variables if v.name in read]
 
 
-def _collect(writer: MemoryWriter, out: Writer) -> None:
+def shared_arguments(writer: MemoryWriter, shared: SharedRead) -> dict[Expr, str]:
+    """Name what `read_and_collect` takes of each token."""
+    names = writer.token_arguments
+    return {shared.query: "q"} | {expr: names[expr] for expr in names if expr in shared.others}
+
+
+def _collect(writer: MemoryWriter, out: Writer, shared: SharedRead | None) -> None:
     memory, kept = writer.memory, keeps(writer.memory)
-    read = own_states(writer)
+    read, given = own_states(writer), writer.token_arguments
+    if shared is not None:
+        given = shared_arguments(writer, shared)
     names = dict(zip((v.name for v in memory.variables), writer.states, strict=True))
-    words = [f"{name}: Tensor" for name in writer.token_arguments.values()]
+    words = [f"{name}: Tensor" for name in given.values()]
     words += [] if counted(writer) else ["tokens: int"]
     words += [f"{names[var]}: {writer.state_type(var)}" for var in read]
     words += [f"{keep.name}: {keep.type}" for keep in kept]
-    kinds = [keep.type for keep in kept]
+    kinds = [*(["Tensor"] if shared is not None else []), *(keep.type for keep in kept)]
     result = kinds[0] if len(kinds) == 1 else f"tuple[{', '.join(kinds)}]"
-    about = f"Take tokens into the window of {memory.window}."
-    writer.method(out, "collect", words, result, about)
-    program, inputs = writer.begin(writer.token_arguments, 2)
+    name, about = "collect", f"Take tokens into the window of {memory.window}."
+    if shared is not None:
+        name = "read_and_collect"
+        about = (
+            f"Read {memory.name}(q) at tokens that are taken into the window of {memory.window}."
+        )
+    writer.method(out, name, words, result, about)
+    program, inputs = writer.begin(given, 2)
     states = {var: writer.state_input(program, var, names[var]) for var in read}
     values = {keep.word: keep.take(program) for keep in kept}
 
@@ -109,8 +132,9 @@ def _collect(writer: MemoryWriter, out: Writer) -> None:
         for slot, value in values[keep.word].items():
             if value.op != "placeholder" and "name" not in value.meta:
                 value.meta["name"] = keep.name if len(keep.entries) == 1 else f"{keep.name}_{slot}"
-    results: list[object] = [keep.pack(values[keep.word]) for keep in kept]
-    writer.finish(out, program, results, [keep.name for keep in kept])
+    answers = [] if shared is None else [_answer(low, memory, shared.query, states[""])]
+    results: list[object] = [*answers, *(keep.pack(values[keep.word]) for keep in kept)]
+    writer.finish(out, program, results, [*("" for _ in answers), *(keep.name for keep in kept)])
 
 
 def counted(writer: MemoryWriter) -> bool:

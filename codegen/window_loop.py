@@ -18,13 +18,14 @@ from nlc.codegen.kept import keeps
 from nlc.codegen.names import identifier
 from nlc.codegen.program import Branch, Loop, Operand, Program, note
 from nlc.codegen.scope import Scope, memory_path
-from nlc.codegen.torch_windows import counted, own_states
+from nlc.codegen.torch_windows import counted, own_states, shared_arguments
 from nlc.codegen.unit import Passes
 from nlc.codegen.window_scope import EndScope, WindowScope
 from torch import fx
 
 from nlc.ir.expr import Expr
 from nlc.ir.schedule import Windows, made_by, memories_of, steps_of
+from nlc.ir.shared_reads import SharedRead
 from nlc.ir.system import Call, Memory
 from nlc.ir.windows import periods, tokens_of
 
@@ -82,9 +83,13 @@ class _WindowLoop:
             if isinstance(step, Call) and step.instance not in self.nested:
                 self.hold_instance(step.instance)
         runs = Inner(self.owner, self.scope, self.body.input("state"), self.nested)
+        alone = [name for name in self.stage.memories if self.owner.memories[name].shared is None]
+        for name in self.stage.memories:
+            if name not in alone:
+                read_and_collect(runs, self.unit.memory(name))
         for inner in self.stage.stages:
             runs.stage(inner)
-        for name in self.stage.memories:
+        for name in alone:
             collect(runs, self.unit.memory(name))
         done = self.body.call(operator.add, self.scope.position, self.scope.tokens())
         done.meta["name"] = place
@@ -198,11 +203,46 @@ def collect(runner: Runner, memory: Memory) -> None:
     words: list[Any] = [_token_argument(scope, writer, expr) for expr in writer.token_arguments]
     if not counted(writer):
         words.append(scope.tokens() if scope.batch == 2 else 1)
+    _take_tokens(scope, memory, writer, words)
+
+
+def read_and_collect(runner: Runner, memory: Memory) -> None:
+    """Take the tokens of a piece into a window's sums, and read the memory at them."""
+    scope, writer = runner.scope, runner.owner.memories[memory.name]
+    shared = writer.shared
+    assert shared is not None
+    query = scope.query(shared.read.args[0])
+    words: list[Any] = [query]
+    for expr in shared_arguments(writer, shared):
+        if expr is not shared.query:
+            words.append(_token_argument(scope, writer, expr))
+    answer = _take_tokens(scope, memory, writer, words, shared)
+    assert answer is not None
+    scope.answers[shared.read] = note(answer, shared.read.shape, 2, bool(query.meta["wide"]))
+
+
+def _take_tokens(
+    scope: Scope,
+    memory: Memory,
+    writer: MemoryWriter,
+    words: list[Any],
+    shared: SharedRead | None = None,
+) -> fx.Node | None:
+    """Call the memory's method, and take what it keeps; give what it reads, if it does."""
     words += [scope.states[memory.name, "prev", var] for var in own_states(writer)]
     kept = keeps(memory)
     words += [scope.states[memory.name, keep.word, ""] for keep in kept]
-    node = scope.program.module(f"{memory_path(memory)}.collect", *words)
-    take(scope, memory, node, [(keep.name, keep.word, "") for keep in kept])
+    method = "collect" if shared is None else "read_and_collect"
+    node = scope.program.module(f"{memory_path(memory)}.{method}", *words)
+    results = [(keep.name, keep.word, "") for keep in kept]
+    if shared is None:
+        take(scope, memory, node, results)
+        return None
+    names = [identifier(shared.name), *(name for name, _, _ in results)]
+    answer, *parts = scope.program.unpack(node, names)
+    for part, (_, when, var) in zip(parts, results, strict=True):
+        scope.states[memory.name, when, var] = note(part, (), 1, wide=True)
+    return answer
 
 
 def _token_argument(scope: Scope, writer: MemoryWriter, expr: Expr) -> fx.Node:

@@ -58,12 +58,12 @@ def sum_with(walk: Walk, node: Expr, found: Added | None) -> Tally:
     tally, needs = Tally(), walk.facts(node)[1]
     if found is None:
         return tally
+    operands = [found.left, *([] if found.right is None else [found.right])]
     if found.scale is not None:
-        vector = walk.entries(found.left if found.by_rows else found.right)
+        vector = walk.entries(operands[0 if found.by_rows else 1])
         tally.elementwise(vector, walk.entries(found.scale) + vector, vector, needs)
     out = walk.entries(node)
-    operands = [found.start, found.left, *([] if found.right is None else [found.right])]
-    tally.elementwise(2 * out, sum(map(walk.entries, operands)), out, needs)
+    tally.elementwise(2 * out, sum(map(walk.entries, [found.start, *operands])), out, needs)
     return tally
 
 

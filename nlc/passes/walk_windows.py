@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.shape import count
+from nlc.ir.shared_reads import shared_products, shared_read
 from nlc.ir.slots import choice
 from nlc.ir.system import Memory
 from nlc.ir.windows import known, summed, tokens_of
@@ -29,6 +30,9 @@ def move_by_windows(walk: Walk, name: str) -> None:
     tokens = [node.args[0] for node in tokens_of(memory)]
     _mark(walk, tokens, choice(memory) is None)
     outside = set(walk.done)
+    shared = None if walk.decode or walk.plan is None else shared_read(walk.plan.stages, memory)
+    if shared is not None:
+        walk.done |= set(map(id, shared_products(shared, memory)))
     updates = [assignment.value for assignment in memory.update]
     walk.visit(tokens, name, users=updates)
     # what the memory's own methods compute is of no use to the block
