@@ -117,9 +117,12 @@ class Matvecs(torch.autograd.Function):
         return dmatrix.unflatten(0, front), dx
 
 
-def outer_sum(a: Tensor, b: Tensor) -> Tensor:
-    """Sum a b^T over tokens: a [B, T, ..., m], b [B, T, ..., n] -> [B, ..., m, n]."""
-    return torch.einsum("bt...m,bt...n->b...mn", a, b)
+def add_outer_sum(total: Tensor, a: Tensor, b: Tensor, factor: float = 1.0) -> Tensor:
+    """Add a sum of a b^T over tokens to a total [B, ..., m, n], in one product."""
+    front = total.shape[:-2]
+    a, b = (x.movedim(1, -2).expand(*front, -1, -1).flatten(0, -3) for x in (a, b))
+    total = torch.baddbmm(total.flatten(0, -3), a.mT, b, alpha=factor)
+    return total.unflatten(0, front)
 
 
 def rotate(x: Tensor, angle: Tensor) -> Tensor:
@@ -443,9 +446,11 @@ class MixerM(nn.Module):
         value_1 = wide(unit(k))
         value_2 = matvecs(M["up"], value_1)
         silu, slope = silu_with_slope(matvecs(M["gate"], value_1))
-        M_sum_2 = M_sum["2"] - outer_sum(eta_0.unsqueeze(3) * (value * value_2 * slope), value_1)
-        M_sum_4 = M_sum["4"] - outer_sum(eta_2.unsqueeze(3) * (value * silu), value_1)
-        M_sum_3 = M_sum["3"] - outer_sum(wide(eta_1.unsqueeze(3) * v), silu * value_2)
+        M_sum_2 = add_outer_sum(
+            M_sum["2"], eta_0.unsqueeze(3) * (value * value_2 * slope), value_1, -1.0
+        )
+        M_sum_4 = add_outer_sum(M_sum["4"], eta_2.unsqueeze(3) * (value * silu), value_1, -1.0)
+        M_sum_3 = add_outer_sum(M_sum["3"], wide(eta_1.unsqueeze(3) * v), silu * value_2, -1.0)
         return {"1": M_sum_1, "2": M_sum_2, "4": M_sum_4, "3": M_sum_3}
 
     def update(

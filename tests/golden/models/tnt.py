@@ -130,9 +130,12 @@ class Matvecs(torch.autograd.Function):
         return dmatrix.unflatten(0, front), dx
 
 
-def outer_sum(a: Tensor, b: Tensor) -> Tensor:
-    """Sum a b^T over tokens: a [B, T, ..., m], b [B, T, ..., n] -> [B, ..., m, n]."""
-    return torch.einsum("bt...m,bt...n->b...mn", a, b)
+def add_outer_sum(total: Tensor, a: Tensor, b: Tensor, factor: float = 1.0) -> Tensor:
+    """Add a sum of a b^T over tokens to a total [B, ..., m, n], in one product."""
+    front = total.shape[:-2]
+    a, b = (x.movedim(1, -2).expand(*front, -1, -1).flatten(0, -3) for x in (a, b))
+    total = torch.baddbmm(total.flatten(0, -3), a.mT, b, alpha=factor)
+    return total.unflatten(0, front)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -1396,9 +1399,10 @@ class MixerV(nn.Module):
         k = wide(k)
         gelu, slope = gelu_with_slope(matvecs(V["layer1.weight"], k))
         difference = matvecs(layer2_weight, gelu) - v
-        value_1 = outer_sum(value * (matvecs(layer2_weight.mT, difference) * slope), k)
-        V_sum_1 = V_sum["1"] + value_1
-        V_sum_2 = V_sum["2"] + outer_sum(value * difference, gelu)
+        V_sum_1 = add_outer_sum(
+            V_sum["1"], value * (matvecs(layer2_weight.mT, difference) * slope), k
+        )
+        V_sum_2 = add_outer_sum(V_sum["2"], value * difference, gelu)
         return {"1": V_sum_1, "2": V_sum_2}
 
     def update(
