@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from nlc.codegen.library_known import Numbers, Tile, move_tile, read_tile
+from nlc.codegen.library_states import Stacked
 from nlc.codegen.library_tiles import Tiles, read_tiles, solve
 from torch import Tensor
 
@@ -79,6 +80,8 @@ def run_chunks(
                 tiles[part], M[part] = move(made[part], by_chunk[part][i], front, M[part])
             chunks = Chunks(tiles, [unmoved(state, moves) for state in states], start, 1)
             found.append(chunks if read is None else read(queries[i], chunks))
+            # a tile that was read has moved with it
+            M = {part: x.moved() if isinstance(x, Tile) else x for part, x in M.items()}
             position += length
             if reset is not None and position % reset[0] == 0:
                 states = reset[1]
@@ -138,11 +141,12 @@ def pieces(x: Tensor, n: int, lead: tuple[int, ...]) -> tuple[Tensor, ...]:
     return tuple(y.movedim(last - 1, 1) for y in x.movedim(2, last).contiguous().unbind(1))
 
 
-def move(writes: list[Any], D: Any, front: tuple[int, ...], M: list[Tensor]) -> tuple[Any, ...]:
-    """Move a part over a chunk: its course, and the states after it."""
+def move(writes: list[Any], D: Any, front: tuple[int, ...], M: Any) -> tuple[Any, ...]:
+    """Move a part over a chunk: its course, and what has the states after it."""
     if isinstance(D, Numbers):
         if not any(w.p or w.c for w in writes):
-            return move_tile(writes, D, front, M)
+            tile = move_tile(writes, D, front, M)
+            return tile, tile
         D = D.general()
     d_k = M[0].shape[-2]
     *solved, after = solve(writes, D, front, M[0] if len(M) == 1 else torch.cat(M, -2), d_k)
@@ -241,7 +245,8 @@ def joined(found: list[Any], D: Any, rows: int) -> Any:
         keys.append([(b, into) for b, (_, into) in zip(of_keys, same[0], strict=True)])
     front = (rows * len(found), *found[0].front[1:])
     if apart:
-        starts = [join(M) for M in zip(*(x.starts for x in found), strict=True)]
+        first = found[0].starts
+        starts = Stacked(join(x.starts.whole for x in found), first.n, first.wide)
         return Tile(D, E, keys, starts, front)
     D = D.general() if isinstance(D, Numbers) else D
     return Tiles(D, E, keys, join(x.starts for x in found), front)
@@ -251,7 +256,7 @@ def as_tiles(path: Any) -> Tiles:
     """A course as what reads states in other ways takes it."""
     if isinstance(path, Tiles):
         return path
-    D, starts = path.gates.general(), torch.cat(path.starts, -2).unsqueeze(0)
+    D, starts = path.gates.general(), path.starts.rows().unsqueeze(0)
     E = [e.unsqueeze(0) for e in path.writes]
     keys = [[(D.keys(b.unsqueeze(0)), into) for b, into in pairs] for pairs in path.keys]
     return Tiles(D, E, keys, starts, path.front)

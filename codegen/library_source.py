@@ -18,6 +18,7 @@ FILES = (
     "library_tiles",
     "library_gates",
     "library_scan",
+    "library_states",
     "library_known",
     "library_chunks",
     "library_entries",

@@ -129,9 +129,11 @@ def move_tiles(
             for j in range(t.n):
                 left = D.left_in(into, j)
                 if left is not None:
-                    key = at.each(b, Sized((*b.shape[:-1], 1), left.needs))
-                    # added where it is made
-                    at.matmul(key.mT, e)
+                    # numbers go with the smaller side, and their gradients with one of the two
+                    small, large = (e, b) if d_k > d_v else (b, e)
+                    key = at.each(small, Sized((*small.shape[:-1], 1), left.needs))
+                    of_key = small.needs or (left.needs and not large.needs)
+                    at.matmul(Sized(key.shape, of_key).mT, large)
     starts = Sized((t.tiles, t.lanes, d_v, t.n * d_k), needs)
     return Course(t, D, tuple(E), tuple(keys), starts, transposed), tally
 

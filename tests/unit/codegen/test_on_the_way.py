@@ -11,7 +11,7 @@ from nlc import parse
 from tests.unit.codegen.agree import agree, randomised
 
 TEXT = """system small
-dims { d = 6, d_k = WIDTH, d_v = WIDTH, h = WIDTH }
+dims { d = 6, d_k = WIDTH, d_v = WIDTH, h = HIDDEN }
 level fast every 1 token, chunk 4
 level slow every 1 step
 rule titans(lr, momentum, decay) {
@@ -37,7 +37,8 @@ block mixer(x[d]) -> out[d] {
 
 
 def system(width: int, out: str) -> Any:
-    return parse(TEXT.replace("WIDTH", str(width)).replace("OUT", out))
+    text = TEXT.replace("WIDTH", str(width)).replace("HIDDEN", str(2 * width))
+    return parse(text.replace("OUT", out))
 
 
 @pytest.mark.parametrize("width", [4, 32])  # small states, and those that are read in turns
@@ -68,18 +69,18 @@ def test_queries_that_another_memory_makes() -> None:
 
 def test_gradients_run_through_a_chunk_before_the_next() -> None:
     module = agree(system(32, "out = W_o(M(W_q(x)))"), tokens=5).block("mixer").double()
-    given, order = type(module.M).forward.__globals__, []
-    for name in ("MoveTile", "ReadTile"):
+    along, order = type(module.M).forward.__globals__["AlongTile"], []
 
-        def noted(ctx: Any, *grads: Any, name: str = name, own: Any = given[name].backward) -> Any:
-            order.append(name[0])
-            return own(ctx, *grads)
+    def noted(ctx: Any, dy: Any, *after: Any, own: Any = along.backward) -> Any:
+        order.append("read" if dy is not None else "")
+        order[-1] += " moved" if any(grad is not None for grad in after) else ""
+        return own(ctx, dy, *after)
 
-        given[name].backward = staticmethod(noted)
+    along.backward = staticmethod(noted)
     x = torch.randn(2, 12, 6, dtype=torch.float64, requires_grad=True)
     module(x)[0].sum().backward()
-    # two layers, each read and moved; what the last chunk moves has no gradient here
-    assert "".join(order) == "RR" + 2 * "RRMM"
+    # two layers, each read and moved at once; what the last chunk moves has no gradient here
+    assert order == 2 * ["read"] + 4 * ["read moved"]
 
 
 def test_second_derivatives() -> None:

@@ -1,0 +1,265 @@
+"""States of one part in one tensor, over a tile of known writes; what a module uses is copied.
+
+The n states that flow into each other lie below each other, or side by side where they are wide, so
+that each product of matrices is one for all of them, and what is done number by number is done to
+the smaller side. How they are read in a tile and how they move over it is one function, whose
+gradient is by hand: nothing as large as a state is made on the way but the states.
+
+In: states M_j^T [G, d_k, d_v], for G rows and copies, writes e_r [G, C, d_v] along b_r [G, C, d_k],
+numbers between states and tokens. Out: answers [G, C, d_v], and the states after the tile.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Stacked:
+    """n states M_j^T in one tensor: [G, n * d_k, d_v], or [G, d_k, n * d_v] if that is `wide`."""
+
+    def __init__(self, whole, n, wide, first=None):
+        self.whole, self.n, self.wide, self.first = whole, n, wide, first
+
+    @classmethod
+    def of(cls, states):
+        """Put states together."""
+        wide = states[0].shape[-2] > states[0].shape[-1]
+        if len(states) == 1:
+            return cls(states[0], 1, wide)
+        return cls(torch.cat(states, -1 if wide else -2), len(states), wide, states[0])
+
+    def __getitem__(self, j):
+        """State j, as M_j^T [G, d_k, d_v]."""
+        if self.n == 1:
+            return self.whole
+        if j == 0 and self.first is not None:
+            return self.first
+        return self.whole.chunk(self.n, -1 if self.wide else -2)[j]
+
+    def __len__(self):
+        return self.n
+
+    @property
+    def shape(self):
+        """d_k and d_v of a state."""
+        d_k, d_v = self.whole.shape[-2:]
+        return (d_k, d_v // self.n) if self.wide else (d_k // self.n, d_v)
+
+    def rows(self):
+        """The states below each other."""
+        return torch.cat(list(self), -2) if self.wide and self.n > 1 else self.whole
+
+
+class Along(NamedTuple):
+    """What of a tile is asked for."""
+
+    n: int
+    wide: bool
+    flows: tuple[tuple[int, int], ...]  # a, j where state a flows into another state j
+    read: bool
+    move: bool
+
+
+class AlongTile(torch.autograd.Function):
+    """How states are read over a tile, and how they move, both with their gradients.
+
+    y = sum_a s_a (q M_a^T) + sum_r (T_r * q b_r^T) e_r
+    M_j <- sum_a w_aj M_a + sum_r (l_rj b_r)^T e_r
+
+    Given are the states, the queries, w_jj [G, n, 1], s_a [G, C, 1] and the other w_aj [G, 1, 1],
+    then e, b, T [G, C, C] and the numbers l_j [G, C, 1] of each write. None stands for a table that
+    is 0 and for numbers that are 1. The first state after the tile is given by itself, too.
+    """
+
+    @staticmethod
+    def forward(ctx, how, S, q, own, *given):
+        ctx.how, met, y, after, first = how, [], None, None, None
+        since, flows, *writes = parted(how, given)
+        if how.read:
+            y, met = read_along(how, S, q, since, writes)
+        if how.move:
+            after = flowed(how, how.flows, S, own, flows)
+            for e, b, _, *left in writes:
+                x, z = (b, by_state(e, left)) if how.wide else (by_state(b, left), e)
+                after.baddbmm_(x.mT, z)
+            first = state_in(how, after, 0).detach() if how.n > 1 else None
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(S, q, own, *given, *met)
+        return y, after, first
+
+    @staticmethod
+    def backward(ctx, dy, dafter, dfirst):
+        how, (S, q, own, *given) = ctx.how, ctx.saved_tensors
+        _, of_S, of_q, of_own, *needs = ctx.needs_input_grad
+        given, met = given[: len(needs)], given[len(needs) :]
+        since, flows, *writes = parted(how, given)
+        of_since, of_flows, *of_writes = parted(how, needs)
+        if torch.is_grad_enabled() and dy is not None:
+            # this is differentiated again, and then what the states and writes met hangs on them
+            _, met = read_along(how, S, q, since, writes)
+        found = [[None] * len(write) for write in writes]
+        dS = dq = down = None
+        dsince, dflows = [None] * len(since), [None] * len(flows)
+        if dafter is not None or dfirst is not None:
+            dafter = with_first(how, S, dafter, dfirst)
+            dS = flowed(how, [(j, a) for a, j in how.flows], dafter, own, flows) if of_S else None
+            if of_own:
+                down = by_states(how, S * dafter).flatten(-2).sum(-1, keepdim=True)
+            for at, (a, j) in enumerate(how.flows):
+                if of_flows[at]:
+                    both = state_in(how, S, a) * state_in(how, dafter, j)
+                    dflows[at] = both.sum((-2, -1), keepdim=True)
+            for back, *write in zip(found, writes, of_writes, strict=True):
+                move_back(how, dafter, *write, back)
+        if dy is not None:
+            x, y, dq = read_back(how, S, q, since, met, dy, of_q, of_since, dsince)
+            dS = added(dS, x.mT, y) if of_S else None
+            for back, scores, *write in zip(found, met[1:], writes, of_writes, strict=True):
+                dq = scores_back(q, dy, scores, dq, *write, back)
+        return None, dS, dq, down, *dsince, *dflows, *[x for back in found for x in back]
+
+
+def parted(how: Along, given: Any) -> list[Any]:
+    """Cut what is given into numbers of the states, how they flow, and each write."""
+    start = how.n if how.read else 0
+    writes = start + len(how.flows) if how.move else start
+    size = 3 + (how.n if how.move else 0)
+    cut = [given[i : i + size] for i in range(writes, len(given), size)]
+    return [given[:start], given[start:writes], *cut]
+
+
+def by_state(x: Tensor, numbers: Any) -> Tensor:
+    """Each state's number times x, side by side: [G, C, d] -> [G, C, n * d]."""
+    if len(numbers) == 1:
+        return x if numbers[0] is None else x * numbers[0]
+    return torch.cat([x * number for number in numbers], -1)
+
+
+def over_states(parts: Any, numbers: Any) -> Tensor:
+    """The sum of parts, each times its state's number."""
+    total = parts[0] if numbers[0] is None else parts[0] * numbers[0]
+    for part, number in zip(parts[1:], numbers[1:], strict=True):
+        total = torch.addcmul(total, part, number)
+    return total
+
+
+def products(parts: Any, x: Tensor, needs: Any) -> list[Tensor | None]:
+    """The products of each part with x, token by token, where they are needed."""
+    pairs = zip(parts, needs, strict=True)
+    return [(part * x).sum(-1, keepdim=True) if need else None for part, need in pairs]
+
+
+def by_states(how: Along, S: Tensor) -> Tensor:
+    """States apart: [G, n, d_k, d_v], or [G, n, d_v, d_k] where they are wide."""
+    return (S.mT if how.wide else S).unflatten(-2, (how.n, -1))
+
+
+def state_in(how: Along, S: Tensor, j: int) -> Tensor:
+    """State j, as a view."""
+    axis = -1 if how.wide else -2
+    size = S.shape[axis] // how.n
+    return S.narrow(axis, j * size, size)
+
+
+def flowed(how: Along, pairs: Any, S: Tensor, own: Tensor | None, flows: Any) -> Tensor:
+    """sum_a w_aj M_a of each state j."""
+    if how.n == 1:
+        return S.clone() if own is None else S * own
+    after = (by_states(how, S) * own.unsqueeze(-1)).flatten(1, 2)
+    after = after.mT if how.wide else after
+    for (a, j), number in zip(pairs, flows, strict=True):
+        state_in(how, after, j).addcmul_(state_in(how, S, a), number)
+    return after
+
+
+def with_first(how: Along, S: Tensor, dafter: Tensor | None, dfirst: Tensor | None) -> Tensor:
+    """The gradient of all states, with that of the first by itself."""
+    if dfirst is None:
+        return dafter
+    total = torch.zeros_like(S) if dafter is None else dafter.clone()
+    state_in(how, total, 0).add_(dfirst)
+    return total
+
+
+def move_back(how: Along, dafter: Tensor, write: Any, needs: Any, back: list[Any]) -> None:
+    """Add to the gradients of a write what comes from the states after it."""
+    e, b, _, *left = write
+    of_e, of_b, _, *of_left = needs
+    if how.wide:
+        dafter, small, large, of_small, of_large = dafter.mT, e, b, of_e, of_b
+    else:
+        small, large, of_small, of_large = b, e, of_b, of_e
+    dsmall = dlarge = None
+    if of_large and not of_small and any(of_left):
+        # what a number is given then needs no product of its own
+        asked = [torch.bmm(small, x) for x in dafter.chunk(how.n, -2)]
+        dlarge = over_states(asked, left)
+        back[3:] = products(asked, large, of_left)
+    else:
+        dlarge = torch.bmm(by_state(small, left), dafter) if of_large else None
+        if of_small or any(of_left):
+            asked = torch.bmm(large, dafter.mT).chunk(how.n, -1)
+            dsmall = over_states(asked, left) if of_small else None
+            back[3:] = products(asked, small, of_left)
+    back[:2] = (dsmall, dlarge) if how.wide else (dlarge, dsmall)
+
+
+def read_along(
+    how: Along, S: Tensor, q: Tensor, since: Any, writes: Any
+) -> tuple[Tensor, list[Any]]:
+    """The answers, and for gradients what met the states and the scores of each write."""
+    if how.wide:
+        met = [torch.bmm(q, S)]
+        y = over_states(met[0].chunk(how.n, -1), since)
+    else:
+        met = [None]
+        y = torch.bmm(by_state(q, since), S)
+    for e, b, table, *_ in writes:
+        met.append(None if table is None else torch.bmm(q, b.mT))
+        y = y if table is None else torch.baddbmm(y, met[-1] * table, e)
+    return y, met
+
+
+def read_back(
+    how: Along, S: Tensor, q: Tensor, since: Any, met: Any, dy: Tensor, of_q: bool, of_since: Any,
+    dsince: list[Any],
+) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+    """Gradients of what the states were asked: theirs is x^T y; then that of the queries."""
+    if how.wide:
+        x, y = q, by_state(dy, since)
+        dsince[:] = products(met[0].chunk(how.n, -1), dy, of_since)
+        return x, y, torch.bmm(y, S.mT) if of_q else None
+    x, y, dq = by_state(q, since), dy, None
+    if of_q or any(of_since):
+        asked = torch.bmm(dy, S.mT).chunk(how.n, -1)
+        dq = over_states(asked, since) if of_q else None
+        dsince[:] = products(asked, q, of_since)
+    return x, y, dq
+
+
+def scores_back(
+    q: Tensor, dy: Tensor, scores: Any, dq: Any, write: Any, needs: Any, back: list[Any]
+) -> Tensor | None:
+    """Add to the gradients of a write what comes from its answers; return that of the queries."""
+    e, b, table, *_ = write
+    of_e, of_b, of_table, *_ = needs
+    if table is None:
+        return dq
+    if of_e:
+        back[0] = added(back[0], (table * scores).mT, dy)
+    if dq is None and not of_b and not of_table:
+        return dq
+    dscores = torch.bmm(dy, e.mT)
+    back[2] = dscores * scores if of_table else None
+    dscores = dscores * table
+    if of_b:
+        back[1] = added(back[1], dscores.mT, q)
+    return dq if dq is None else torch.baddbmm(dq, dscores, b)
+
+
+def added(total: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
+    """total + x y, None for nothing."""
+    return torch.bmm(x, y) if total is None else torch.baddbmm(total, x, y)
