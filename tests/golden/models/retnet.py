@@ -411,7 +411,7 @@ class Products(torch.autograd.Function):
 class ScalarGate:
     """One number a token, multiplied forward; nothing is divided, so a gate of 0 is exact."""
 
-    axes = 0
+    axes, n = 0, 1
     still = False  # whether it is 1 throughout
 
     def __init__(self, tile, table, still=False):

@@ -730,24 +730,273 @@ class RelativeGates(ChannelGates):
         return self.since[..., -1:, :] * keys[0][0]
 
 
+class Stacked:
+    """n states M_j^T in one tensor: [G, n * d_k, d_v], or [G, d_k, n * d_v] if that is `wide`."""
+
+    def __init__(self, whole, n, wide, first=None):
+        self.whole, self.n, self.wide, self.first = whole, n, wide, first
+
+    @classmethod
+    def of(cls, states):
+        """Put states together."""
+        wide = states[0].shape[-2] > states[0].shape[-1]
+        if len(states) == 1:
+            return cls(states[0], 1, wide)
+        return cls(torch.cat(states, -1 if wide else -2), len(states), wide, states[0])
+
+    def __getitem__(self, j):
+        """State j, as M_j^T [G, d_k, d_v]."""
+        if self.n == 1:
+            return self.whole
+        if j == 0 and self.first is not None:
+            return self.first
+        return self.whole.chunk(self.n, -1 if self.wide else -2)[j]
+
+    def __len__(self):
+        return self.n
+
+    @property
+    def shape(self):
+        """d_k and d_v of a state."""
+        d_k, d_v = self.whole.shape[-2:]
+        return (d_k, d_v // self.n) if self.wide else (d_k // self.n, d_v)
+
+    def rows(self):
+        """The states below each other."""
+        return torch.cat(list(self), -2) if self.wide and self.n > 1 else self.whole
+
+
+class Along(NamedTuple):
+    """What of a tile is asked for."""
+
+    n: int
+    wide: bool
+    flows: tuple[tuple[int, int], ...]  # a, j where state a flows into another state j
+    read: bool
+    move: bool
+
+
+class AlongTile(torch.autograd.Function):
+    """How states are read over a tile, and how they move, both with their gradients.
+
+    y = sum_a s_a (q M_a^T) + sum_r (T_r * q b_r^T) e_r
+    M_j <- sum_a w_aj M_a + sum_r (l_rj b_r)^T e_r
+
+    Given are the states, the queries, w_jj [G, n, 1], s_a [G, C, 1] and the other w_aj [G, 1, 1],
+    then e, b, T [G, C, C] and the numbers l_j [G, C, 1] of each write. None stands for a table that
+    is 0 and for numbers that are 1. The first state after the tile is given by itself, too.
+    """
+
+    @staticmethod
+    def forward(ctx, how, S, q, own, *given):
+        ctx.how, met, y, after, first = how, [], None, None, None
+        since, flows, *writes = parted(how, given)
+        if how.read:
+            y, met = read_along(how, S, q, since, writes)
+        if how.move:
+            after = flowed(how, how.flows, S, own, flows)
+            for e, b, _, *left in writes:
+                x, z = (b, by_state(e, left)) if how.wide else (by_state(b, left), e)
+                after.baddbmm_(x.mT, z)
+            first = state_in(how, after, 0).detach() if how.n > 1 else None
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(S, q, own, *given, *met)
+        return y, after, first
+
+    @staticmethod
+    def backward(ctx, dy, dafter, dfirst):
+        how, (S, q, own, *given) = ctx.how, ctx.saved_tensors
+        _, of_S, of_q, of_own, *needs = ctx.needs_input_grad
+        given, met = given[: len(needs)], given[len(needs) :]
+        since, flows, *writes = parted(how, given)
+        of_since, of_flows, *of_writes = parted(how, needs)
+        if torch.is_grad_enabled() and dy is not None:
+            # this is differentiated again, and then what the states and writes met hangs on them
+            _, met = read_along(how, S, q, since, writes)
+        found = [[None] * len(write) for write in writes]
+        dS = dq = down = None
+        dsince, dflows = [None] * len(since), [None] * len(flows)
+        if dafter is not None or dfirst is not None:
+            dafter = with_first(how, S, dafter, dfirst)
+            dS = flowed(how, [(j, a) for a, j in how.flows], dafter, own, flows) if of_S else None
+            if of_own:
+                down = by_states(how, S * dafter).flatten(-2).sum(-1, keepdim=True)
+            for at, (a, j) in enumerate(how.flows):
+                if of_flows[at]:
+                    both = state_in(how, S, a) * state_in(how, dafter, j)
+                    dflows[at] = both.sum((-2, -1), keepdim=True)
+            for back, *write in zip(found, writes, of_writes, strict=True):
+                move_back(how, dafter, *write, back)
+        if dy is not None:
+            x, y, dq = read_back(how, S, q, since, met, dy, of_q, of_since, dsince)
+            dS = added(dS, x.mT, y) if of_S else None
+            for back, scores, *write in zip(found, met[1:], writes, of_writes, strict=True):
+                dq = scores_back(q, dy, scores, dq, *write, back)
+        return None, dS, dq, down, *dsince, *dflows, *[x for back in found for x in back]
+
+
+def parted(how: Along, given: Any) -> list[Any]:
+    """Cut what is given into numbers of the states, how they flow, and each write."""
+    start = how.n if how.read else 0
+    writes = start + len(how.flows) if how.move else start
+    size = 3 + (how.n if how.move else 0)
+    cut = [given[i : i + size] for i in range(writes, len(given), size)]
+    return [given[:start], given[start:writes], *cut]
+
+
+def by_state(x: Tensor, numbers: Any) -> Tensor:
+    """Each state's number times x, side by side: [G, C, d] -> [G, C, n * d]."""
+    if len(numbers) == 1:
+        return x if numbers[0] is None else x * numbers[0]
+    return torch.cat([x * number for number in numbers], -1)
+
+
+def over_states(parts: Any, numbers: Any) -> Tensor:
+    """The sum of parts, each times its state's number."""
+    total = parts[0] if numbers[0] is None else parts[0] * numbers[0]
+    for part, number in zip(parts[1:], numbers[1:], strict=True):
+        total = torch.addcmul(total, part, number)
+    return total
+
+
+def products(parts: Any, x: Tensor, needs: Any) -> list[Tensor | None]:
+    """The products of each part with x, token by token, where they are needed."""
+    pairs = zip(parts, needs, strict=True)
+    return [(part * x).sum(-1, keepdim=True) if need else None for part, need in pairs]
+
+
+def by_states(how: Along, S: Tensor) -> Tensor:
+    """States apart: [G, n, d_k, d_v], or [G, n, d_v, d_k] where they are wide."""
+    return (S.mT if how.wide else S).unflatten(-2, (how.n, -1))
+
+
+def state_in(how: Along, S: Tensor, j: int) -> Tensor:
+    """State j, as a view."""
+    axis = -1 if how.wide else -2
+    size = S.shape[axis] // how.n
+    return S.narrow(axis, j * size, size)
+
+
+def flowed(how: Along, pairs: Any, S: Tensor, own: Tensor | None, flows: Any) -> Tensor:
+    """sum_a w_aj M_a of each state j."""
+    if how.n == 1:
+        return S.clone() if own is None else S * own
+    after = (by_states(how, S) * own.unsqueeze(-1)).flatten(1, 2)
+    after = after.mT if how.wide else after
+    for (a, j), number in zip(pairs, flows, strict=True):
+        state_in(how, after, j).addcmul_(state_in(how, S, a), number)
+    return after
+
+
+def with_first(how: Along, S: Tensor, dafter: Tensor | None, dfirst: Tensor | None) -> Tensor:
+    """The gradient of all states, with that of the first by itself."""
+    if dfirst is None:
+        return dafter
+    total = torch.zeros_like(S) if dafter is None else dafter.clone()
+    state_in(how, total, 0).add_(dfirst)
+    return total
+
+
+def move_back(how: Along, dafter: Tensor, write: Any, needs: Any, back: list[Any]) -> None:
+    """Add to the gradients of a write what comes from the states after it."""
+    e, b, _, *left = write
+    of_e, of_b, _, *of_left = needs
+    if how.wide:
+        dafter, small, large, of_small, of_large = dafter.mT, e, b, of_e, of_b
+    else:
+        small, large, of_small, of_large = b, e, of_b, of_e
+    dsmall = dlarge = None
+    if of_large and not of_small and any(of_left):
+        # what a number is given then needs no product of its own
+        asked = [torch.bmm(small, x) for x in dafter.chunk(how.n, -2)]
+        dlarge = over_states(asked, left)
+        back[3:] = products(asked, large, of_left)
+    else:
+        dlarge = torch.bmm(by_state(small, left), dafter) if of_large else None
+        if of_small or any(of_left):
+            asked = torch.bmm(large, dafter.mT).chunk(how.n, -1)
+            dsmall = over_states(asked, left) if of_small else None
+            back[3:] = products(asked, small, of_left)
+    back[:2] = (dsmall, dlarge) if how.wide else (dlarge, dsmall)
+
+
+def read_along(
+    how: Along, S: Tensor, q: Tensor, since: Any, writes: Any
+) -> tuple[Tensor, list[Any]]:
+    """The answers, and for gradients what met the states and the scores of each write."""
+    if how.wide:
+        met = [torch.bmm(q, S)]
+        y = over_states(met[0].chunk(how.n, -1), since)
+    else:
+        met = [None]
+        y = torch.bmm(by_state(q, since), S)
+    for e, b, table, *_ in writes:
+        met.append(None if table is None else torch.bmm(q, b.mT))
+        y = y if table is None else torch.baddbmm(y, met[-1] * table, e)
+    return y, met
+
+
+def read_back(
+    how: Along, S: Tensor, q: Tensor, since: Any, met: Any, dy: Tensor, of_q: bool, of_since: Any,
+    dsince: list[Any],
+) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+    """Gradients of what the states were asked: theirs is x^T y; then that of the queries."""
+    if how.wide:
+        x, y = q, by_state(dy, since)
+        dsince[:] = products(met[0].chunk(how.n, -1), dy, of_since)
+        return x, y, torch.bmm(y, S.mT) if of_q else None
+    x, y, dq = by_state(q, since), dy, None
+    if of_q or any(of_since):
+        asked = torch.bmm(dy, S.mT).chunk(how.n, -1)
+        dq = over_states(asked, since) if of_q else None
+        dsince[:] = products(asked, q, of_since)
+    return x, y, dq
+
+
+def scores_back(
+    q: Tensor, dy: Tensor, scores: Any, dq: Any, write: Any, needs: Any, back: list[Any]
+) -> Tensor | None:
+    """Add to the gradients of a write what comes from its answers; return that of the queries."""
+    e, b, table, *_ = write
+    of_e, of_b, of_table, *_ = needs
+    if table is None:
+        return dq
+    if of_e:
+        back[0] = added(back[0], (table * scores).mT, dy)
+    if dq is None and not of_b and not of_table:
+        return dq
+    dscores = torch.bmm(dy, e.mT)
+    back[2] = dscores * scores if of_table else None
+    dscores = dscores * table
+    if of_b:
+        back[1] = added(back[1], dscores.mT, q)
+    return dq if dq is None else torch.baddbmm(dq, dscores, b)
+
+
+def added(total: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
+    """total + x y, None for nothing."""
+    return torch.bmm(x, y) if total is None else torch.baddbmm(total, x, y)
+
+
 class Numbers:
     """F(t, i) of gates that are one number a token, of n chunks of one tile each.
 
     What is asked for is made for all chunks at once, and cut where it is that of one `chunk`. None
-    stands for 0, and 1.0 for gates that are 1.
+    stands for a table that is 0, and for numbers that are 1.
     """
 
-    def __init__(self, D, rows, n):
-        self.D, self.rows, self.n = D, rows, n
-        self.made, self.cut = {}, {}
-        self.chunk = None
+    def __init__(self, D, rows, n, of=None, chunk=None):
+        self.D, self.rows, self.n, self.chunk = D, rows, n, chunk
+        self.made, self.cut = ({}, {}) if of is None else (of.made, of.cut)
+        self.states = range(D.n)
+        pairs = ((a, j) for a in self.states for j in self.states if a != j)
+        # which states flow into which others
+        flows = ((a, j) for a, j in pairs if D.numbers((a,), j) is not None)
+        self.flows = tuple(flows) if of is None else of.flows
 
     def of_chunks(self, rows, n):
         """The same, of each chunk alone."""
-        found = [Numbers(self.D, rows, n) for _ in range(n)]
-        for chunk, one in enumerate(found):
-            one.made, one.cut, one.chunk = self.made, self.cut, chunk
-        return found
+        return [Numbers(self.D, rows, n, self, chunk) for chunk in range(n)]
 
     def general(self):
         """The gates as all of `library_gates` are."""
@@ -761,25 +1010,28 @@ class Numbers:
         """F(t, i), or F(t-1, i): what is in state j of a write into some states [G, C, C]."""
         return self.given("reach", into, j, late)
 
-    def since(self, a, j, late=True):
-        """F(t, 0), or F(t-1, 0): what is left of the first state a in state j [G, C, 1]."""
-        return self.given("since", (a,), j, late)
+    def since(self, j, late=True):
+        """F(t, 0), or F(t-1, 0): what is left of each first state in state j, n of [G, C, 1]."""
+        return [self.given("since", (a,), j, late) for a in self.states]
 
-    def left(self, into, j):
-        """F(C, i): what is left of a write at the tile's end [G, C, 1]."""
-        return self.given("left", into, j, True)
+    def left(self, into):
+        """F(C, i): what is left of a write in each state at the tile's end, n of [G, C, 1]."""
+        return [self.given("left", into, j, True) for j in self.states]
+
+    def own(self):
+        """F(C, 0) of each state in itself [G, n, 1]."""
+        return self.given("own", (), 0, True)
 
     def whole(self, a, j):
-        """F(C, 0) [G, 1, 1]."""
+        """F(C, 0) of state a in another state j [G, 1, 1]."""
         return self.given("whole", (a,), j, True)
 
-    def given(self, kind, into, j, late):
+    def given(self, *key):
         """Make a table for all chunks, once, and cut it, once."""
-        key = (kind, into, j, late)
         if key not in self.made:
             self.made[key] = self.table(*key)
         found = self.made[key]
-        if self.chunk is None or not isinstance(found, Tensor):
+        if self.chunk is None or found is None:
             return found
         if key not in self.cut:
             by_chunk = found.unflatten(0, (self.rows, self.n, -1)).transpose(0, 1)
@@ -788,27 +1040,80 @@ class Numbers:
 
     def table(self, kind, into, j, late):
         if self.D.still and kind != "reach":
-            return 1.0
-        F = self.D.numbers(into, j)
-        if F is None:
             return None
+        if kind == "own":
+            return torch.stack([self.parts(j, j)[1][:, -1:] for j in self.states], 1)
+        found = [self.parts(a, j) for a in into if self.D.numbers((a,), j) is not None]
+        if not found:
+            none = torch.zeros_like(self.parts(j, j)[1][:, 1:, None])
+            return None if kind == "reach" else none
+        inside, first, last = (sum(some[1:], some[0]) for some in zip(*found, strict=True))
         match kind:
+            case "since":
+                return (first[:, 1:] if late else first[:, :-1]).unsqueeze(-1)
             case "left":
-                return F[0, :, -1, 1:, None]
+                return last.unsqueeze(-1)
             case "whole":
-                return F[0, :, -1:, :1]
-        F = F[0, :, 1:] if late else F[0, :, :-1]
-        return F[..., :1] if kind == "since" else F[..., 1:].contiguous()
+                return first[:, -1:, None]
+        return inside if late else F.pad(inside[:, :-1], (0, 0, 1, 0))
+
+    def parts(self, a, j):
+        """F_aj(t, i) by what is asked for: tokens i >= 1 by t >= 1, i = 0, and t = C."""
+        key = ("parts", a, j)
+        if key not in self.made:
+            self.made[key] = TableParts.apply(self.D.numbers((a,), j)[0])
+        return self.made[key]
 
 
-class Tile(NamedTuple):
-    """A course over one tile: as `Tiles` of one tile, with numbers for gates, states apart."""
+class TableParts(torch.autograd.Function):
+    """What is taken from a table [N, 1 + C, 1 + C], its first row but for i = 0 being 0."""
 
-    gates: Numbers
-    writes: list[Tensor]  # e of each write [G, C, d_v]
-    keys: list[list[tuple[Tensor, tuple[int, ...]]]]  # b of each write [G, C, d_k]
-    starts: list[Tensor]  # M_j^T before the tile [G, d_k, d_v]
-    front: tuple[int, ...]  # B, C, *lead
+    @staticmethod
+    def forward(ctx, table):
+        return table[:, 1:, 1:].contiguous(), table[:, :, 0].clone(), table[:, -1, 1:].clone()
+
+    @staticmethod
+    def backward(ctx, inside, first, last):
+        grad = F.pad(inside, (1, 0, 1, 0))
+        grad[:, :, 0] = first
+        grad[:, -1, 1:] += last
+        return grad
+
+
+class Tile:
+    """A course over one tile: as `Tiles` of one tile, with numbers for gates.
+
+    Where it `goes_on`, the states after it are found with what is read first, or when asked for.
+    """
+
+    def __init__(self, gates, writes, keys, starts, front, goes_on=False):
+        self.gates = gates
+        self.writes = writes  # e of each write [G, C, d_v]
+        self.keys = keys  # b of each write [G, C, d_k], and into which states
+        self.starts = starts  # the states before the tile, `Stacked`
+        self.front = front  # B, C, *lead
+        self.goes_on, self.after = goes_on, None
+
+    def moved(self):
+        """The states after the tile."""
+        if self.after is None:
+            self.along()
+        return self.after
+
+    def along(self, q=None, late=True, state=0):
+        """Read with queries [G, C, d_k], and move if the tile has not yet."""
+        D, S, move = self.gates, self.starts, self.goes_on and self.after is None
+        how = Along(S.n, S.wide, D.flows, q is not None, move)
+        given = [] if q is None else D.since(state, late)
+        given += [D.whole(*pair) for pair in D.flows] if move else []
+        for e, keys in zip(self.writes, self.keys, strict=True):
+            for b, into in keys:
+                table = None if q is None else D.reach(into, state, late)
+                given += [e, b, table, *(D.left(into) if move else [])]
+        y, after, first = AlongTile.apply(how, S.whole, q, D.own() if move else None, *given)
+        if move:
+            self.after = Stacked(after, S.n, S.wide, first)
+        return y
 
 
 def in_rows(x: Tensor, front: tuple[int, ...]) -> Tensor:
@@ -824,12 +1129,10 @@ def from_rows(y: Tensor, front: tuple[int, ...]) -> Tensor:
     return y.view(front[0], *front[2:], *y.shape[1:]).movedim(-2, 1)
 
 
-def move_tile(
-    writes: list[Any], D: Numbers, front: tuple[int, ...], states: list[Tensor]
-) -> tuple[Tile, list[Tensor]]:
-    """Move over one tile: its course, and the states after it."""
-    like, n = states[0], range(len(states))
-    d_k, d_v = like.shape[-2:]
+def move_tile(writes: list[Any], D: Numbers, front: tuple[int, ...], states: Any) -> Tile:
+    """The course over one tile, which knows the states after it."""
+    states = states if isinstance(states, Stacked) else Stacked.of(states)
+    like, (d_k, d_v) = states.whole, states.shape
 
     def rows(x: Tensor, d: int) -> Tensor:
         x = x.to(like.dtype)
@@ -837,181 +1140,13 @@ def move_tile(
 
     E = [rows(like.new_zeros(1) if w.u is None else w.u, d_v) for w in writes]
     keys = [[(rows(b, d_k), into) for b, into in w.b] for w in writes]
-    flows = {(a, j): w for j in n for a in n if (w := D.whole(a, j)) is not None}
-    pairs = [(r, b, into) for r, found in enumerate(keys) for b, into in found]
-    goes = {
-        (r, k, j): left
-        for k, (r, _, into) in enumerate(pairs)
-        for j in n
-        if (left := D.left(into, j)) is not None
-    }
-    plan = (tuple(flows), tuple(goes), len(states), len(E), len(pairs))
-    after = MoveTile.apply(
-        plan, *states, *numbers(flows.values()), *E, *[b for _, b, _ in pairs],
-        *numbers(goes.values()),
-    )  # fmt: skip
-    return Tile(D, E, keys, states, front), list(after)
-
-
-def numbers(of: Any) -> list[Tensor | None]:
-    """Tables as the functions below take them: None for 1."""
-    return [x if isinstance(x, Tensor) else None for x in of]
-
-
-def parted(given: Any, *counts: int) -> list[Any]:
-    """Cut a tuple into tuples of these lengths, and the rest."""
-    found = []
-    for count in counts:
-        found.append(given[:count])
-        given = given[count:]
-    return [*found, given]
-
-
-def times(x: Tensor, number: Tensor | None) -> Tensor:
-    """x times numbers, None for 1."""
-    return x if number is None else x * number
-
-
-def plus(total: Tensor | None, x: Tensor, number: Tensor | None = None) -> Tensor:
-    """total + number * x, None for nothing and for 1."""
-    if total is None:
-        return times(x, number)
-    return total + x if number is None else torch.addcmul(total, x, number)
-
-
-class MoveTile(torch.autograd.Function):
-    """M_j <- sum_a w_aj M_a + sum_r (l_rj b_r)^T e_r, with numbers w and l."""
-
-    @staticmethod
-    def forward(ctx, plan, *given):
-        ctx.plan = plan
-        ctx.save_for_backward(*given)
-        flows, goes, n, *counts = plan
-        M, w, e, b, left = parted(given, n, len(flows), *counts)
-        after = [None] * n
-        for (a, j), number in zip(flows, w, strict=True):
-            if after[j] is None:
-                after[j] = M[a].clone() if number is None else M[a] * number
-            else:
-                after[j] += times(M[a], number)
-        for (r, k, j), number in zip(goes, left, strict=True):
-            # the numbers go with what is smaller
-            small = e[r].shape[-1] < b[k].shape[-1]
-            x = b[k] if small else times(b[k], number)
-            y = times(e[r], number) if small else e[r]
-            after[j] = torch.bmm(x.mT, y) if after[j] is None else after[j].baddbmm_(x.mT, y)
-        return tuple(torch.zeros_like(M[0]) if x is None else x for x in after)
-
-    @staticmethod
-    def backward(ctx, *grads):
-        flows, goes, n, *counts = ctx.plan
-        counts = n, len(flows), *counts
-        M, w, e, b, left = parted(ctx.saved_tensors, *counts)
-        _, of_w, of_e, of_b, of_left = parted(ctx.needs_input_grad[1:], *counts)
-        dM, de, db = [None] * n, [None] * len(e), [None] * len(b)
-        dw, dleft = [None] * len(w), [None] * len(left)
-        for at, (a, j) in enumerate(flows):
-            dM[a] = plus(dM[a], grads[j], w[at])
-            if of_w[at]:
-                dw[at] = (M[a] * grads[j]).sum((-2, -1), keepdim=True)
-        for at, (r, k, j) in enumerate(goes):
-            x = torch.bmm(b[k], grads[j]) if of_e[r] else None
-            y = torch.bmm(e[r], grads[j].mT) if of_b[k] or of_left[at] else None
-            de[r] = de[r] if x is None else plus(de[r], x, left[at])
-            db[k] = plus(db[k], y, left[at]) if of_b[k] else None
-            if of_left[at]:
-                short = x is not None and x.shape[-1] < y.shape[-1]
-                dleft[at] = (x * e[r] if short else y * b[k]).sum(-1, keepdim=True)
-        return None, *dM, *dw, *de, *db, *dleft
+    return Tile(D, E, keys, states, front, goes_on=True)
 
 
 def read_tile(q: Tensor, path: Tile, late: bool = True, state: int = 0) -> Tensor:
     """M_t q_t (late), or M_{t-1} q_t: q [B, C, *lead, d_k] -> [B, C, *lead, d_v]."""
-    D, like = path.gates, path.starts[0]
-    first = {
-        a: since for a in range(len(path.starts)) if (since := D.since(a, state, late)) is not None
-    }
-    pairs = [
-        (e, b, reach)
-        for e, keys in zip(path.writes, path.keys, strict=True)
-        for b, into in keys
-        if (reach := D.reach(into, state, late)) is not None
-    ]
-    flat = [x for pair in pairs for x in pair]
-    starts = [path.starts[a] for a in first]
-    q_rows = in_rows(q.to(like.dtype), path.front)
-    y = ReadTile.apply(len(starts), q_rows, *starts, *numbers(first.values()), *flat)
-    return from_rows(y, path.front).to(q.dtype)
-
-
-class ReadTile(torch.autograd.Function):
-    """y = sum_a s_a (q M_a^T) + sum_r (T_r * q b_r^T) e_r, with numbers s and tables T."""
-
-    @staticmethod
-    def forward(ctx, n, q, *given):
-        M, s, rest = parted(given, n, n)
-        wide, y, met = M[0].shape[-2] > M[0].shape[-1], None, []
-        for start, number in zip(M, s, strict=True):
-            if wide or number is None:
-                met.append(torch.bmm(q, start))
-                y = plus(y, met[-1], number)
-            else:
-                x = q * number
-                y = torch.bmm(x, start) if y is None else y.baddbmm_(x, start)
-        for e, b, table in triples(rest):
-            met.append(torch.bmm(q, b.mT))
-            y = added(y, met[-1] * table, e)
-        ctx.n = n
-        ctx.save_for_backward(q, *given, *met)
-        return y
-
-    @staticmethod
-    def backward(ctx, dy):
-        q, *given = ctx.saved_tensors
-        M, s, rest = parted(given, ctx.n, ctx.n)
-        of_q, *needs = ctx.needs_input_grad[1:]
-        _, of_s, of_rest = parted(needs, ctx.n, ctx.n)
-        wide, dq, dM, ds, of_writes = M[0].shape[-2] > M[0].shape[-1], None, [], [], []
-        met = list(rest[len(of_rest) :])
-        if torch.is_grad_enabled():
-            # this is differentiated again, and then what the states and writes met hangs on them
-            met = [
-                torch.bmm(q, x) for x, number in zip(M, s, strict=True) if wide or number is None
-            ]
-            met += [torch.bmm(q, b.mT) for _, b, _ in triples(rest[: len(of_rest)])]
-        for at, (start, number) in enumerate(zip(M, s, strict=True)):
-            if wide or number is None:
-                y, answer = times(dy, number), met.pop(0)
-                x = q
-                dq = added(dq, y, start.mT) if of_q else None
-                ds.append((dy * answer).sum(-1, keepdim=True) if of_s[at] else None)
-            else:
-                x, y = q * number, dy
-                asked = torch.bmm(dy, start.mT) if of_q or of_s[at] else None
-                dq = plus(dq, asked, number) if of_q else None
-                ds.append((q * asked).sum(-1, keepdim=True) if of_s[at] else None)
-            dM.append(torch.bmm(x.mT, y))
-        for (e, b, table), (of_e, of_b, of_table) in zip(
-            triples(rest[: len(of_rest)]), triples(of_rest), strict=True
-        ):
-            scores = met.pop(0)
-            de = torch.bmm((table * scores).mT, dy) if of_e else None
-            dscores = torch.bmm(dy, e.mT) if of_q or of_b or of_table else None
-            dtable = dscores * scores if of_table else None
-            dscores = dscores * table if of_q or of_b else None
-            dq = torch.baddbmm(dq, dscores, b) if of_q else None
-            of_writes += [de, torch.bmm(dscores.mT, q) if of_b else None, dtable]
-        return None, dq, *dM, *ds, *of_writes
-
-
-def added(total: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
-    """total + x y, None for nothing."""
-    return torch.bmm(x, y) if total is None else torch.baddbmm(total, x, y)
-
-
-def triples(x: Any) -> list[Any]:
-    """Cut a list into threes."""
-    return [x[i : i + 3] for i in range(0, len(x), 3)]
+    rows = in_rows(q.to(path.starts.whole.dtype), path.front)
+    return from_rows(path.along(rows, late, state), path.front).to(q.dtype)
 
 
 class Moves(NamedTuple):
@@ -1071,6 +1206,8 @@ def run_chunks(
                 tiles[part], M[part] = move(made[part], by_chunk[part][i], front, M[part])
             chunks = Chunks(tiles, [unmoved(state, moves) for state in states], start, 1)
             found.append(chunks if read is None else read(queries[i], chunks))
+            # a tile that was read has moved with it
+            M = {part: x.moved() if isinstance(x, Tile) else x for part, x in M.items()}
             position += length
             if reset is not None and position % reset[0] == 0:
                 states = reset[1]
@@ -1130,11 +1267,12 @@ def pieces(x: Tensor, n: int, lead: tuple[int, ...]) -> tuple[Tensor, ...]:
     return tuple(y.movedim(last - 1, 1) for y in x.movedim(2, last).contiguous().unbind(1))
 
 
-def move(writes: list[Any], D: Any, front: tuple[int, ...], M: list[Tensor]) -> tuple[Any, ...]:
-    """Move a part over a chunk: its course, and the states after it."""
+def move(writes: list[Any], D: Any, front: tuple[int, ...], M: Any) -> tuple[Any, ...]:
+    """Move a part over a chunk: its course, and what has the states after it."""
     if isinstance(D, Numbers):
         if not any(w.p or w.c for w in writes):
-            return move_tile(writes, D, front, M)
+            tile = move_tile(writes, D, front, M)
+            return tile, tile
         D = D.general()
     d_k = M[0].shape[-2]
     *solved, after = solve(writes, D, front, M[0] if len(M) == 1 else torch.cat(M, -2), d_k)
@@ -1233,7 +1371,8 @@ def joined(found: list[Any], D: Any, rows: int) -> Any:
         keys.append([(b, into) for b, (_, into) in zip(of_keys, same[0], strict=True)])
     front = (rows * len(found), *found[0].front[1:])
     if apart:
-        starts = [join(M) for M in zip(*(x.starts for x in found), strict=True)]
+        first = found[0].starts
+        starts = Stacked(join(x.starts.whole for x in found), first.n, first.wide)
         return Tile(D, E, keys, starts, front)
     D = D.general() if isinstance(D, Numbers) else D
     return Tiles(D, E, keys, join(x.starts for x in found), front)
@@ -1243,7 +1382,7 @@ def as_tiles(path: Any) -> Tiles:
     """A course as what reads states in other ways takes it."""
     if isinstance(path, Tiles):
         return path
-    D, starts = path.gates.general(), torch.cat(path.starts, -2).unsqueeze(0)
+    D, starts = path.gates.general(), path.starts.rows().unsqueeze(0)
     E = [e.unsqueeze(0) for e in path.writes]
     keys = [[(D.keys(b.unsqueeze(0)), into) for b, into in pairs] for pairs in path.keys]
     return Tiles(D, E, keys, starts, path.front)
