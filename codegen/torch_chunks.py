@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nlc.codegen import library_chunks, library_gates, library_tiles
 from nlc.codegen.apply import MAPS, Site, apply_parts, flat_input, split_output
 from nlc.codegen.lowering import Lowering, batch_of
+from nlc.codegen.one_copy import OneCopy, leads, of_writes, one_copy
 from nlc.codegen.program import Operand, Program, note
 from nlc.codegen.tile_vectors import Vectors, equations, gate_value
 from nlc.codegen.torch_tiles import read_name
@@ -22,6 +23,7 @@ from torch import fx
 
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.normal_form import Affine, still_parts
+from nlc.ir.shape import Shape, sizes
 from nlc.ir.system import Part
 
 if TYPE_CHECKING:
@@ -32,6 +34,20 @@ def moving(writer: MemoryWriter) -> list[tuple[str, Affine]]:
     """List the forms of the parts that move; at least one does."""
     still = still_parts(writer.forms)
     return [(part, form) for part, form in writer.forms if part not in still]
+
+
+def copies(writer: MemoryWriter) -> OneCopy | None:
+    """Say what one copy writes, where copies run as rows of the batch."""
+    if not writer.memory.lead:
+        return None
+    needed = set(postorder([e for _, form in moving(writer) for e in of_writes(form)]))
+    given = {e: writer.varies(e) for e in writer.run_arguments if e in needed}
+    return one_copy(moving(writer), given, writer.memory.lead)
+
+
+def lead_of(writer: MemoryWriter) -> Shape:
+    """The leading axes that stand beside tokens while the memory runs."""
+    return () if copies(writer) else writer.memory.lead
 
 
 def write_head(writer: MemoryWriter, out: Writer, about: str, course: str, asked: str = "") -> None:
@@ -54,7 +70,7 @@ def write_chunks(writer: MemoryWriter, out: Writer) -> None:
     memory, asked = writer.memory, _asked(writer)
     about = f"Move over a sequence, a chunk of {memory.chunk} tokens at a time"
     about += f"; read {memory.name}({asked}) on the way." if asked else "."
-    writer.used |= {"Chunks", "Moves", "run_chunks"}
+    writer.used |= {"Chunks", "Moves"}
     write_head(writer, out, about, "Tensor" if asked else "list[Chunks]", asked)
     with out.indent():
         streams = _writes(writer, out)
@@ -79,24 +95,28 @@ def _writes(writer: MemoryWriter, out: Writer) -> list[str]:
     """Write the function that gives the writes of one chunk; return its streams."""
     from nlc.codegen.torch_memory import taken, write_dict
 
-    memory = writer.memory
-    roots = [e for _, form in moving(writer) for e in _of_writes(form)]
-    needed = set(postorder(roots))
-    arguments = {e: n for e, n in writer.run_arguments.items() if e in needed}
-    varying = [n for e, n in arguments.items() if writer.varies(e)]
+    memory, alone, lead = writer.memory, copies(writer), lead_of(writer)
+    forms = alone.forms if alone else moving(writer)
+    leaves = alone.leaves if alone else {e: e for e in writer.run_arguments}
+    needed = set(postorder([e for _, form in forms for e in of_writes(form)]))
+    arguments = {e: n for e, n in writer.run_arguments.items() if leaves.get(e) in needed}
+    varying = [e for e in arguments if writer.varies(e)]
     # a chunk must have its tokens counted, even where what it writes does not hang on them
-    first = [n for e, n in writer.run_arguments.items() if writer.varies(e)][:1]
-    streams = varying or first
+    streams = varying or [e for e in writer.run_arguments if writer.varies(e)][:1]
     out.blank()
-    out.call("def writes(", [*streams, "start"], "):")
+    out.call("def writes(", [*(writer.run_arguments[e] for e in streams), "start"], "):")
     with out.indent():
         out.docstring(["What the tokens of a chunk write, from the state before it."])
-        program, inputs = writer.begin(arguments, 2)
+        program = Program()
+        inputs = {
+            leaves[e]: note(program.input(name), leaves[e].shape, min(2, writer.batch_of(e)))
+            for e, name in arguments.items()
+        }
         before = program.input("start")
         start = {
             part.name: note(
                 program.call(operator.getitem, before, part.name),
-                (*memory.lead, *part.shape),
+                (*lead, *part.shape),
                 1,
                 wide=True,
             )
@@ -109,21 +129,23 @@ def _writes(writer: MemoryWriter, out: Writer) -> list[str]:
         like = writer.like(program, inputs, list(start.values()))
         low = Lowering(program, 2, leaf, taken(inputs, leaf), like)
         found = {}
-        for part, form in moving(writer):
+        for part, form in forms:
             rank = len(_part(writer, part).shape)
-            found[part] = Vectors(low, len(memory.lead), rank).writes(form)
+            found[part] = Vectors(low, len(lead), rank).writes(form)
         program.finish(tuple(x for writes in found.values() for x in writes))
         printer = writer.body(out, program)
         write_dict(out, printer, "return ", found)
     out.blank()
-    return streams
+    return [_stream(writer, e, alone) for e in streams]
 
 
-def _of_writes(form: Affine) -> list[Expr]:
-    found: list[Expr | None] = []
-    for write in form.writes:
-        found += [*write.reads, *(c for _, c in write.earlier), write.offset, *write.targets]
-    return [e for e in found if e is not None]
+def _stream(writer: MemoryWriter, expr: Expr, alone: OneCopy | None) -> str:
+    """A stream as chunks take it, once for each copy where these run by themselves."""
+    name, lead = writer.run_arguments[expr], writer.memory.lead
+    if alone is None or leads(expr.shape, lead):
+        return name
+    writer.used.add("for_copies")
+    return f"for_copies({name}, {sizes(lead)})"
 
 
 def _part(writer: MemoryWriter, name: str) -> Part:
@@ -191,9 +213,13 @@ def _call(writer: MemoryWriter, out: Writer, streams: list[str]) -> None:
         words.append(f"({memory.reset.count}, [{again}])")
     if asked := _asked(writer):
         words.append(f"asked=(read, {asked})")
+    run = "run_chunks"
+    if copies(writer):
+        run, words = "run_copies", [str(sizes(memory.lead)), *words]
+    writer.used.add(run)
     names = [*writer.states, writer.start_name]
     path = "answers" if asked else "path"
-    for line in split_call(f"{path}, {', '.join(names)} = run_chunks(", words, ")", out.room):
+    for line in split_call(f"{path}, {', '.join(names)} = {run}(", words, ")", out.room):
         out.line(line)
     results = [f'{name}["{part}"]' if single else name for name in names]
     out.line(f"return {path}, {', '.join(results)}")
@@ -235,7 +261,8 @@ def _write_read(writer: MemoryWriter, out: Writer, when: str, var: str) -> None:
 def _write_reader(writer: MemoryWriter, out: Writer, when: str, var: str) -> None:
     """Write the function that reads the map over one run of chunks."""
     program, memory = Program(), writer.memory
-    q = note(program.input("q"), (*memory.lead, *memory.map.inputs), 2)
+    lead = lead_of(writer)
+    q = note(program.input("q"), (*lead, *memory.map.inputs), 2)
     chunks = program.input("chunks")
     low = Lowering(program, 2, lambda e: q, lambda low, e: None, q)
     x = low.widen(q)
@@ -243,8 +270,8 @@ def _write_reader(writer: MemoryWriter, out: Writer, when: str, var: str) -> Non
     parts = _parts_at(writer, program, chunks, when, var)
     if when == "start":
         stream = Expr("stream", (), (("name", "q"),), q.meta["shape"])
-        shape = (*memory.lead, *memory.map.outputs)
-        words_: Any = (("lead", len(memory.lead)), ("map", memory.map))
+        shape = (*lead, *memory.map.outputs)
+        words_: Any = (("lead", len(lead)), ("map", memory.map))
         low.done[stream] = x
         y = apply_parts(low, Expr("apply", (stream,), words_, shape), parts)
     else:
@@ -260,10 +287,10 @@ def _parts_at(
     writer: MemoryWriter, program: Program, chunks: fx.Node, when: str, var: str
 ) -> dict[str, fx.Node]:
     """What stands for each part: the state before the chunk, the course of a matrix, a vector."""
-    memory, found = writer.memory, {}
+    lead, found = lead_of(writer), {}
     for part, form in writer.forms:
         rank = len(_part(writer, part).shape)
-        shape = (*memory.lead, *_part(writer, part).shape)
+        shape = (*lead, *_part(writer, part).shape)
         if when == "start":
             whole = program.call(getattr, chunks, "origin")
             found[part] = note(program.call(operator.getitem, whole, part), shape, 1, wide=True)
@@ -314,7 +341,7 @@ class _PathSite(Site):
     def __init__(
         self, low: Lowering, writer: MemoryWriter, parts: dict[str, fx.Node], when: str, var: str
     ):
-        super().__init__(low, writer.memory.map, parts, len(writer.memory.lead))
+        super().__init__(low, writer.memory.map, parts, len(lead_of(writer)))
         self.how = _how(writer, when, var)
         self.forms, self.still = dict(writer.forms), still_parts(writer.forms)
         self.parts_of = {p.name: p for p in writer.memory.map.parts}
@@ -376,5 +403,7 @@ def _reader(
 
 def _through(writer: MemoryWriter, out: Writer, given: str) -> None:
     """Write the call of `read` for all runs of chunks."""
-    writer.used.add("over_chunks")
-    out.line(f"return over_chunks(read, {given})")
+    over = "over_copies" if copies(writer) else "over_chunks"
+    before = f"{sizes(writer.memory.lead)}, " if copies(writer) else ""
+    writer.used.add(over)
+    out.line(f"return {over}({before}read, {given})")

@@ -1049,6 +1049,71 @@ def moved(
     return states[j] | {part: above(M[part][j], m, states[0][part]) for part, m in moves.items()}
 
 
+def run_copies(
+    lead: tuple[int, ...],
+    writes: Any,
+    streams: list[Tensor],
+    moves: dict[str, Moves],
+    states: list[dict[str, Tensor]],
+    start: dict[str, Tensor],
+    position: int,
+    chunk: int,
+    reset: tuple[int, list[dict[str, Tensor]]] | None = None,
+    asked: tuple[Any, Tensor] | None = None,
+) -> tuple[Any, ...]:
+    """As `run_chunks`, with the copies [*lead] of the memory as further rows of the batch.
+
+    `writes` and what reads take and give those of single copies.
+    """
+    rows, done = next(iter(start.values())).shape[0], {}
+
+    def gate(g: Any) -> Any:
+        if id(g) not in done:
+            done[id(g)] = as_rows(g, rows, lead) if isinstance(g, Tensor) else g
+        return done[id(g)]
+
+    moves = {
+        p: m._replace(gates=[[gate(g) for g in row] for row in m.gates]) for p, m in moves.items()
+    }
+    asked = None if asked is None else (asked[0], as_rows(asked[1], rows, lead))
+    again = None if reset is None else (reset[0], [rows_of(s, lead) for s in reset[1]])
+    course, *after = run_chunks(
+        writes,
+        [as_rows(x, rows, lead) for x in streams],
+        moves,
+        [rows_of(s, lead) for s in states],
+        rows_of(start, lead),
+        position,
+        chunk,
+        again,
+        asked,
+    )
+    after = [{p: x.unflatten(0, (rows, *lead)) for p, x in state.items()} for state in after]
+    return course if asked is None else from_copies(course, lead), *after
+
+
+def rows_of(state: dict[str, Tensor], lead: tuple[int, ...]) -> dict[str, Tensor]:
+    """The copies of a state as rows: [B, *lead, ...] -> [B * copies, ...]."""
+    return {part: x.flatten(0, len(lead)) for part, x in state.items()}
+
+
+def as_rows(x: Tensor, rows: int, lead: tuple[int, ...]) -> Tensor:
+    """Copies as rows of the batch: [B, T, *lead, ...] -> [B * copies, T, ...]."""
+    x = x.expand(rows, x.shape[1], *lead, *x.shape[2 + len(lead) :])
+    return x.movedim(1, 1 + len(lead)).flatten(0, len(lead))
+
+
+def from_copies(x: Tensor, lead: tuple[int, ...]) -> Tensor:
+    """Undo `as_rows`."""
+    return x.unflatten(0, (-1, *lead)).movedim(1 + len(lead), 1)
+
+
+def for_copies(x: Tensor, lead: tuple[int, ...]) -> Tensor:
+    """What all copies have in common, for each: [B, T, ...] -> [B, T, *lead, ...]."""
+    more = x.shape[2:]
+    return x.reshape(*x.shape[:2], *(1 for _ in lead), *more).expand(*x.shape[:2], *lead, *more)
+
+
 def in_one_run(found: list[Chunks], gates: dict[str, Any], rows: int) -> Chunks:
     """Chunks of one length as rows of one batch."""
     tiles = {part: joined([x.tiles[part] for x in found], D, rows) for part, D in gates.items()}
@@ -1323,36 +1388,36 @@ class MixerM(nn.Module):
             layer1_weight = start["layer1.weight"]
             layer2_weight = start["layer2.weight"]
             value = number(1.0, gamma_3_ago)
-            product = torch.where(place >= 3.0, value, 0.0).unsqueeze(2) * gamma_3_ago
+            product = torch.where(place >= 3.0, value, 0.0) * gamma_3_ago
             b, slope = gelu_with_slope(matvecs(layer1_weight, wide(phi_k_3_ago)))
             difference = matvecs(layer2_weight, b) - v_3_ago
-            u = -(matvecs(layer2_weight.mT, 2.0 * (product.unsqueeze(3) * difference)) * slope)
+            u = -(matvecs(layer2_weight.mT, 2.0 * (product.unsqueeze(2) * difference)) * slope)
             e1 = Write([], u, [(phi_k_3_ago, (0,))])
-            product_1 = torch.where(place >= 2.0, value, 0.0).unsqueeze(2) * gamma_2_ago
+            product_1 = torch.where(place >= 2.0, value, 0.0) * gamma_2_ago
             b_1, slope = gelu_with_slope(matvecs(layer1_weight, wide(phi_k_2_ago)))
             difference_1 = matvecs(layer2_weight, b_1) - v_2_ago
-            value_1 = matvecs(layer2_weight.mT, 2.0 * (product_1.unsqueeze(3) * difference_1))
+            value_1 = matvecs(layer2_weight.mT, 2.0 * (product_1.unsqueeze(2) * difference_1))
             product_2 = value_1 * slope
             u = -product_2
             e2 = Write([], u, [(phi_k_2_ago, (0,))])
-            product_3 = torch.where(place >= 1.0, value, 0.0).unsqueeze(2) * gamma_1_ago
+            product_3 = torch.where(place >= 1.0, value, 0.0) * gamma_1_ago
             b_2, slope = gelu_with_slope(matvecs(layer1_weight, wide(phi_k_1_ago)))
             difference_2 = matvecs(layer2_weight, b_2) - v_1_ago
-            value = matvecs(layer2_weight.mT, 2.0 * (product_3.unsqueeze(3) * difference_2))
+            value = matvecs(layer2_weight.mT, 2.0 * (product_3.unsqueeze(2) * difference_2))
             product_4 = value * slope
             u = -product_4
             e3 = Write([], u, [(phi_k_1_ago, (0,))])
             b_3, slope = gelu_with_slope(matvecs(layer1_weight, wide(phi_k)))
             difference_3 = matvecs(layer2_weight, b_3) - v
-            u = -(matvecs(layer2_weight.mT, 2.0 * (gamma.unsqueeze(3) * difference_3)) * slope)
+            u = -(matvecs(layer2_weight.mT, 2.0 * (gamma.unsqueeze(2) * difference_3)) * slope)
             e4 = Write([], u, [(phi_k, (0,))])
-            u = (-2.0 * product).unsqueeze(3) * difference
+            u = (-2.0 * product).unsqueeze(2) * difference
             e1_1 = Write([], u, [(b, (0,))])
-            u = (-2.0 * product_1).unsqueeze(3) * difference_1
+            u = (-2.0 * product_1).unsqueeze(2) * difference_1
             e2_1 = Write([], u, [(b_1, (0,))])
-            u = (-2.0 * product_3).unsqueeze(3) * difference_2
+            u = (-2.0 * product_3).unsqueeze(2) * difference_2
             e3_1 = Write([], u, [(b_2, (0,))])
-            u = (-2.0 * gamma).unsqueeze(3) * difference_3
+            u = (-2.0 * gamma).unsqueeze(2) * difference_3
             e4_1 = Write([], u, [(b_3, (0,))])
             return {"layer1.weight": [e1, e2, e3, e4], "layer2.weight": [e1_1, e2_1, e3_1, e4_1]}
 
@@ -1373,7 +1438,8 @@ class MixerM(nn.Module):
             "layer1.weight": Moves([[alpha]], ScalarGate, 64),
             "layer2.weight": Moves([[alpha]], ScalarGate, 64),
         }
-        answers, M, M_start = run_chunks(
+        answers, M, M_start = run_copies(
+            (4,),
             writes,
             [
                 gamma_3_ago,
@@ -1388,7 +1454,8 @@ class MixerM(nn.Module):
                 gamma,
                 phi_k,
                 v,
-                place,
+                for_copies(place,
+                (4,)),
             ],
             moves,
             [M],

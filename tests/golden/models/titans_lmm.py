@@ -1120,6 +1120,65 @@ def moved(
     return states[j] | {part: above(M[part][j], m, states[0][part]) for part, m in moves.items()}
 
 
+def run_copies(
+    lead: tuple[int, ...],
+    writes: Any,
+    streams: list[Tensor],
+    moves: dict[str, Moves],
+    states: list[dict[str, Tensor]],
+    start: dict[str, Tensor],
+    position: int,
+    chunk: int,
+    reset: tuple[int, list[dict[str, Tensor]]] | None = None,
+    asked: tuple[Any, Tensor] | None = None,
+) -> tuple[Any, ...]:
+    """As `run_chunks`, with the copies [*lead] of the memory as further rows of the batch.
+
+    `writes` and what reads take and give those of single copies.
+    """
+    rows, done = next(iter(start.values())).shape[0], {}
+
+    def gate(g: Any) -> Any:
+        if id(g) not in done:
+            done[id(g)] = as_rows(g, rows, lead) if isinstance(g, Tensor) else g
+        return done[id(g)]
+
+    moves = {
+        p: m._replace(gates=[[gate(g) for g in row] for row in m.gates]) for p, m in moves.items()
+    }
+    asked = None if asked is None else (asked[0], as_rows(asked[1], rows, lead))
+    again = None if reset is None else (reset[0], [rows_of(s, lead) for s in reset[1]])
+    course, *after = run_chunks(
+        writes,
+        [as_rows(x, rows, lead) for x in streams],
+        moves,
+        [rows_of(s, lead) for s in states],
+        rows_of(start, lead),
+        position,
+        chunk,
+        again,
+        asked,
+    )
+    after = [{p: x.unflatten(0, (rows, *lead)) for p, x in state.items()} for state in after]
+    return course if asked is None else from_copies(course, lead), *after
+
+
+def rows_of(state: dict[str, Tensor], lead: tuple[int, ...]) -> dict[str, Tensor]:
+    """The copies of a state as rows: [B, *lead, ...] -> [B * copies, ...]."""
+    return {part: x.flatten(0, len(lead)) for part, x in state.items()}
+
+
+def as_rows(x: Tensor, rows: int, lead: tuple[int, ...]) -> Tensor:
+    """Copies as rows of the batch: [B, T, *lead, ...] -> [B * copies, T, ...]."""
+    x = x.expand(rows, x.shape[1], *lead, *x.shape[2 + len(lead) :])
+    return x.movedim(1, 1 + len(lead)).flatten(0, len(lead))
+
+
+def from_copies(x: Tensor, lead: tuple[int, ...]) -> Tensor:
+    """Undo `as_rows`."""
+    return x.unflatten(0, (-1, *lead)).movedim(1 + len(lead), 1)
+
+
 def in_one_run(found: list[Chunks], gates: dict[str, Any], rows: int) -> Chunks:
     """Chunks of one length as rows of one batch."""
     tiles = {part: joined([x.tiles[part] for x in found], D, rows) for part, D in gates.items()}
@@ -1378,7 +1437,7 @@ class MixerM(nn.Module):
             """What the tokens of a chunk write, from the state before it."""
             layer2_weight = start["layer2.weight"]
             b, slope = gelu_with_slope(matvecs(start["layer1.weight"], wide(k)))
-            u = (-theta).unsqueeze(3) * (matvecs(layer2_weight, b) - v)
+            u = (-theta).unsqueeze(2) * (matvecs(layer2_weight, b) - v)
             u_1 = matvecs(layer2_weight.mT, u) * slope
             e = Write([], u_1, [(k, (0, 1))])
             e_1 = Write([], u, [(b, (0, 1))])
@@ -1400,8 +1459,8 @@ class MixerM(nn.Module):
             "layer1.weight": Moves([[g, None], [eta, eta]], CoupledGates, 64),
             "layer2.weight": Moves([[g, None], [eta, eta]], CoupledGates, 64),
         }
-        answers, M, M_S, M_start = run_chunks(
-            writes, [theta, k, v], moves, [M, M_S], M_start, position, 16, asked=(read, q)
+        answers, M, M_S, M_start = run_copies(
+            (4,), writes, [theta, k, v], moves, [M, M_S], M_start, position, 16, asked=(read, q)
         )
         return answers, M, M_S, M_start
 

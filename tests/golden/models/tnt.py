@@ -1290,6 +1290,65 @@ def moved(
     return states[j] | {part: above(M[part][j], m, states[0][part]) for part, m in moves.items()}
 
 
+def run_copies(
+    lead: tuple[int, ...],
+    writes: Any,
+    streams: list[Tensor],
+    moves: dict[str, Moves],
+    states: list[dict[str, Tensor]],
+    start: dict[str, Tensor],
+    position: int,
+    chunk: int,
+    reset: tuple[int, list[dict[str, Tensor]]] | None = None,
+    asked: tuple[Any, Tensor] | None = None,
+) -> tuple[Any, ...]:
+    """As `run_chunks`, with the copies [*lead] of the memory as further rows of the batch.
+
+    `writes` and what reads take and give those of single copies.
+    """
+    rows, done = next(iter(start.values())).shape[0], {}
+
+    def gate(g: Any) -> Any:
+        if id(g) not in done:
+            done[id(g)] = as_rows(g, rows, lead) if isinstance(g, Tensor) else g
+        return done[id(g)]
+
+    moves = {
+        p: m._replace(gates=[[gate(g) for g in row] for row in m.gates]) for p, m in moves.items()
+    }
+    asked = None if asked is None else (asked[0], as_rows(asked[1], rows, lead))
+    again = None if reset is None else (reset[0], [rows_of(s, lead) for s in reset[1]])
+    course, *after = run_chunks(
+        writes,
+        [as_rows(x, rows, lead) for x in streams],
+        moves,
+        [rows_of(s, lead) for s in states],
+        rows_of(start, lead),
+        position,
+        chunk,
+        again,
+        asked,
+    )
+    after = [{p: x.unflatten(0, (rows, *lead)) for p, x in state.items()} for state in after]
+    return course if asked is None else from_copies(course, lead), *after
+
+
+def rows_of(state: dict[str, Tensor], lead: tuple[int, ...]) -> dict[str, Tensor]:
+    """The copies of a state as rows: [B, *lead, ...] -> [B * copies, ...]."""
+    return {part: x.flatten(0, len(lead)) for part, x in state.items()}
+
+
+def as_rows(x: Tensor, rows: int, lead: tuple[int, ...]) -> Tensor:
+    """Copies as rows of the batch: [B, T, *lead, ...] -> [B * copies, T, ...]."""
+    x = x.expand(rows, x.shape[1], *lead, *x.shape[2 + len(lead) :])
+    return x.movedim(1, 1 + len(lead)).flatten(0, len(lead))
+
+
+def from_copies(x: Tensor, lead: tuple[int, ...]) -> Tensor:
+    """Undo `as_rows`."""
+    return x.unflatten(0, (-1, *lead)).movedim(1 + len(lead), 1)
+
+
 def in_one_run(found: list[Chunks], gates: dict[str, Any], rows: int) -> Chunks:
     """Chunks of one length as rows of one batch."""
     tiles = {part: joined([x.tiles[part] for x in found], D, rows) for part, D in gates.items()}
@@ -1462,6 +1521,13 @@ def over_chunks(read: Any, course: list[Chunks], *q: Tensor) -> Tensor:
     return found[0] if len(found) == 1 else torch.cat(found, 1)
 
 
+def over_copies(lead: tuple[int, ...], read: Any, course: list[Chunks], *q: Tensor) -> Tensor:
+    """As `over_chunks`, where the copies of the memory are rows of the batch."""
+    first = course[0]
+    rows = next(iter(first.tiles.values())).front[0] // (first.n * math.prod(lead))
+    return from_copies(over_chunks(read, course, *(as_rows(x, rows, lead) for x in q)), lead)
+
+
 def runs_of(course: list[Chunks]) -> list[tuple[int, int, tuple[int, ...], list[Chunks]]]:
     """Runs of chunks of one length: that length, how many, the leading axes of states."""
     found: list[Any] = []
@@ -1618,7 +1684,7 @@ class MixerN(nn.Module):
             """What the tokens of a chunk write, from the state before it."""
             layer2_weight = start["layer2.weight"]
             b, slope = gelu_with_slope(matvecs(start["layer1.weight"], wide(k)))
-            u = (-theta).unsqueeze(3) * (matvecs(layer2_weight, b) - v)
+            u = (-theta).unsqueeze(2) * (matvecs(layer2_weight, b) - v)
             u_1 = matvecs(layer2_weight.mT, u) * slope
             e = Write([], u_1, [(k, (0, 1))])
             e_1 = Write([], u, [(b, (0, 1))])
@@ -1632,8 +1698,8 @@ class MixerN(nn.Module):
             "layer1.weight": Moves([[g, None], [eta, eta]], CoupledGates, 64),
             "layer2.weight": Moves([[g, None], [eta, eta]], CoupledGates, 64),
         }
-        path, N, N_S, N_start = run_chunks(
-            writes, [theta, k, v], moves, [N, N_S], N_start, position, 4, (64, [N_0, N_S_0])
+        path, N, N_S, N_start = run_copies(
+            (4,), writes, [theta, k, v], moves, [N, N_S], N_start, position, 4, (64, [N_0, N_S_0])
         )
         return path, N, N_S, N_start
 
@@ -1648,7 +1714,7 @@ class MixerN(nn.Module):
             result = value.to(q.dtype)
             return result
 
-        return over_chunks(read, path, q)
+        return over_copies((4,), read, path, q)
 
     def step(
         self,
@@ -1750,7 +1816,7 @@ class MixerL(nn.Module):
             """What the tokens of a chunk write, from the state before it."""
             layer2_weight = start["layer2.weight"]
             b, slope = gelu_with_slope(matvecs(start["layer1.weight"], wide(k)))
-            u = (-theta).unsqueeze(3) * (matvecs(layer2_weight, b) - v)
+            u = (-theta).unsqueeze(2) * (matvecs(layer2_weight, b) - v)
             u_1 = matvecs(layer2_weight.mT, u) * slope
             e = Write([], u_1, [(k, (0, 1))])
             e_1 = Write([], u, [(b, (0, 1))])
@@ -1764,8 +1830,8 @@ class MixerL(nn.Module):
             "layer1.weight": Moves([[g, None], [eta, eta]], CoupledGates, 64),
             "layer2.weight": Moves([[g, None], [eta, eta]], CoupledGates, 64),
         }
-        path, L, L_S, L_start = run_chunks(
-            writes, [theta, k, v], moves, [L, L_S], L_start, position, 16, (64, [L_0, L_S_0])
+        path, L, L_S, L_start = run_copies(
+            (4,), writes, [theta, k, v], moves, [L, L_S], L_start, position, 16, (64, [L_0, L_S_0])
         )
         return path, L, L_S, L_start
 
@@ -1780,7 +1846,7 @@ class MixerL(nn.Module):
             result = value.to(q.dtype)
             return result
 
-        return over_chunks(read, path, q)
+        return over_copies((4,), read, path, q)
 
     def step(
         self,

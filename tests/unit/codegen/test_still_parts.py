@@ -54,8 +54,8 @@ def test_parts_that_stay_as_they_are(update: str, out: str, reset: str) -> None:
     spec = system(update, out, reset)
     compiled = agree(spec, tokens=13)
     source = compiled.source
-    assert '"layer' in source.split("moves = {")[1].split("}")[0]
-    assert '"norm.weight"' not in source.split("moves = {")[1].split("}")[0]
+    assert '"layer' in source.rsplit("moves = {", 1)[1].split("}")[0]
+    assert '"norm.weight"' not in source.rsplit("moves = {", 1)[1].split("}")[0]
 
 
 @pytest.mark.parametrize("reset", RESETS)
