@@ -115,7 +115,7 @@ golden: $(VENV)/.installed-dev
 
 golden-kernels: $(VENV)/.installed-dev
 	@echo '==> compiling kernels for every machine; git diff shows what changed'
-	@$(PYTEST) --update-golden -m slow tests/kernels/test_ahead.py -k what_kernels_take
+	@$(PYTEST) --update-golden -m slow tests/kernels -k what_kernels
 
 docs: $(VENV)/.installed-dev
 	@$(BIN)/python docs/generate.py

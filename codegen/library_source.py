@@ -92,6 +92,13 @@ def source_of(file: str, name: str) -> str:
     return _sources(file)[name]
 
 
+def constant(file: str, name: str) -> list[str]:
+    """Return the lines of a constant of a library file, with the comment above it."""
+    lines = files("nlc.codegen").joinpath(f"{file}.py").read_text("utf-8").splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith(f"{name} = "))
+    return lines[at - lines[at - 1].startswith("#") : at + 1]
+
+
 @cache
 def _sources(file: str) -> dict[str, str]:
     text = files("nlc.codegen").joinpath(f"{file}.py").read_text("utf-8")

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nlc.codegen.library_source import library_texts, source_of
+from nlc.codegen.library_source import constant, library_texts, needed, source_of
 from nlc.codegen.names import class_names
 from nlc.codegen.parameters import of_memory
 from nlc.codegen.rules.body import dictionary
 from nlc.codegen.rules.classes import RuleText, write_class
-from nlc.codegen.rules.names import ALWAYS, LEVELS, SOMETIMES, rule_classes
+from nlc.codegen.rules.names import ALWAYS, LEVELS, SOMETIMES, STEPS, rule_classes
 from nlc.codegen.unit import calls
 from nlc.codegen.writer import Writer, split_call
 
@@ -98,7 +98,9 @@ def moving_levels(system: System) -> list[Level]:
     ]  # fmt: skip
 
 
-def emit_optimizers(system: System, rules: Sequence[OptimizerRule]) -> str:
+def emit_optimizers(
+    system: System, rules: Sequence[OptimizerRule], with_kernels: bool = False
+) -> str:
     """Return the text of `optimizers.py`, with the given rules and the levels' own."""
     out = Writer()
     levels = moving_levels(system)
@@ -110,7 +112,7 @@ def emit_optimizers(system: System, rules: Sequence[OptimizerRule]) -> str:
             "sum of the gradients since it last did.",
         ]  # fmt: skip
     names = rule_classes(rules)
-    texts = [write_class(rule, system, names[rule.rule.name]) for rule in rules]
+    texts = [write_class(rule, system, names[rule.rule.name], with_kernels) for rule in rules]
     _imports(out, about, texts, bool(levels))
     nested = any(own.start for module in _modules(system) for own in owned(system, module))
     of_levels = [name for name in LEVELS if levels and (nested or name != "Nested")]
@@ -122,6 +124,10 @@ def emit_optimizers(system: System, rules: Sequence[OptimizerRule]) -> str:
         _definition(out, name)
     for source in library_texts([name for name in helpers if name not in own]):
         if not source.startswith("def wide("):
+            out.blank(2)
+            out.lines += source.splitlines()
+    if any(text.fused for text in texts):
+        for source in needed("library_steps", [n for n in STEPS if n != "rooms" or n in helpers]):
             out.blank(2)
             out.lines += source.splitlines()
     for text in texts:
@@ -145,21 +151,27 @@ def _imports(out: Writer, about: list[str], texts: Sequence[RuleText], levels: b
     out.blank()
     lines = ["from __future__ import annotations", ""]
     written = [line for text in texts for part in (text.lines, *text.readings) for line in part]
+    fused = any(text.fused for text in texts)
     if any("math." in line for line in written):
         lines.append("import math")
-    lines += [
-        "from collections.abc import Callable, Generator, Iterable, Iterator",
-        "from itertools import chain", "from typing import Any", "", "import torch",
-    ]  # fmt: skip
-    lines += [
-        "import torch.nn.functional as F", "from torch import Tensor, nn",
-        "from torch.overrides import TorchFunctionMode",
-    ]  # fmt: skip
+    lines += ["import os"] if fused else []
+    abstract = ["Callable", "Generator", "Iterable", "Iterator", *(["Sequence"] if fused else [])]
+    lines.append(f"from collections.abc import {', '.join(abstract)}")
+    lines += ["from functools import lru_cache"] if fused else []
+    lines += ["from itertools import chain", "from typing import Any", "", "import torch"]
+    lines += ["import torch.nn.functional as F"]
+    lines += ["import triton", "import triton.language as tl"] if fused else []
+    lines += ["from torch import Tensor, nn", "from torch.overrides import TorchFunctionMode"]
     for line in lines:
         out.line(line)
     out.blank()
     out.line("# yields values at which it wants gradients, and is sent these")
     out.line("Points = Generator[list[Tensor], list[Tensor], None]")
+    if fused:
+        # these stand in the library as they stand here
+        for name in ("INTERPRETED", "TYPES", "BLOCK"):
+            for line in constant("library_steps", name):
+                out.line(line)
 
 
 def _definition(out: Writer, name: str) -> None:

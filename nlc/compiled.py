@@ -170,7 +170,12 @@ class Compiled:
     @cached_property
     def optimizers_source(self) -> str:
         """The text of `optimizers.py`."""
-        return emit_optimizers(self.system, rules_to_emit(self.system))
+        return emit_optimizers(self.system, rules_to_emit(self.system), self._fuses)
+
+    @property
+    def _fuses(self) -> bool:
+        """Say whether optimizers have kernels: what is loaded here needs triton for that."""
+        return self.target == "triton" and find_spec("triton") is not None
 
     def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
         """Make the optimizer of all step levels for a model or a block of this system."""
@@ -214,6 +219,8 @@ class Compiled:
             refuse_rule(faults, found, "matrix", ARTICLES["matrix"], rules[name].span)
             faults.stop_on_errors()
         plain = replace(self.system, levels=())
-        loaded = load_module(emit_optimizers(plain, [found]), f"{self.system.name}_{name}")
+        loaded = load_module(
+            emit_optimizers(plain, [found], self._fuses), f"{self.system.name}_{name}"
+        )
         made: Callable[..., torch.optim.Optimizer] = getattr(loaded, rule_classes([found])[name])
         return made

@@ -17,6 +17,7 @@ from nlc.codegen.rules.maps import write_reading
 from nlc.codegen.rules.motion import MotionWriter
 from nlc.codegen.rules.numbers import literal, number_of
 from nlc.codegen.rules.start import states_of
+from nlc.codegen.triton.steps import StepKernels
 from nlc.codegen.writer import Writer, split_call
 
 from nlc.ir.rule import RANKS, Every, Kind, Motion, OptimizerRule, flat
@@ -33,11 +34,14 @@ class RuleText:
     name: str
     lines: list[str]
     used: frozenset[str]
-    # functions that read its memories
+    # functions that read its memories, and kernels
     readings: tuple[list[str], ...] = ()
+    fused: bool = False
 
 
-def write_class(rule: OptimizerRule, system: System, name: str) -> RuleText:
+def write_class(
+    rule: OptimizerRule, system: System, name: str, with_kernels: bool = False
+) -> RuleText:
     """Write the class of a rule, under a name."""
     where = _places(system)
     writers = {kind: MotionWriter(motion, where) for kind, motion in rule.motions.items()}
@@ -50,11 +54,16 @@ def write_class(rule: OptimizerRule, system: System, name: str) -> RuleText:
         and len({*moves.values()}) == 1
         and not rule.as_rows
     )
+    kernels, launches = StepKernels(identifier(rule.rule.name.lower())), {}
+    if with_kernels and not first.asks:
+        launches = {kind: tuple(writer.move(kernels)) for kind, writer in writers.items()}
+    fused = bool(kernels.found)
+    narrow = fused and not first.motion.evaluated and all(w.whole for w in writers.values())
     out = Writer()
-    out.line(f"class {name}(Rule):")
+    out.line(f"class {name}({'Fused' if fused else 'Rule'}):")
     with out.indent():
         _docstring(out, rule, where)
-        _facts(out, rule, first, plain)
+        _facts(out, rule, first, plain, narrow)
         _init(out, rule, _whole(first.motion))
         if any(len(text) > 1 or text[0].strip() != "return {}" for text in starts.values()):
             out.blank()
@@ -64,6 +73,8 @@ def write_class(rule: OptimizerRule, system: System, name: str) -> RuleText:
             _method(out, "move", moves["matrix"], first.asks, "Move parameters of any shape.")
         else:
             _methods(out, moves, first.asks)
+        if fused:
+            _methods(out, launches, False, "launch_", " by kernels")
         if first.motion.evaluated is not None:
             out.blank()
             out.line("@staticmethod")
@@ -74,7 +85,9 @@ def write_class(rule: OptimizerRule, system: System, name: str) -> RuleText:
     used = {name for writer in writers.values() for name in writer.used}
     maps = {name: form for writer in writers.values() for name, form in writer.readings.items()}
     readings = tuple(write_reading(name, form, used) for name, form in maps.items())
-    return RuleText(name, out.lines, frozenset(used), readings)
+    if fused:
+        readings += tuple(kernels.texts())
+    return RuleText(name, out.lines, frozenset(used), readings, fused)
 
 
 def _places(system: System) -> Callable[[Span], str]:
@@ -99,7 +112,9 @@ def _docstring(out: Writer, rule: OptimizerRule, where: Callable[[Span], str]) -
     out.blank()
 
 
-def _facts(out: Writer, rule: OptimizerRule, writer: MotionWriter, plain: bool) -> None:
+def _facts(
+    out: Writer, rule: OptimizerRule, writer: MotionWriter, plain: bool, narrow: bool
+) -> None:
     """Write what the base class needs to know."""
     motion = writer.motion
     counted = ["grad.calls"] if writer.counts else []
@@ -119,6 +134,7 @@ def _facts(out: Writer, rule: OptimizerRule, writer: MotionWriter, plain: bool) 
         ("asks", writer.asks),
         ("averaged", motion.evaluated is not None),
         ("keyed", writer.keyed),
+        ("narrow", narrow),
     )
     facts += [(name, "True") for name, holds in flags if holds]
     for name, text in facts:
@@ -192,16 +208,22 @@ def _start(out: Writer, starts: dict[Kind, tuple[str, ...]]) -> None:
     out.lines += starts[kinds[-1]]
 
 
-def _methods(out: Writer, moves: dict[Kind, tuple[str, ...]], asks: bool) -> None:
+def _methods(
+    out: Writer,
+    moves: dict[Kind, tuple[str, ...]],
+    asks: bool,
+    prefix: str = "",
+    how: str = "",
+) -> None:
     written: dict[tuple[str, ...], str] = {}
     for kind, lines in moves.items():
         name = METHODS[kind]
         out.blank()
         if lines in written:
-            out.line(f"{name} = {written[lines]}")
+            out.line(f"{prefix}{name} = {prefix}{written[lines]}")
             continue
         written[lines] = name
-        _method(out, name, lines, asks, f"Move {name} of one shape.")
+        _method(out, prefix + name, lines, asks, f"Move {name}{how or ' of one shape'}.")
 
 
 def _method(out: Writer, name: str, lines: tuple[str, ...], asks: bool, about: str) -> None:

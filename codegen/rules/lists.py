@@ -261,7 +261,7 @@ class ListWriter(EachWriter):
             self.out.line(f"{name} = {self.number(expr).text}")
             return
         whole = Tensors(name, shape)
-        expr = _without_spreading(expr)
+        expr = without_spreading(expr)
         if self.is_number(expr):
             self.fill(name, self.number(expr), shape, is_local)
             return
@@ -385,7 +385,7 @@ def _mentions(line: str, name: str) -> bool:
     return re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", line) is not None
 
 
-def _without_spreading(expr: Expr) -> Expr:
+def without_spreading(expr: Expr) -> Expr:
     """What is spread over a state's shape, which a copy does by itself."""
     if expr.op == "where" and expr.args[0].op == "const" and expr.args[0].attr("value") == 1.0:
         return expr.args[1]

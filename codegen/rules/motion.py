@@ -17,6 +17,7 @@ from nlc.codegen.rules.lists import ListWriter
 from nlc.codegen.rules.names import CALLS, taken
 from nlc.codegen.rules.numbers import UNARY, number_names
 from nlc.codegen.rules.start import SIZES, start_entries
+from nlc.codegen.triton.steps import StepKernels, StepWriter
 from nlc.codegen.writer import Writer, split_call
 
 from nlc.ir.expr import Expr, postorder
@@ -33,6 +34,8 @@ class MotionWriter:
     where: Callable[[Span], str]
     used: set[str] = field(default_factory=set)
     readings: dict[str, Map] = field(default_factory=dict)
+    # whether the method with kernels is nothing but launches and plain numbers
+    whole: bool = False
 
     def __post_init__(self) -> None:
         self.numbers = number_names(self.motion)
@@ -74,8 +77,8 @@ class MotionWriter:
 
     # ---- moving ----------------------------------------------------------------------------
 
-    def move(self) -> list[str]:
-        """Write the body of the method that moves parameters."""
+    def move(self, kernels: StepKernels | None = None) -> list[str]:
+        """Write the body of the method that moves parameters, with kernels or without."""
         lists = self._lists()
         moved = {a.target for a in flat(self.motion.actions) if isinstance(a, Set)}
         self._take(lists, self.given, self.read | moved | ({"grad"} if self.sums else set()))
@@ -85,7 +88,12 @@ class MotionWriter:
             lists.out.line("calls = at.count()")
         for name in self.sums:
             lists.call("add_", lists.text(name), "grad")
-        BodyWriter(self.motion, lists, self.where).walk(self.motion.actions)
+        if kernels is None:
+            BodyWriter(self.motion, lists, self.where).walk(self.motion.actions)
+        else:
+            body = StepWriter(self.motion, lists, self.where, kernels=kernels)
+            body.walk(self.motion.actions)
+            self.whole = body.whole and not self.sums
         for name in self.sums:
             self._clear(lists, name)
         kept = [c.name for c in self.motion.cells if c.name in self.numbers and c.name in moved]

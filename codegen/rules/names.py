@@ -17,10 +17,13 @@ from nlc.ir.rule import OptimizerRule
 # what every emitted file has, in this order
 ALWAYS = ("Bucket", "Rule", "Watching", "own_axes", "pieces", "dense", "put", "placed", "wide")
 LEVELS = ("Levels", "Nested", "grouped")
+# what files with kernels have
+STEPS = ("Fused", "fits", "rooms", "launch", "chunks_of", "place", "entries")
 # what the head of the file brings in
 IMPORTED = (
     "Any", "Callable", "F", "Generator", "Iterable", "Iterator", "Points", "Tensor",
-    "TorchFunctionMode", "chain", "math", "nn", "torch",
+    "TorchFunctionMode", "chain", "math", "nn", "torch", "triton", "tl", "lru_cache", "TYPES",
+    "BLOCK", "INTERPRETED", "Sequence",
 )  # fmt: skip
 # what only some rules need
 SOMETIMES = (
@@ -34,12 +37,12 @@ CALLS = "grad.calls"
 
 def taken() -> set[str]:
     """Names that a state or an argument cannot have in a method."""
-    return {*OWN, *ALWAYS, *LEVELS, *SOMETIMES, *IMPORTED, *library_names()}
+    return {*OWN, *ALWAYS, *LEVELS, *STEPS, *SOMETIMES, *IMPORTED, *library_names()}
 
 
 def rule_classes(rules: Sequence[OptimizerRule]) -> dict[str, str]:
     """Name the class of each rule: as the rule is called, where the file has no such name."""
-    taken = {*ALWAYS, *LEVELS, *IMPORTED, *dir(builtins)}
+    taken = {*ALWAYS, *LEVELS, *STEPS, *IMPORTED, *dir(builtins)}
     found: dict[str, str] = {}
     for rule in rules:
         name = class_name(rule.rule.name)

@@ -62,10 +62,60 @@ def compile_ahead(
         yield _compile(module, kernel, architecture, narrow)
 
 
+def compile_steps(
+    text: str, architecture: str, narrow: str = "bf16"
+) -> Iterator[tuple[Resources, str]]:
+    """Compile the kernels of optimizers, with parameters of a narrow type; give their assembly too.
+
+    Sizes and addresses are even, as those of nearly all tensors are.
+    """
+    module = load_module(text, "steps")
+    for name, function in vars(module).items():
+        if name.endswith("_kernel") and "EVEN" in getattr(function, "arg_names", ()):
+            yield _compile_step(function, name, module.BLOCK, architecture, narrow)
+
+
+def _compile_step(
+    function: Any, name: str, block: int, architecture: str, narrow: str
+) -> tuple[Resources, str]:
+    import triton
+    import triton.language as tl
+    from triton.compiler import ASTSource
+
+    kinds = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
+    constants: dict[str, Any] = {"EVEN": True, "BLOCK": block}
+    for word in function.arg_names:
+        if word.endswith("_type"):
+            constants[word] = kinds[narrow if word in ("w_type", "grad_type") else "fp32"]
+    signature = {"table": "*i64", "chunks": "*i64", "count": "i32"}
+    for word in function.arg_names[3:]:
+        signature[word] = "constexpr" if word in constants else "fp32"
+    aligned = {(i,): [["tt.divisibility", 16]] for i in range(2)}
+    target, amd = _target(architecture)
+    made = triton.compile(
+        ASTSource(fn=function, signature=signature, constexprs=constants, attrs=aligned),
+        target=target,
+        options={"num_warps": 4},
+    )
+    assembly = made.asm["amdgcn" if amd else "ptx"]
+    registers, spilled = _amd(assembly) if amd else _nvidia(made.asm["cubin"])
+    shared, trap = int(made.metadata.shared), "unreachable" in made.asm["llir"]
+    found = Resources(name, architecture, 4, registers, spilled, shared, 0, True, trap)
+    return found, assembly
+
+
+def _target(architecture: str) -> tuple[Any, bool]:
+    """What triton compiles for, and whether AMD makes it."""
+    from triton.backends.compiler import GPUTarget
+
+    if architecture.startswith("gfx"):
+        return GPUTarget("hip", architecture, 64), True
+    return GPUTarget("cuda", int(architecture.removeprefix("sm_")), 32), False
+
+
 def _compile(module: Any, kernel: Emitted, architecture: str, narrow: str) -> Resources:
     import triton
     import triton.language as tl
-    from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     function = getattr(module, kernel.name)
@@ -90,12 +140,7 @@ def _compile(module: Any, kernel: Emitted, architecture: str, narrow: str) -> Re
         for i, word in enumerate(function.arg_names)
         if word.endswith("_ptr")
     }
-    amd = architecture.startswith("gfx")
-    target = (
-        GPUTarget("hip", architecture, 64)
-        if amd
-        else GPUTarget("cuda", int(architecture.removeprefix("sm_")), 32)
-    )
+    target, amd = _target(architecture)
     warps = blocks.loop_warps if kernel.loop else blocks.warps
     made = triton.compile(
         ASTSource(fn=function, signature=signature, constexprs=constants, attrs=aligned),

@@ -23,6 +23,13 @@ def test_emitted_optimizers(golden: Callable[[str, str], None]) -> None:
     golden("models/gated_deltanet_optimizers.py", compiled.optimizers_source)
 
 
+def test_emitted_optimizers_with_kernels(golden: Callable[[str, str], None]) -> None:
+    pytest.importorskip("triton")
+    spec = next(p for p in SPECS if p.stem == "gated_deltanet")
+    compiled = nlc.compile(nlc.load(spec), target="triton")
+    golden("models/gated_deltanet_optimizers_kernels.py", compiled.optimizers_source)
+
+
 def test_emitted_rules(golden: Callable[[str, str], None]) -> None:
     compiled = nlc.compile(nlc.load(next(p for p in SPECS if p.stem == "rules")))
     golden("models/rules_optimizers.py", compiled.optimizers_source)

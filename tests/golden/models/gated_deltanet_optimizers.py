@@ -114,6 +114,16 @@ class Rule(torch.optim.Optimizer):
         return {}
 
     @classmethod
+    def read(cls, p: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Give a parameter's value and gradient as the equations take them."""
+        return wide(p.detach()), wide(grad)
+
+    @classmethod
+    def advance(cls, at: Bucket) -> Points | None:
+        """Run the equations once, in the way that fits."""
+        return cls.move(at)
+
+    @classmethod
     def move(cls, at: Bucket) -> Points | None:
         """Run the equations once; a rule that asks gives a generator."""
         moves = (cls.scalars, cls.vectors, cls.matrices)
@@ -183,10 +193,10 @@ class Rule(torch.optim.Optimizer):
         """Run a rule's equations once; on a CPU in pieces that stay in its cache."""
         try:
             if rule.shaped or at.w[0].device.type != "cpu":
-                rule.move(at)
+                rule.advance(at)
                 return
             for piece in pieces(at):
-                rule.move(piece)
+                rule.advance(piece)
             at.keep({name: piece.kept[0][name] for name in rule.numbers})
         except (ArithmeticError, ValueError) as error:
             given = {k: v for k, v in at.group.items() if isinstance(v, int | float)}
@@ -207,16 +217,16 @@ class Rule(torch.optim.Optimizer):
         for p, grad in due:
             kept = self.state[p]
             axes = own_axes(p, group)
-            w, grad = wide(p.detach()), wide(grad)
+            w, grad = rule.read(p, grad)
             if axes in rule.rows:
                 # a vector is a matrix of one row, a number one of one entry
                 w, grad = (x.unsqueeze(-2) if axes else x[..., None, None] for x in (w, grad))
                 axes = 2
             if any(name not in kept for name in rule.states):
-                kept.update(rule.start(w, axes))
+                kept.update(rule.start(wide(w), axes))
             shape = (axes, *w.shape) if rule.shaped else ()
             numbers = tuple(kept[name] for name in rule.numbers)
-            key = (p.device, w.dtype, grad.dtype, shape, numbers)
+            key = (p.device, w.dtype, grad.dtype, w.is_contiguous(), shape, numbers)
             params, at = found.setdefault(key, ([], Bucket(group, axes)))
             params.append(p)
             at.w.append(w)

@@ -285,7 +285,9 @@ def test_all_texts_are_formatted_and_clean(tmp_path: Path) -> None:
         system = system_of(text)
         rules = [rule_as_optimizer(system, r) for r in system.rules or shipped_rules().values()]
         rules = [rule for rule in rules if rule.motions]
-        (tmp_path / f"{name.replace(' ', '_')}.py").write_text(emit_optimizers(system, rules))
+        for kernels in (False, True):
+            file = tmp_path / f"{name.replace(' ', '_')}{'_kernels' if kernels else ''}.py"
+            file.write_text(emit_optimizers(system, rules, kernels))
     settings = str(Path(nlc.__file__).parents[1] / "pyproject.toml")
     for words in (["format", "--diff"], ["check", "--output-format", "concise"]):
         command = [sys.executable, "-m", "ruff", *words, "--config", settings, str(tmp_path)]
