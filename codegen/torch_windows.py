@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from nlc.codegen import library
 from nlc.codegen.apply import apply_parts
 from nlc.codegen.kept import keeps
+from nlc.codegen.library_online import learned_matvecs
 from nlc.codegen.lowering import Lowering, batch_of
 from nlc.codegen.program import Operand, Program, note
 from nlc.codegen.selected import Selected, choose, write_routed
@@ -57,7 +58,12 @@ def _read(writer: MemoryWriter, out: Writer) -> None:
     parts = writer.state_input(program, "", name)
     low = Lowering(program, 2, lambda expr: q, lambda low, expr: None, q)
     stream = Expr("stream", (), (("name", "q"),), q.meta["shape"])
-    writer.finish(out, program, [_answer(low, memory, stream, parts)])
+    answer = _answer(low, memory, stream, parts)
+    if memory.is_task:
+        for node in program.graph.nodes:
+            if node.target is library.matvecs:
+                node.target = learned_matvecs
+    writer.finish(out, program, [answer])
 
 
 def _answer(low: Lowering, memory: Memory, query: Expr, parts: dict[str, fx.Node]) -> fx.Node:
