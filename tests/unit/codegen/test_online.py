@@ -114,6 +114,14 @@ SYSTEMS = {
   weights B : linear(d -> d) at mid
   out = A(x) + B(x)
 """,
+    "first order at every level, per head": """
+  weights W_q : linear(d -> heads*d_k)
+  memory M[heads] : linear(d_k -> d_k) at fast { objective task; through first_order }
+  memory A : mlp(d -> 2*d -> d, bias) at fast { objective task; through first_order }
+  memory B : glu(d -> 2*d -> d) at mid { objective task; through first_order }
+  weights W_o : linear(heads*d_k -> d)
+  out = B(A(W_o(M(W_q(x))))) + A.layer2.bias
+""",
     "with no gradient through the faster": """
   memory A : linear(d -> d) at fast { objective task; through stop }
   weights B : linear(d -> d) at mid
