@@ -118,14 +118,16 @@ class Core:
         return found
 
 
-def draw_stream(name: str, *front: int, heads: int = HEADS, size: int = SIZE) -> Tensor:
+def draw_stream(
+    name: str, *front: int, heads: int = HEADS, size: int = SIZE, device: str = "cpu"
+) -> Tensor:
     """Draw a stream, [*front, heads] or [*front, heads, size]."""
     shape = (*front, heads, *([size] if name in SHAPES else []))
     if name in UNIT:
-        return F.normalize(torch.randn(shape), dim=-1)
+        return F.normalize(torch.randn(shape, device=device), dim=-1)
     if name in NORMAL:
-        return torch.randn(shape)
-    return SLOW.get(name, torch.clone)(torch.rand(shape))
+        return torch.randn(shape, device=device)
+    return SLOW.get(name, torch.clone)(torch.rand(shape, device=device))
 
 
 # gates of the channels: nothing keeps these above zero, and these are above exp(-0.61) as RWKV-7's

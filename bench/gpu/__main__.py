@@ -98,10 +98,9 @@ def sections(
 ) -> list[Section]:
     """List what is measured, what matters most first."""
     first, *others = shapes
-    sizes = list(dict.fromkeys(shape.d for shape in shapes))
     decoded = list({(s.B, s.H, s.d): s for s in reversed(shapes)}.values())
     listed: list[Section] = [
-        ("correctness", partial(compare.correctness, found, clock, sizes)),
+        ("correctness", partial(compare.correctness, found, clock, shapes)),
         (f"{first}", partial(compare.times, found, timer, clock, first)),
         ("one token", partial(compare.decoding, found, timer, clock, decoded)),
         (f"deep memory at {first}", partial(deep, found, timer, clock, first)),

@@ -57,8 +57,8 @@ class Case:
         front = (shape.B, shape.T) if tokens else (shape.B,)
         found = []
         for name in self.core.streams:
-            x = draw_stream(name, *front, heads=shape.H, size=shape.d)
-            found.append(x.to(device, torch.float32 if name in WIDE else torch.bfloat16))
+            x = draw_stream(name, *front, heads=shape.H, size=shape.d, device=device)
+            found.append(x if name in WIDE else x.bfloat16())
         return found
 
     def block(self, shape: Shape, device: str) -> nn.Module:

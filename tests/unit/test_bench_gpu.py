@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench import fla
 from bench.gpu import __main__ as command
-from bench.gpu import compare, floor, ops
+from bench.gpu import compare, floor, ops, warm
 from bench.gpu.cases import CASES, SHAPES, Shape
 from bench.gpu.deep import deep
 from bench.gpu.floor import Machine, Work
@@ -184,6 +184,38 @@ def test_what_runs_is_interrupted_at_the_end_of_the_budget() -> None:
         while True:
             sum(range(1000))
     clock.quiet()
+
+
+def test_what_is_compiled_beforehand_is_split_into_parts_that_cover_it() -> None:
+    tuner = pytest.importorskip("triton.runtime.autotuner").Autotuner
+    before = tuner.do_bench
+    words = warm.tasks([*CASES], [(16, 128), (8, 64)])
+    try:
+        ran: list[tuple[int, int]] = []
+        for part in range(warm.PARTS):
+            warm.run_a_part(part, warm.PARTS)
+            bench = tuner.do_bench.fget(object())
+            times = [
+                bench(lambda i=i, part=part: ran.append((i, part)), (0.5, 0.2, 0.8))
+                for i in range(10)
+            ]
+            assert min(times) == [1.0] * 3
+        assert sorted(i for i, _ in ran) == list(range(10))
+    finally:
+        tuner.do_bench = before
+    assert len(words) == 2 * (6 * warm.PARTS + 3)
+    # every choice of fla's operations is some process' part
+    assert {tuple(w[3:]) for w in words if w[0] == "rwkv7"} == {
+        (str(part), str(warm.PARTS)) for part in range(warm.PARTS)
+    }
+    one = Shape(1, 32, 2, 16)
+    assert CASES["rwkv7"].draw(one, "cpu")[0].shape == (1, 32, 2, 16)
+
+
+def test_compiling_beforehand_runs_every_case(bound: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm, "SHAPES", ((2, 3), (1, 3)))
+    warm.one("gated_deltanet", 2, 16, 0, warm.PARTS, "cpu")
+    warm.one("kda_kept", 2, 16, 0, 1, "cpu")
 
 
 def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
