@@ -16,6 +16,7 @@ from nlc.codegen.apply import MAPS, Site, apply_parts, flat_input, split_output
 from nlc.codegen.lowering import Lowering, batch_of
 from nlc.codegen.one_copy import OneCopy, leads, of_writes, one_copy
 from nlc.codegen.program import Operand, Program, note
+from nlc.codegen.read_ends import cut_end
 from nlc.codegen.tile_vectors import Vectors, equations, gate_value
 from nlc.codegen.torch_tiles import read_name
 from nlc.codegen.writer import Writer, split_call
@@ -73,13 +74,14 @@ def write_chunks(writer: MemoryWriter, out: Writer) -> None:
     writer.used |= {"Chunks", "Moves"}
     write_head(writer, out, about, "Tensor" if asked else "list[Chunks]", asked)
     with out.indent():
-        streams = _writes(writer, out)
+        streams, ends = _writes(writer, out), False
         if asked:
             [(_, when, var, _)] = writer.reads
-            _write_reader(writer, out, when, var)
+            # between resets what stays does so throughout
+            ends = _write_reader(writer, out, when, var, cut=memory.reset is None)
             out.blank()
         _moves(writer, out)
-        _call(writer, out, streams)
+        _call(writer, out, streams, f"(read, {asked}{', finish' if ends else ''})")
     out.blank()
 
 
@@ -190,7 +192,7 @@ def _spread(low: Lowering, gate: Operand) -> Operand:
     return gate
 
 
-def _call(writer: MemoryWriter, out: Writer, streams: list[str]) -> None:
+def _call(writer: MemoryWriter, out: Writer, streams: list[str], how: str) -> None:
     """Write the call that runs all chunks."""
     single = len(writer.forms) == 1
     part = writer.forms[0][0]
@@ -212,7 +214,7 @@ def _call(writer: MemoryWriter, out: Writer, streams: list[str]) -> None:
         again = ", ".join(whole(f"{name}_0") for name in writer.states)
         words.append(f"({memory.reset.count}, [{again}])")
     if asked := _asked(writer):
-        words.append(f"asked=(read, {asked})")
+        words.append(f"asked={how}")
     run = "run_chunks"
     if copies(writer):
         run, words = "run_copies", [str(sizes(memory.lead)), *words]
@@ -258,8 +260,13 @@ def _write_read(writer: MemoryWriter, out: Writer, when: str, var: str) -> None:
     out.blank()
 
 
-def _write_reader(writer: MemoryWriter, out: Writer, when: str, var: str) -> None:
-    """Write the function that reads the map over one run of chunks."""
+def _write_reader(
+    writer: MemoryWriter, out: Writer, when: str, var: str, cut: bool = False
+) -> bool:
+    """Write the function that reads the map over one run of chunks.
+
+    Cut, its end is written as a function of its own, if there is something left; say whether so.
+    """
     program, memory = Program(), writer.memory
     lead = lead_of(writer)
     q = note(program.input("q"), (*lead, *memory.map.inputs), 2)
@@ -280,7 +287,15 @@ def _write_reader(writer: MemoryWriter, out: Writer, when: str, var: str) -> Non
             low, memory.map, MAPS[memory.map.kind](site, flat_input(low, memory.map, x))
         )
     y = program.method("to", y, program.call(getattr, q, "dtype"))
-    _reader(writer, out, program, y, "q, chunks")
+    found = cut_end(program, y, q) if cut else None
+    if found is None:
+        _reader(writer, out, program, y, "read(q, chunks)")
+        return False
+    last, end, y = found
+    _reader(writer, out, program, last, "read(q, chunks)")
+    out.blank()
+    _reader(writer, out, end, y, "finish(q, y, still)")
+    return True
 
 
 def _parts_at(
@@ -382,7 +397,7 @@ def _write_states(writer: MemoryWriter, out: Writer, when: str, var: str, part: 
         node = _of_rank(program, _states(writer, program, tiles, when, var), rank, form.transposed)
     with out.indent():
         out.blank()
-        _reader(writer, out, program, node, "chunks")
+        _reader(writer, out, program, node, "read(chunks)")
         out.blank()
         _through(writer, out, "path")
     out.blank()
@@ -391,10 +406,10 @@ def _write_states(writer: MemoryWriter, out: Writer, when: str, var: str, part: 
 def _reader(
     writer: MemoryWriter, out: Writer, program: Program, result: fx.Node, takes: str
 ) -> None:
-    """Write `read`, of one run of chunks."""
+    """Write `read`, of one run of chunks, or its end."""
     program.finish((result,))
     writer.used.add("Chunks")
-    out.line(f"def read({takes}):")
+    out.line(f"def {takes}:")
     with out.indent():
         printer = writer.body(out, program)
         printer.settle(result, out.room - 7)

@@ -979,13 +979,14 @@ def run_chunks(
     position: int,
     chunk: int,
     reset: tuple[int, list[dict[str, Tensor]]] | None = None,
-    asked: tuple[Any, Tensor] | None = None,
+    asked: tuple[Any, ...] | None = None,
 ) -> tuple[Any, ...]:
     """Run a sequence: its course, the states after it and the one before the open chunk.
 
     `writes(*streams, start)` gives the writes of each part that moves, as `moves` says; others stay
     as they are. `reset` has a period and the states to go back to. `asked` is a read and its
-    queries [B, T, ...]: what is read stands for the course.
+    queries [B, T, ...], and how it ends for all tokens at once where it does not end by chunks:
+    what is read stands for the course.
     """
     course: list[Any] = []
     at, turns = 0, in_turns(states)
@@ -997,7 +998,7 @@ def run_chunks(
         by_chunk = {part: D.of_chunks(rows, n) for part, D in gates.items()}
         M = {part: below([s[part] for s in states], m) for part, m in moves.items()}
         # read as it moves, so that gradients, too, run through all of a chunk before the next
-        read, q = asked if turns and asked is not None else (None, None)
+        read, q = asked[:2] if turns and asked is not None else (None, None)
         queries = [None] * n if q is None else pieces(q[:, at : at + length * n], n, lead)
         found = []
         for i, now in enumerate(zip(*spans, strict=True)):
@@ -1025,7 +1026,10 @@ def run_chunks(
         else:
             course.append(in_one_run(found, gates, rows))
     if asked is not None:
-        course = torch.cat(course, 1) if turns else over_chunks(asked[0], course, asked[1])
+        read, q, *end = asked
+        course = torch.cat(course, 1) if turns else over_chunks(read, course, q)
+        for finish in end:
+            course = finish(q, course, [unmoved(state, moves) for state in states])
     return course, *states, start
 
 
