@@ -123,6 +123,9 @@ def move_tiles(
     needs = learned or whole.needs or any(x.needs for x in E)
     for _ in range(t.n):
         at.each(state, whole.last(1, 1), flops=t.n)
+    if whole.needs and t.n > 1:
+        # numbers between states, from each pair of them
+        tally.backward += Work(products=2 * t.n * state.entries * t.n)
     for found, e in zip(keys, E, strict=True):
         for b, into in found:
             needs = needs or b.needs
