@@ -82,9 +82,11 @@ def matvec(matrix: Tensor, x: Tensor) -> Tensor:
 
 def matvecs(matrix: Tensor, x: Tensor) -> Tensor:
     """One matrix for all tokens: [B, *lead, m, k], [B, T, *lead, k] -> [B, T, *lead, m]."""
-    front = torch.broadcast_shapes(matrix.shape[:-2], (x.shape[0], *x.shape[2:-1]))
-    x = x.expand(front[0], x.shape[1], *front[1:], x.shape[-1])
-    return Matvecs.apply(matrix.expand(*front, *matrix.shape[-2:]), x)
+    if matrix.shape[:-2] != (x.shape[0], *x.shape[2:-1]):
+        front = torch.broadcast_shapes(matrix.shape[:-2], (x.shape[0], *x.shape[2:-1]))
+        x = x.expand(front[0], x.shape[1], *front[1:], x.shape[-1])
+        matrix = matrix.expand(*front, *matrix.shape[-2:])
+    return Matvecs.apply(matrix, x)
 
 
 class Matvecs(torch.autograd.Function):
@@ -93,6 +95,8 @@ class Matvecs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, matrix, x):
         ctx.save_for_backward(matrix, x)
+        if x.ndim == 3:
+            return torch.bmm(x, matrix.mT)
         front = matrix.shape[:-2]
         x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
         return torch.bmm(x, matrix.mT).unflatten(0, front).movedim(-2, 1)
@@ -100,12 +104,20 @@ class Matvecs(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         matrix, x = ctx.saved_tensors
+        of_matrix, of_x = ctx.needs_input_grad
         front, turned = matrix.shape[:-2], matrix.stride(-1) > matrix.stride(-2)
-        x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
-        dy = dy.movedim(1, -2).flatten(0, -3)
-        dmatrix = torch.bmm(x.mT, dy).mT if turned else torch.bmm(dy.mT, x)
-        dx = torch.bmm(dy, matrix).unflatten(0, front).movedim(-2, 1)
-        return dmatrix.unflatten(0, front), dx
+        if x.ndim > 3:
+            x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
+            dy = dy.movedim(1, -2).flatten(0, -3)
+        dmatrix = dx = None
+        if of_matrix:
+            dmatrix = torch.bmm(x.mT, dy).mT if turned else torch.bmm(dy.mT, x)
+        if of_x:
+            dx = torch.bmm(dy, matrix)
+        if len(front) == 1:
+            return dmatrix, dx
+        dx = None if dx is None else dx.unflatten(0, front).movedim(-2, 1)
+        return None if dmatrix is None else dmatrix.unflatten(0, front), dx
 
 
 def outer(a: Tensor, b: Tensor) -> Tensor:

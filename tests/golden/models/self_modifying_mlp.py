@@ -85,9 +85,11 @@ def rows(x: Tensor, chosen: Chosen, has: tuple[bool, ...]) -> Tensor:
 
 def matvecs(matrix: Tensor, x: Tensor) -> Tensor:
     """One matrix for all tokens: [B, *lead, m, k], [B, T, *lead, k] -> [B, T, *lead, m]."""
-    front = torch.broadcast_shapes(matrix.shape[:-2], (x.shape[0], *x.shape[2:-1]))
-    x = x.expand(front[0], x.shape[1], *front[1:], x.shape[-1])
-    return Matvecs.apply(matrix.expand(*front, *matrix.shape[-2:]), x)
+    if matrix.shape[:-2] != (x.shape[0], *x.shape[2:-1]):
+        front = torch.broadcast_shapes(matrix.shape[:-2], (x.shape[0], *x.shape[2:-1]))
+        x = x.expand(front[0], x.shape[1], *front[1:], x.shape[-1])
+        matrix = matrix.expand(*front, *matrix.shape[-2:])
+    return Matvecs.apply(matrix, x)
 
 
 class Matvecs(torch.autograd.Function):
@@ -96,6 +98,8 @@ class Matvecs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, matrix, x):
         ctx.save_for_backward(matrix, x)
+        if x.ndim == 3:
+            return torch.bmm(x, matrix.mT)
         front = matrix.shape[:-2]
         x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
         return torch.bmm(x, matrix.mT).unflatten(0, front).movedim(-2, 1)
@@ -103,12 +107,20 @@ class Matvecs(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         matrix, x = ctx.saved_tensors
+        of_matrix, of_x = ctx.needs_input_grad
         front, turned = matrix.shape[:-2], matrix.stride(-1) > matrix.stride(-2)
-        x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
-        dy = dy.movedim(1, -2).flatten(0, -3)
-        dmatrix = torch.bmm(x.mT, dy).mT if turned else torch.bmm(dy.mT, x)
-        dx = torch.bmm(dy, matrix).unflatten(0, front).movedim(-2, 1)
-        return dmatrix.unflatten(0, front), dx
+        if x.ndim > 3:
+            x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
+            dy = dy.movedim(1, -2).flatten(0, -3)
+        dmatrix = dx = None
+        if of_matrix:
+            dmatrix = torch.bmm(x.mT, dy).mT if turned else torch.bmm(dy.mT, x)
+        if of_x:
+            dx = torch.bmm(dy, matrix)
+        if len(front) == 1:
+            return dmatrix, dx
+        dx = None if dx is None else dx.unflatten(0, front).movedim(-2, 1)
+        return None if dmatrix is None else dmatrix.unflatten(0, front), dx
 
 
 def outer(a: Tensor, b: Tensor) -> Tensor:
@@ -521,7 +533,10 @@ class ScalarGate:
 
 
 class Stacked:
-    """n states M_j^T in one tensor: [G, n * d_k, d_v], or [G, d_k, n * d_v] if that is `wide`."""
+    """n states M_j^T in one tensor: [G, n * d_k, d_v], or [G, d_k, n * d_v] if that is `wide`.
+
+    In memory they lie one behind the other in both cases.
+    """
 
     def __init__(self, whole, n, wide, first=None):
         self.whole, self.n, self.wide, self.first = whole, n, wide, first
@@ -532,7 +547,8 @@ class Stacked:
         wide = states[0].shape[-2] > states[0].shape[-1]
         if len(states) == 1:
             return cls(states[0], 1, wide)
-        return cls(torch.cat(states, -1 if wide else -2), len(states), wide, states[0])
+        whole = torch.cat([x.mT for x in states], -2).mT if wide else torch.cat(states, -2)
+        return cls(whole, len(states), wide, states[0])
 
     def __getitem__(self, j):
         """State j, as M_j^T [G, d_k, d_v]."""
@@ -609,17 +625,15 @@ class AlongTile(torch.autograd.Function):
         if dafter is not None or dfirst is not None:
             dafter = with_first(how, S, dafter, dfirst)
             dS = flowed(how, [(j, a) for a, j in how.flows], dafter, own, flows) if of_S else None
-            if of_own:
-                down = by_states(how, S * dafter).flatten(-2).sum(-1, keepdim=True)
-            for at, (a, j) in enumerate(how.flows):
-                if of_flows[at]:
-                    both = state_in(how, S, a) * state_in(how, dafter, j)
-                    dflows[at] = both.sum((-2, -1), keepdim=True)
+            down, dflows = flows_back(how, S, dafter, of_own, of_flows)
             for back, *write in zip(found, writes, of_writes, strict=True):
                 move_back(how, dafter, *write, back)
         if dy is not None:
             x, y, dq = read_back(how, S, q, since, met, dy, of_q, of_since, dsince)
-            dS = added(dS, x.mT, y) if of_S else None
+            if of_S and dS is None and how.wide:
+                dS = torch.bmm(y.mT, x).mT
+            elif of_S:
+                dS = added(dS, x.mT, y)
             for back, scores, *write in zip(found, met[1:], writes, of_writes, strict=True):
                 dq = scores_back(q, dy, scores, dq, *write, back)
         return None, dS, dq, down, *dsince, *dflows, *[x for back in found for x in back]
@@ -678,8 +692,20 @@ def flowed(how: Along, pairs: Any, S: Tensor, own: Tensor | None, flows: Any) ->
     return after
 
 
+def flows_back(how: Along, S: Tensor, dafter: Tensor, of_own: bool, needs: Any) -> tuple[Any, Any]:
+    """The gradients of the numbers in `flowed`."""
+    if how.n == 1 or not (of_own or any(needs)):
+        return (S * dafter).sum((1, 2)).view(-1, 1, 1) if of_own else None, [None] * len(needs)
+    pairs = by_states(how, S).flatten(2) @ by_states(how, dafter).flatten(2).mT
+    own = pairs.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+    return own, [pairs[:, a, j, None, None] for a, j in how.flows]
+
+
 def with_first(how: Along, S: Tensor, dafter: Tensor | None, dfirst: Tensor | None) -> Tensor:
     """The gradient of all states, with that of the first by itself."""
+    if dafter is not None and how.wide:
+        # it lies in memory as the states do
+        dafter = dafter.mT.contiguous().mT
     if dfirst is None:
         return dafter
     total = torch.zeros_like(S) if dafter is None else dafter.clone()
@@ -715,14 +741,15 @@ def read_along(
 ) -> tuple[Tensor, list[Any]]:
     """The answers, and for gradients what met the states and the scores of each write."""
     if how.wide:
-        met = [torch.bmm(q, S)]
-        y = over_states(met[0].chunk(how.n, -1), since)
+        asked = torch.bmm(q, S)
+        y = over_states(asked.chunk(how.n, -1), since)
+        met: list[Any] = [None if since[0] is None else asked]
     else:
         met = [None]
         y = torch.bmm(by_state(q, since), S)
     for e, b, table, *_ in writes:
         met.append(None if table is None else torch.bmm(q, b.mT))
-        y = y if table is None else torch.baddbmm(y, met[-1] * table, e)
+        y = y if table is None else added(y, met[-1] * table, e)
     return y, met
 
 
@@ -733,7 +760,8 @@ def read_back(
     """Gradients of what the states were asked: theirs is x^T y; then that of the queries."""
     if how.wide:
         x, y = q, by_state(dy, since)
-        dsince[:] = products(met[0].chunk(how.n, -1), dy, of_since)
+        if any(of_since):
+            dsince[:] = products(met[0].chunk(how.n, -1), dy, of_since)
         return x, y, torch.bmm(y, S.mT) if of_q else None
     x, y, dq = by_state(q, since), dy, None
     if of_q or any(of_since):
@@ -760,12 +788,14 @@ def scores_back(
     dscores = dscores * table
     if of_b:
         back[1] = added(back[1], dscores.mT, q)
-    return dq if dq is None else torch.baddbmm(dq, dscores, b)
+    return dq if dq is None else added(dq, dscores, b)
 
 
 def added(total: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
-    """total + x y, None for nothing."""
-    return torch.bmm(x, y) if total is None else torch.baddbmm(total, x, y)
+    """total + x y, None for nothing; what was made for this alone takes it in."""
+    if total is None:
+        return torch.bmm(x, y)
+    return torch.baddbmm(total, x, y) if torch.is_grad_enabled() else total.baddbmm_(x, y)
 
 
 class Numbers:
