@@ -149,6 +149,12 @@ def with_tokens(past: Tensor, x: Tensor) -> Tensor:
     return torch.cat((past, x.to(past.dtype).expand(past.shape[0], *x.shape[1:])), 1)
 
 
+def newest(past: Tensor, x: Tensor) -> Tensor:
+    """Keep the last token alone, as `with_tokens` keeps all: -> [B, 1, ...]."""
+    x = x[:, -1:]
+    return x.to(past.dtype).expand(past.shape[0], *x.shape[1:])
+
+
 def positions(start: int, tokens: int, like: Tensor) -> Tensor:
     """Count the tokens from the sequence's start: [1, T], in float32 or better."""
     dtype = torch.promote_types(like.dtype, torch.float32)

@@ -327,7 +327,7 @@ class Scope:
     def routed(self, expr: Expr) -> fx.Node | None:
         """A read of a memory with slots, of the parts that are selected alone."""
         memory = sparse_read(expr, self.unit.memory)
-        if memory is None or (self.batch == 2 and memory.window == 1):
+        if memory is None or (self.batch == 2 and not memory.stays):
             return None
         found = routed(expr)
         assert found is not None

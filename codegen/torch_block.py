@@ -41,6 +41,7 @@ from nlc.codegen.torch_memory import (
 from nlc.codegen.torch_online import write_learning, write_tables
 from nlc.codegen.unit import Passes, Unit, expressions
 from nlc.codegen.unit import of_memory as updates_of
+from nlc.codegen.window_loop import collect
 from nlc.codegen.writer import Writer, split_call
 from torch import fx
 
@@ -455,6 +456,9 @@ class UnitWriter:
         else:
             runner.token(self.steps())
             runner.end_of_token([m.name for m in unit.memories])
+        for memory in unit.memories:
+            if memory.is_task:
+                collect(runner, memory)
         outputs = [self.output(scope, name) for name in unit.outputs]
         entries = self.state_entries(scope, nested, batch)
         program.finish(

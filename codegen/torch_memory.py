@@ -277,7 +277,10 @@ class MemoryWriter:
         """How a value changes: with every token (2), with windows (1) or never (0)."""
         mine = self.memory.window
         if self.memory.is_task:
-            # the model moves it between tokens
+            # the model moves it between tokens, when it sees none
+            tokens = ("stream", "attend", "position", "shift", "conv")
+            if any(node.op in tokens for node in postorder([expr])):
+                return 2
             return 1 if self.varies(expr) else 0
         if not self.varies(expr) or mine == 1:
             return 2 if self.varies(expr) else 0

@@ -211,7 +211,7 @@ class Totals:
         """The value of a `window` node: a total, or one token's value in a second pass."""
         (x,), how, slot = node.args, node.attr("how"), str(node.attr("slot"))
         _, length = node.attr("period")
-        if how == "each":
+        if how in ("each", "end"):
             return self.kept["recent"][slot]
         if low is self.again:
             return self.low.tensor(node)

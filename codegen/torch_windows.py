@@ -129,8 +129,9 @@ def _collect(writer: MemoryWriter, out: Writer, shared: SharedRead | None) -> No
     selected = _selected(writer, low, leaf)
     for node in tokens_of(memory):
         slot, how = str(node.attr("slot")), node.attr("how")
-        if how == "each":
-            _keep(low, node, values["recent"], slot)
+        if how in ("each", "end"):
+            keep_one = library.with_tokens if how == "each" else library.newest
+            _keep(low, node, values["recent"], slot, keep_one)
         else:
             joins = choice(memory) is None
             _add(low, node, values["sum"], slot, count, selected, joins)
@@ -208,10 +209,16 @@ def _factor(value: Operand) -> tuple[float, Operand]:
     return factor, value
 
 
-def _keep(low: Lowering, node: Expr, recent: dict[str, fx.Node], slot: str) -> None:
-    """Keep a value of every token until the window ends."""
+def _keep(
+    low: Lowering,
+    node: Expr,
+    recent: dict[str, fx.Node],
+    slot: str,
+    function: Callable[..., object],
+) -> None:
+    """Keep a value of every token, or of the last one, until the window ends."""
     value = low.widen(low.as_number(low.tensor(node.args[0])))
     for _ in range(2 - batch_of(value)):
         value = low.unsqueeze(value, 0)
-    joined = low.program.call(library.with_tokens, recent[slot], value)
+    joined = low.program.call(function, recent[slot], value)
     recent[slot] = note(joined, node.shape, 2, wide=True)

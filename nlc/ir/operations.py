@@ -37,7 +37,8 @@ Structured:
     shift(x) n, slot       x of n tokens ago, zero before the start
     window(x) how, period, slot, again
                            x over the tokens of the memory's window, in its update. how is sum,
-                           mean, last, or each (x of the one token, where `again` goes over them).
+                           mean, last, or each (x of the one token, where `again` goes over them)
+                           or end (x of the last one, kept for an update that waits).
                            period is the memory's own, or a longer one: then a sum over its updates
                            since that ended. slot names what is kept in the state until the end, ""
                            where nothing is. again: x needs other totals, so it is evaluated for all

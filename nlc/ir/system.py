@@ -218,11 +218,15 @@ class FrozenRead:
 
 @dataclass(frozen=True)
 class Kept:
-    """What a memory keeps under `slot` until a window ends: a sum, or values token by token."""
+    """What a memory keeps under `slot` until a window ends: a sum, or values token by token.
+
+    Where only its `end` is asked for, that is the value of the last token so far.
+    """
 
     slot: str
     shape: Shape
     period: int
+    end: bool = False
 
 
 @dataclass(frozen=True)

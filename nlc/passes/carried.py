@@ -12,8 +12,8 @@ from nlc.ir.shape import count
 from nlc.ir.system import Block, Call, Equation, Memory
 
 
-def state_entries(block: Block, memory: Memory, tokens: int) -> int:
-    """Count the numbers a memory carries after some tokens."""
+def state_entries(block: Block, memory: Memory, tokens: int, waits: bool = False) -> int:
+    """Count the numbers a memory carries after some tokens, whose last update may wait for more."""
     lanes = count(memory.lead)
     if memory.map.kind == "kernel":
         pair = count(memory.map.inputs) + count(memory.map.outputs)
@@ -28,7 +28,11 @@ def state_entries(block: Block, memory: Memory, tokens: int) -> int:
     copied = "initial" in read and source_of(memory) in {m.name for m in block.memories}
     kept = sum(count(entry.shape) for entry in memory.sums)
     # of an unfinished window, the values of its tokens
-    kept += tokens % memory.window * sum(count(entry.shape) for entry in memory.recent)
+    unfinished = tokens % memory.window
+    if waits and memory.is_task and tokens:
+        unfinished = (tokens - 1) % memory.window + 1
+    for entry in memory.recent:
+        kept += min(unfinished, 1 if entry.end else unfinished) * count(entry.shape)
     return lanes * (sum(sizes.values()) + sizes[""] * (start + copied)) + kept
 
 

@@ -172,7 +172,9 @@ def _owned(module: Block | Model, lengths: tuple[int, ...]) -> Iterator[Owned]:
             yield weight.name, "weights", weight.level, 0
     if isinstance(module, Block):
         for memory in module.memories:
-            held = WIDTH * sum(state_entries(module, memory, n) for n in lengths)
+            now, *starts = lengths
+            held = state_entries(module, memory, now, waits=True)
+            held = WIDTH * (held + sum(state_entries(module, memory, n) for n in starts))
             yield memory.name, "memory", memory.level, held
     past = sum(history.length * count(history.shape) for history in module.histories)
     past *= len(lengths)

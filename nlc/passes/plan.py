@@ -15,6 +15,7 @@ import networkx as nx
 
 from nlc.ir.expr import Expr, Graph, postorder
 from nlc.ir.normal_form import Affine, Neither, NormalForm
+from nlc.ir.online import asks
 from nlc.ir.schedule import (
     BlockPlan,
     ChunkLoop,
@@ -301,9 +302,10 @@ def _merge(stages: list[Stage]) -> list[Stage]:
 def online(memory: Memory) -> Schedule:
     """Say how a memory runs that learns from the task while the sequence is read."""
     tokens = f"{memory.window} tokens" if memory.window > 1 else "1 token"
+    again = ", once more for each gradient at another value" if asks(memory) else ""
     reason = (
-        f"a window of {tokens} is read, then its loss is differentiated and the memory moves, "
-        "when the target of the last token is there"
+        f"a window of {tokens} is read{again}, then its loss is differentiated and the memory "
+        "moves, when the target of the last token is there"
     )
     return Schedule(memory.name, "online", reason)
 

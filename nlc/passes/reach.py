@@ -64,6 +64,9 @@ def reach(block: Block) -> Reached:
                 # what a block remembers of earlier tokens is kept up to date in any case
                 if any(node.op in ("shift", "conv") for node in postorder([value])):
                     roots.append(value)
+    for memory in block.memories:
+        # the model moves it, by what it keeps of its tokens
+        roots += [node.args[0] for node in tokens_of(memory)] if memory.is_task else []
     outputs = [name for name, _ in block.outputs]
     live = _follow(made, outputs, roots, through=False)
     needed = _follow(made, outputs, roots, through=True)

@@ -247,7 +247,7 @@ class Walk:
             return min(self.times_of.get(name, self.span), self.span), name not in self.flat
         below = [self.known[id(arg)] for arg in node.args]
         times = self.span if node.op in MOVING else max((t for t, _ in below), default=1)
-        if node.op == "window" and node.attr("how") == "each":
+        if node.op == "window" and node.attr("how") in ("each", "end"):
             # of every token again
             times = self.span * self.moves
         elif node.op == "state" and node.attr("when") == "start" and self.by_chunks(node):

@@ -76,7 +76,8 @@ class TokenFrame:
 
     def window(self, node: Expr) -> Tensor:
         """Return the value of a `window` node."""
-        return self.each[node.attr("slot")] if node.attr("how") == "each" else self.totals[node]
+        single = node.attr("how") in ("each", "end")
+        return self.each[node.attr("slot")] if single else self.totals[node]
 
     def variable(self, memory: str, part: str) -> Tensor:
         """Return the point at which an objective is differentiated."""

@@ -46,8 +46,7 @@ class Mover:
             (task_gradient(memory.name), part.name): slopes[path, memory.name, part.name]
             for part in memory.map.parts
         }
-        kept = windows.collect(memory, self.frame, read_window(memory, own))
-        self.kept = windows.conclude(memory, self.frame, kept)
+        self.kept = windows.conclude(memory, self.frame, read_window(memory, own))
 
     def asked_at(self, turn: int) -> dict[Point, Tensor]:
         """Say where it asks for the gradient in this turn, if it does."""

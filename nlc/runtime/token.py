@@ -30,7 +30,7 @@ from nlc.runtime.layout import (
     write_window,
 )
 from nlc.runtime.states import get, initial_state, initial_states, put
-from nlc.runtime.windows import advance, empty
+from nlc.runtime.windows import advance, collect, empty
 
 NOTHING: Mapping[str, Expr] = {}
 
@@ -151,7 +151,10 @@ def _append(memory: Memory, before: Parts, frame: TokenFrame) -> Parts:
 
 
 def _finish(run: Run, module: Block | Model, frame: TokenFrame, state: State) -> None:
-    """End the token: histories, chunk starts, resets, position."""
+    """End the token: histories, what waits for the task, chunk starts, resets, position."""
+    for memory in module.memories if isinstance(module, Block) else ():
+        if memory.is_task:
+            state |= write_window(memory, collect(memory, frame, read_window(memory, state)))
     for history in module.histories:
         if history.slot not in frame.remembered or history.slot not in state:
             continue

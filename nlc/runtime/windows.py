@@ -48,7 +48,7 @@ def advance(memory: Memory, frame: TokenFrame, window: Window) -> tuple[States, 
 
 
 def collect(memory: Memory, frame: TokenFrame, window: Window) -> Window:
-    """Take in a token."""
+    """Take in a token: what it adds by itself."""
     after = Window(dict(window.sums), dict(window.recent))
     for node in _windows(memory):
         if _is_known(memory, node):
@@ -57,11 +57,13 @@ def collect(memory: Memory, frame: TokenFrame, window: Window) -> Window:
 
 
 def conclude(memory: Memory, frame: TokenFrame, window: Window) -> Window:
-    """Find all totals at the end of a window; what is kept of it begins anew."""
+    """Find all totals at the end of a window, for the frame; what is kept of it begins anew."""
     after = Window(dict(window.sums), dict(window.recent))
     for node in _windows(memory):
         if not _is_known(memory, node):
             _conclude(memory, node, frame, after)
+        elif node.attr("how") in ("sum", "mean"):
+            _total(node, frame, after)
     return Window(after.sums, empty(memory, frame.rows).recent)
 
 
@@ -86,22 +88,24 @@ def _is_known(memory: Memory, node: Expr) -> bool:
 
 
 def _collect(node: Expr, frame: TokenFrame, window: Window) -> None:
-    """Take a token into one window; its total is whole at the last one."""
+    """Take a token into one window."""
     (x,), how, slot = node.args, node.attr("how"), node.attr("slot")
     value = evaluate(x, frame).expand(frame.rows, *sizes(x.shape))
     match how:
         case "each":
             window.recent[slot] = torch.cat([window.recent[slot], value[:, None]], dim=1)
+        case "end":
+            window.recent[slot] = value[:, None]
         case "last":
             frame.totals[node] = value
         case _:
-            _add(node, value, frame, window)
+            window.sums[slot] = window.sums[slot] + value
 
 
-def _add(node: Expr, value: Tensor, frame: TokenFrame, window: Window) -> None:
-    """Add to a sum, and begin anew where its period ends."""
+def _total(node: Expr, frame: TokenFrame, window: Window) -> None:
+    """Take a whole sum, and begin anew where its period ends."""
     slot, (_, length) = node.attr("slot"), node.attr("period")
-    total = window.sums[slot] + value
+    total = window.sums[slot]
     frame.totals[node] = total / length if node.attr("how") == "mean" else total
     over = (frame.position + 1) % length == 0
     window.sums[slot] = torch.zeros_like(total) if over else total
@@ -113,7 +117,9 @@ def _conclude(memory: Memory, node: Expr, frame: TokenFrame, window: Window) -> 
     if node.attr("again"):
         frame.totals[node] = _second_pass(memory, x, how, frame, window)
     else:
-        _add(node, evaluate(x, frame).expand(frame.rows, *sizes(x.shape)), frame, window)
+        value = evaluate(x, frame).expand(frame.rows, *sizes(x.shape))
+        window.sums[node.attr("slot")] = window.sums[node.attr("slot")] + value
+        _total(node, frame, window)
 
 
 def _second_pass(memory: Memory, x: Expr, how: str, frame: TokenFrame, window: Window) -> Tensor:
@@ -121,7 +127,8 @@ def _second_pass(memory: Memory, x: Expr, how: str, frame: TokenFrame, window: W
     first = memory.window - 1 if how == "last" else 0
     values = []
     for place in range(first, memory.window):
-        each = {slot: kept[:, place] for slot, kept in window.recent.items()}
+        # of some there is the last one alone
+        each = {slot: kept[:, place - memory.window] for slot, kept in window.recent.items()}
         again = replace(frame, each=each, gradients={})
         values.append(evaluate(x, again).expand(frame.rows, *sizes(x.shape)))
     total = torch.stack(values).sum(0)

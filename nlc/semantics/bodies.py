@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nlc.ir.online import task_gradient
 from nlc.ir.shape import show
 from nlc.ir.system import (
     Memory,
@@ -21,7 +22,7 @@ from nlc.semantics.online import cannot_adapt
 from nlc.semantics.records import Body
 from nlc.semantics.rule_scopes import RuleScope, rule_scope
 from nlc.semantics.statements import finish, run
-from nlc.semantics.sums import kept, settle
+from nlc.semantics.sums import kept, lasts, settle
 from nlc.semantics.updates import UpdateScope
 from nlc.semantics.uses import moved
 from nlc.semantics.weights import need_optimizer
@@ -171,14 +172,18 @@ def _settle(block: BlockResolver, body: Body) -> None:
 
     def moves(name: str) -> bool:
         other = block.bodies.get(name)
+        # until an update that waits, any other may move
         return other is not None and other is not body and (
-            window_of(block.context, other.level) < window
+            body.is_task or window_of(block.context, other.level) < window
         )  # fmt: skip
 
     # the equations come first: slots are numbered as they are written
     roots = [value for s in body.statements for _, value in s.values]
     roots += [a.value for a in body.update]
-    values = iter(settle(block.graph, roots, window, moves))
+    if body.is_task and window == 1:
+        roots = lasts(block.graph, roots, body.label)
+    waits = task_gradient(body.name) if body.is_task else ""
+    values = iter(settle(block.graph, roots, window, moves, waits))
     body.statements = [
         replace(s, values=tuple((part, next(values)) for part, _ in s.values))
         for s in body.statements

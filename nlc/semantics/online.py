@@ -9,24 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from nlc.ir.expr import postorder
 from nlc.semantics.records import Body
-from nlc.semantics.windows import own_period, window_of
+from nlc.semantics.windows import window_of
 from nlc.source import Span
 
 if TYPE_CHECKING:
     from nlc.semantics.blocks import BlockResolver
 
-# what an update that sees no tokens is made of besides numbers, states and the gradient
-TOKENS = ("stream", "position", "attend", "shift", "conv")
-
 
 def cannot_adapt(block: BlockResolver, body: Body) -> Iterator[tuple[str, Span]]:
     """Find what of a memory needs more than the gradient of a window's loss."""
     place = body.span or body.written.span
-    if body.slots is not None:
-        yield "`slots` of a memory that learns from the task", place
-        return
     if block.context.levels[body.level].chunk > 1:
         yield "a chunk at a level where something learns from the task", place
     source = block.bodies.get(_source(body))
@@ -35,14 +28,10 @@ def cannot_adapt(block: BlockResolver, body: Body) -> Iterator[tuple[str, Span]]
         window_of(clocks, source.level) < window_of(clocks, body.level)
     ):  # fmt: skip
         yield f"`{body.name}`, which copies what learns faster, `{source.name}`", place
-    for node in postorder([a.value for a in body.update]):
-        # what a window would sum, token by token
-        each = node.op == "window" and node.attr("period") == own_period(clocks, body.level)
-        foreign = node.op == "state" and node.attr("memory") != body.label
-        if node.op in TOKENS or foreign or each:
-            what = f"the update of `{body.name}`, which learns from the task and reads"
-            yield f"{what} {'another memory' if foreign else 'tokens'}", place
-            return
+    if body.token_grad is not None:
+        yield "the gradient of the task's loss at one token of a window", body.token_grad
+    if body.faster is not None:
+        yield f"the update of `{body.name}` reads what learns faster, `{body.faster.name}`", place
 
 
 def _source(body: Body) -> str:

@@ -18,6 +18,7 @@ from nlc.ir.system import (
     Step,
     Update,
 )  # fmt: skip
+from nlc.ir.windows import tokens_of
 from nlc.semantics.bodies import finish_memory
 from nlc.semantics.context import Context
 from nlc.semantics.freeze import freeze
@@ -51,6 +52,7 @@ def order(context: Context, block: Unordered) -> Block:
         for i in block.inputs
     )
     everything = [e for item in items.values() for e in item.exprs]
+    everything += [node.args[0] for m in done if m.is_task for node in tokens_of(m)]
     timed = any(n.op in ("position", "due") for n in postorder(everything))
     position = timed or any(
         m.reset is not None or (m.chunk > 1 and m.frozen)

@@ -59,6 +59,10 @@ class Body:
     given_grad: bool = False
     # the values at which the gradient of the task's loss is asked for, by parts
     asks: list[tuple[Expr, ...]] = field(default_factory=list)
+    # where the gradient of the task's loss at a single token is asked for
+    token_grad: Span | None = None
+    # what learns faster and stands bare in the update of what learns from the task too
+    faster: Body | None = None
     # the rule itself, where a rule is checked without a memory
     rule: tree.Rule | None = None
     # inside a rule: the leading axes of the key, over which the objective sums

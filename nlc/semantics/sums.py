@@ -18,10 +18,49 @@ TOKENS = ("stream", "position", "shift", "conv", "attend")
 
 
 def settle(
-    graph: Graph, roots: Iterable[Expr], window: int, moves: Callable[[str], bool]
+    graph: Graph,
+    roots: Iterable[Expr],
+    window: int,
+    moves: Callable[[str], bool],
+    waits: str = "",
 ) -> list[Expr]:
-    """Give every `window` node its slot; `moves` says whether a memory moves within the window."""
-    return _Settling(graph, window, moves).settle(list(roots))
+    """Give every `window` node its slot; `moves` says whether a memory moves within the window.
+
+    An update that `waits` for a gradient of this name comes later: the last token is kept for it.
+    """
+    return _Settling(graph, window, moves, waits).settle(list(roots))
+
+
+def lasts(graph: Graph, roots: Iterable[Expr], own: str) -> list[Expr]:
+    """Say of what the one token of a window gives to an update that waits: it is the last one's.
+
+    `own` is how the memory that moves is called.
+    """
+    new: dict[int, Expr] = {}
+    roots = list(roots)
+    stack: list[tuple[Expr, bool]] = [(root, False) for root in roots]
+    while stack:
+        node, done = stack.pop()
+        if id(node) in new:
+            continue
+        parts = node.args[1:] if node.op == "apply" else (node,)
+        given = any(n.op == "state" and n.attr("memory") != own for n in parts)
+        if node.op == "grad":
+            given = any(n.op in TOKENS for n in postorder(node.args[:1]))
+        if node.op == "window":
+            new[id(node)] = node
+        elif node.op in TOKENS or given:
+            new[id(node)] = graph.make(
+                "window", node, how="last", period=("tokens", 1), slot="", again=False,
+                span=node.span,
+            )  # fmt: skip
+        elif done:
+            args = tuple(new[id(arg)] for arg in node.args)
+            new[id(node)] = graph.make(node.op, *args, span=node.span, **dict(node.attrs))
+        else:
+            stack.append((node, True))
+            stack.extend((arg, False) for arg in reversed(node.args))
+    return [new[id(root)] for root in roots]
 
 
 def kept(roots: Iterable[Expr]) -> tuple[tuple[Kept, ...], tuple[Kept, ...]]:
@@ -30,9 +69,9 @@ def kept(roots: Iterable[Expr]) -> tuple[tuple[Kept, ...], tuple[Kept, ...]]:
     recent: dict[str, Kept] = {}
     for node in postorder(roots):
         if node.op == "window" and node.attr("slot"):
-            where = recent if node.attr("how") == "each" else sums
+            where = recent if node.attr("how") in ("each", "end") else sums
             slot, (_, period) = node.attr("slot"), node.attr("period")
-            where[slot] = Kept(slot, node.shape, period)
+            where[slot] = Kept(slot, node.shape, period, node.attr("how") == "end")
     return tuple(sums.values()), tuple(recent.values())
 
 
@@ -43,8 +82,9 @@ class _Settling:
     graph: Graph
     window: int
     moves: Callable[[str], bool]
+    waits: str = ""
     sums: int = 0
-    each: dict[int, Expr] = field(default_factory=dict)
+    each: dict[tuple[int, str], Expr] = field(default_factory=dict)
 
     def settle(self, roots: list[Expr]) -> list[Expr]:
         """Settle all windows, the inner ones first."""
@@ -54,19 +94,26 @@ class _Settling:
         if node.op != "window":
             return None
         (x,), how = args, node.attr("how")
-        needs_totals = any(n.op == "window" for n in postorder(args))
+        needs_totals = any(self._is_total(n) for n in postorder(args))
         # sums over updates are taken when a window ends, and then all totals are there
         again = needs_totals and node.attr("period") == ("tokens", self.window)
+        ends = bool(self.waits) and how == "last"
+        again = again or ends
         slot = ""
         if again:
-            x = self._keep(x)
+            x = self._keep(x, "end" if ends else "each")
         elif how != "last":
             self.sums += 1
             slot = str(self.sums)
         attrs = dict(node.attrs) | {"slot": slot, "again": again}
         return self.graph.make("window", x, span=node.span, **attrs)
 
-    def _keep(self, root: Expr) -> Expr:
+    def _is_total(self, node: Expr) -> bool:
+        """Say whether a value is known when the window has ended."""
+        late = node.op == "variable" and bool(self.waits) and node.attr("memory") == self.waits
+        return node.op in ("window", "ask") or late
+
+    def _keep(self, root: Expr, how: str) -> Expr:
         """Keep the streams of each token and what it reads; the rest is found again from them."""
         varies: dict[int, bool] = {}
         whole: dict[int, bool] = {}
@@ -82,7 +129,7 @@ class _Settling:
             if node.op == "window" or not varies[id(node)]:
                 new[id(node)] = node
             elif whole[id(node)] and self._is_read(node):
-                new[id(node)] = self._each(node)
+                new[id(node)] = self._each(node, how)
             elif done:
                 args = tuple(new[id(arg)] for arg in node.args)
                 new[id(node)] = self.graph.make(
@@ -93,13 +140,14 @@ class _Settling:
                 stack.extend((arg, False) for arg in reversed(node.args))
         return new[id(root)]
 
-    def _each(self, x: Expr) -> Expr:
-        if id(x) not in self.each:
-            self.each[id(x)] = self.graph.make(
-                "window", x, how="each", period=("tokens", self.window),
+    def _each(self, x: Expr, how: str) -> Expr:
+        place = (id(x), how)
+        if place not in self.each:
+            self.each[place] = self.graph.make(
+                "window", x, how=how, period=("tokens", self.window),
                 slot=str(len(self.each) + 1), again=False, span=x.span,
             )  # fmt: skip
-        return self.each[id(x)]
+        return self.each[place]
 
     def _is_read(self, node: Expr) -> bool:
         """Say whether a value is a stream, or what a token takes from a memory that moves on."""
@@ -118,7 +166,7 @@ class _Settling:
 
 def _is_whole(node: Expr, inner: dict[int, bool]) -> bool:
     """Say whether a value needs no totals and no point at which an objective is differentiated."""
-    if node.op in ("variable", "window"):
+    if node.op in ("variable", "window", "ask"):
         return False
     args = node.args
     if node.op == "grad":

@@ -95,7 +95,12 @@ class UpdateScope(BodyScope):
         body = self.block.bodies.get(memory)
         if body is None or not self.at_end:
             return value
-        if window_of(self.context, body.level) > self.period[1] or body.is_task:
+        clock = window_of(self.context, body.level)
+        if self.body.is_task:
+            if body.is_task and clock < self.period[1]:
+                self.body.faster = body
+            return self.over_window(value, "last", span)
+        if clock > self.period[1] or body.is_task:
             return value
         return self.over_window(value, "last", span)
 
@@ -240,6 +245,8 @@ class UpdateScope(BodyScope):
         if objective is None and self.body.given_grad:
             if at is not None and self.body.is_task:
                 return self._asked_gradient(self.parts_of(at), span)
+            if self.at_token and self.body.is_task:
+                self.body.token_grad = span
             return self._given_gradient(span)
         if objective is None:
             objective = asked_objective(self.block, self.body, span, self.span)

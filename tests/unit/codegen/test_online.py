@@ -7,13 +7,12 @@ import torch
 
 import nlc
 from nlc.compiled import compile_system
-from nlc.diagnostics import SpecError
 from nlc.ir.schedule import Plan
 from tests.unit.codegen.online import agree_model, tokens
 
 HEAD = """
 system s
-dims { d = 6, heads = 2, d_k = 3 }
+dims { d = 6, heads = 2, d_k = 3, n = 3 }
 level now  always
 level tok  every 1 token
 level part every 1 token, chunk 2
@@ -157,50 +156,6 @@ SYSTEMS = {
   weights W_o : linear(heads*d_k -> d)
   out = W_o(M(v * W_q(x)))
 """,
-    "by gradients at other values, beside one that asks for none": """
-  weights rate : scalar init 0.1
-  memory A : linear(d -> d) at fast {
-    objective task
-    update { repeat 2 { self = self - rate * grad(at = self) } }
-  }
-  memory B : linear(d -> d) at mid { objective task; update sam(lr = 0.1, rho = 0.3) }
-  memory C : linear(d -> d) at mid { objective task; through first_order }
-  out = C(gelu(B(gelu(A(x)))))
-""",
-    "by gradients at other values, first order and stopped": """
-  memory A : linear(d -> d) at fast {
-    objective task; through stop; update sam(lr = 0.1, rho = 0.3)
-  }
-  memory B : linear(d -> d) at mid {
-    objective task; through first_order; update sam(lr = 0.1, rho = 0.3)
-  }
-  out = B(gelu(A(x)))
-""",
-    "by gradients at other values, where others begin as copies": """
-  weights W_q, W_k, W_v : linear(d -> d)
-  memory A : linear(d -> d) at fast {
-    objective task
-    init      from B
-    reset     every 4 tokens
-  }
-  memory B : linear(d -> d) at mid {
-    objective task
-    state  S = 0
-    update {
-      when norm(grad, over = (in, out)) > 0 { S = 0.5 * S + grad(at = self + 0.3 * grad) }
-      self = self - 0.1 * S
-    }
-    reset  every 8 tokens
-  }
-  memory M : linear(d -> d) at tok {
-    key    unit(W_k(x))
-    value  W_v(x)
-    update sgd(lr = 0.1)
-    init   from B
-    reset  every 4 tokens
-  }
-  out = A(x) + M(W_q(x))
-""",
     "as a matrix, a vector and a number": """
   weights M : matrix(d, d) init normal(0.2) at fast
   weights b : vector(d) at mid
@@ -331,32 +286,6 @@ def test_learning_lowers_the_loss_of_what_is_read_again() -> None:
     assert losses[-20:].mean() < 0.7 * losses[:20].mean()
 
 
-def test_sharpness_aware_steps_are_those_of_a_window_read_twice() -> None:
-    """By hand: the loss of a window with weights a step uphill, for each sequence."""
-    text = CHAIN.replace("sgd(lr = 0)", "sam(lr = 0.5, rho = 0.3)").replace(" at mid", "")
-    online = compile_system(nlc.parse(text + MODEL)).model().double()
-    static = compile_system(nlc.parse(text.replace(" at fast", "") + MODEL)).model().double()
-    static.load_state_dict(online.state_dict())
-    x = tokens(3, 11)
-    _, state = online(x)
-    names = [name for name, _ in static.named_parameters() if ".mixer.A." in name]
-    for row in range(2):
-        start = {name: value.detach() for name, value in static.named_parameters()}
-
-        def slopes(moved: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            points = {name: value.clone().requires_grad_() for name, value in moved.items()}
-            logits, _ = torch.func.functional_call(static, {**start, **points}, (x[row, None, :2],))  # noqa: B023
-            loss = torch.nn.functional.cross_entropy(logits[0], x[row, 1:], reduction="sum")  # noqa: B023
-            return dict(zip(points, torch.autograd.grad(loss, list(points.values())), strict=True))
-
-        first = slopes({name: start[name] for name in names})
-        uphill = {name: start[name] + 0.3 * g / g.norm() for name, g in first.items()}
-        for name, g in slopes(uphill).items():
-            _, turn, _, _, part = name.split(".", 4)
-            found = state["repeat"][turn]["mixer"]["A"][part][row]
-            torch.testing.assert_close(found, start[name] - 0.5 * g, rtol=0, atol=1e-12)
-
-
 def test_plans_say_that_it_runs_online() -> None:
     """The schedule is `online`, with its reason; the loss is in no block."""
     found = nlc.check(nlc.parse(CHAIN + MODEL))
@@ -364,26 +293,6 @@ def test_plans_say_that_it_runs_online() -> None:
     schedule = found.plan.block("mixer").schedule("A")
     assert schedule.kind == "online" and "a window of 2 tokens" in schedule.reason
     assert found.stability["mixer.A"].term == "it learns from the task's loss"
-
-
-@pytest.mark.parametrize(
-    ("clause", "words"),
-    [
-        ("update { self = self - last(x) * grad }", "reads tokens"),
-        ("update { self = B * grad }", "another memory"),
-    ],
-)
-def test_updates_that_need_more_than_the_gradient_are_refused(clause: str, words: str) -> None:
-    """With the code that says so, where the memory stands."""
-    body = f"""
-  memory A : vector(d) at fast {{ objective task; {clause} }}
-  weights B : vector(d) at mid
-  out = A * x + B
-"""
-    with pytest.raises(SpecError) as error:
-        compile_system(system(body))
-    (diagnostic,) = error.value.diagnostics
-    assert diagnostic.code == "NL0804" and words in diagnostic.title
 
 
 def test_what_is_differentiated_twice_runs_without_kernels() -> None:

@@ -233,6 +233,7 @@ def test_what_nothing_needs_costs_nothing() -> None:
 
 def test_a_system_that_cannot_run_has_no_cost() -> None:
     text = SYSTEMS["gated deltanet"][0].replace("at fast {", "at fast {\n    objective task")
+    text = re.sub("(level fast every 1 token).*", r"\1, chunk 2", text)
     text += "model {\n  vocab 5\n  x[d] = embed(tokens)\n  logits = unembed(mixer(x))\n}\n"
     system = nlc.parse(text)
     assert system.unsupported and nlc.check(system).cost is None
