@@ -7,6 +7,7 @@ and shared memory, or why it has none. Loads torch; compiles with triton where t
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -22,20 +23,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KernelsReport:
-    """What was found; `plain` says why memories run as PyTorch, `missing` why nothing is told."""
+    """What was found; `plain` says why memories run as PyTorch, `missing` why nothing is told.
+
+    `steps` are the kernels of optimizers.
+    """
 
     architecture: str
     kernels: tuple[Emitted, ...]
     resources: dict[str, Resources]
     plain: dict[str, str]
     missing: str = ""
+    steps: tuple[str, ...] = ()
 
 
 def kernels_report(system: System, architecture: str) -> KernelsReport:
     """Emit the kernels and compile them ahead of time."""
     from nlc.compiled import compile_system
 
-    found = compile_system(system, "triton").with_kernels
+    compiled = compile_system(system, "triton")
+    found, optimizers = compiled.with_kernels, compiled.optimizers_source
     plain = {".".join(name): why for name, why in found.plain.items()}
     missing = ""
     if find_spec("triton") is None:
@@ -43,12 +49,14 @@ def kernels_report(system: System, architecture: str) -> KernelsReport:
     elif os.environ.get("TRITON_INTERPRET", "") not in ("", "0"):
         missing = "TRITON_INTERPRET is set"
     resources = {}
-    if not missing and found.kernels:
-        from nlc.runtime.ahead import compile_ahead
+    if not missing:
+        from nlc.runtime.ahead import compile_ahead, compile_steps
 
-        text = found.texts["kernels.py"]
+        text = found.texts.get("kernels.py", "")
         resources = {r.kernel: r for r in compile_ahead(text, found.kernels, architecture)}
-    return KernelsReport(architecture, found.kernels, resources, plain, missing)
+        resources |= {r.kernel: r for r, _ in compile_steps(optimizers, architecture)}
+    steps = tuple(re.findall(r"^def (\w+_kernel)\(", optimizers, re.MULTILINE))
+    return KernelsReport(architecture, found.kernels, resources, plain, missing, steps)
 
 
 def kernels_text(report: KernelsReport) -> str:
@@ -68,19 +76,29 @@ def kernels_text(report: KernelsReport) -> str:
         lines += [f"    {line}" for line in table(list(_rows(report, own))).splitlines()]
     for name, why in report.plain.items():
         lines += ["", f"  {name}: none, {why}"]
+    if report.steps:
+        lines += ["", "  optimizers: a launch of each for all parameters"]
+        rows = [HEAD, *(_row(report, name, name, "2048 entries") for name in report.steps)]
+        lines += [f"    {line}" for line in table(rows).splitlines()]
     return "\n".join(lines) + "\n"
 
 
+HEAD = ["kernel", "a program for", "warps", "registers", "spilled", "shared memory"]
+
+
 def _rows(report: KernelsReport, kernels: list[Emitted]) -> Iterator[list[str]]:
-    yield ["kernel", "a program for", "warps", "registers", "spilled", "shared memory"]
+    yield HEAD
     for kernel in kernels:
         each = "each sequence and copy" if kernel.loop or kernel.role == "step" else "each tile"
-        found = report.resources.get(kernel.name)
-        if found is None:
-            yield [kernel.role, each, "", "", "", ""]
-            continue
-        numbers = [found.warps, found.registers, found.spilled, found.shared]
-        yield [kernel.role, each, *map(str, numbers)]
+        yield _row(report, kernel.name, kernel.role, each)
+
+
+def _row(report: KernelsReport, name: str, role: str, each: str) -> list[str]:
+    found = report.resources.get(name)
+    if found is None:
+        return [role, each, "", "", "", ""]
+    numbers = [found.warps, found.registers, found.spilled, found.shared]
+    return [role, each, *map(str, numbers)]
 
 
 def kernels_json(report: KernelsReport) -> dict[str, Any]:
@@ -98,6 +116,9 @@ def kernels_json(report: KernelsReport) -> dict[str, Any]:
                 **_taken(report.resources.get(k.name)),
             }
             for k in report.kernels
+        ],
+        "optimizers": [
+            {"name": name, **_taken(report.resources.get(name))} for name in report.steps
         ],
     }
 

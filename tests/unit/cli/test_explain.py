@@ -178,3 +178,5 @@ def test_kernels_are_told_of_with_the_target_that_writes_them(call: Call) -> Non
     found = json.loads(answer.out)["kernels"]
     assert found["architecture"] == "sm_90" and found["kernels"] == []
     assert list(found["plain"]) == ["mixer.M"]
+    (step,) = found["optimizers"]
+    assert step["name"] == "adamw_kernel" and step["faults"] == [] and step["registers"] > 0
