@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 from nlc.codegen.library_optimizer import Bucket, Points, Rule, wide
-from torch import Tensor
+from torch import Tensor, nn
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "") not in ("", "0")
 # the types that kernels read and write; they compute in float32
@@ -59,8 +59,9 @@ class Fused(Rule):
 
 
 def fits(x: Tensor) -> bool:
-    """Say whether kernels take a tensor."""
-    return (x.is_cuda or INTERPRETED) and x.dtype in TYPES and x.is_contiguous()
+    """Say whether kernels take a tensor: a plain one, not one that lies on several machines."""
+    plain = type(x) in (Tensor, nn.Parameter) and (x.is_cuda or INTERPRETED)
+    return plain and x.dtype in TYPES and x.is_contiguous()
 
 
 def rooms(like: list[Tensor]) -> list[Tensor]:

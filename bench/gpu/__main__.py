@@ -113,15 +113,19 @@ def sections(
 
 
 def run(listed: Sequence[Section], found: compare.Found) -> None:
-    """Run sections until the time is used up; name what is left."""
-    for i, (_, measure) in enumerate(listed):
+    """Run sections until the time is used up; name what is left, and what broke off."""
+    for i, (name, measure) in enumerate(listed):
         try:
             measure()
         except OutOfTime:
-            found.left += [f"the rest of {name}" if j == i else name
-                           for j, (name, _) in enumerate(listed) if j >= i]  # fmt: skip
+            later = [other for other, _ in listed[i + 1 :]]
+            found.left += [f"{what}: no time" for what in (f"the rest of {name}", *later)]
             print("\nthe time is used up\n")
             return
+        except Exception as error:  # what was measured so far is worth more than a traceback
+            words = str(error).strip().partition("\n")[0]
+            found.left.append(f"the rest of {name}: {type(error).__name__}, {words}")
+            print(f"\n{name} broke off\n")
 
 
 if __name__ == "__main__":

@@ -292,5 +292,5 @@ def summary(found: Found) -> list[str]:
         if isinstance(errors, str) or not max(errors) < MOST
     ]
     lines += [f"NOT within {MOST} of float64: {', '.join(worst)}"] if worst else []
-    lines += [f"not measured, for want of time: {what}" for what in found.left]
+    lines += [f"not measured: {what}" for what in found.left]
     return lines

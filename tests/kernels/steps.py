@@ -134,6 +134,24 @@ def misaligned() -> dict[str, Any]:
     return {"error": worst(*found)}
 
 
+class Spread(Tensor):
+    """A tensor that is more than what lies at its address."""
+
+
+def elsewhere() -> dict[str, Any]:
+    """A parameter whose entries may lie elsewhere runs as PyTorch."""
+    ours, _ = pair("")
+    p = nn.Parameter(torch.randn(4, 4).as_subclass(Spread))
+    p.grad = torch.randn(4, 4).as_subclass(Spread)
+    make: Any = ours.rule("adamw")
+    module: Any = sys.modules[make.__module__]
+    before, real = p.detach().clone(), module.launch
+    module.launch = None
+    make([p]).step()
+    module.launch = real
+    return {"error": 0.0 if not torch.equal(before, p.detach()) else 1.0}
+
+
 def cut() -> dict[str, Any]:
     """How the interpreter stores bfloat16: it cuts, where a GPU rounds; so one step is compared."""
     return compare("", "adamw", torch.bfloat16, steps=1)
@@ -202,6 +220,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "odd": lambda: compare(ODD, "odd"),
     "misaligned": misaligned,
     "saved": saved,
+    "elsewhere": elsewhere,
     "levels": levels,
     "half:adamw": lambda: compare("", "adamw", torch.float16),
     "bfloat16:adamw": cut,

@@ -37,6 +37,7 @@ def small(found: dict[str, dict[str, Any]], most: float = 1e-6) -> None:
 def test_rules_as_kernels_agree_with_pytorch() -> None:
     found = steps("adamw", "muon", "m3", "odd", "misaligned", "saved", "levels", "half:adamw")
     small(found)
+    small(steps("elsewhere"))
     # at each of four steps: what is even and what is not; two steps lack gradients of one kind
     assert 4 <= found["adamw"]["launches"] <= 8
     assert found["odd"]["launches"]

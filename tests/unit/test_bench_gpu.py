@@ -172,9 +172,21 @@ def test_what_there_was_no_time_for_is_named(capsys: pytest.CaptureFixture[str])
     found = compare.Found(MACHINE, "cpu")
     command.run(command.sections(found, timed, Clock(0)), found)
     said = "\n".join(compare.summary(found))
-    assert "not measured, for want of time: the rest of correctness" in said
-    assert f"not measured, for want of time: {SHAPES[2]}" in said
+    assert "not measured: the rest of correctness: no time" in said
+    assert f"not measured: {SHAPES[2]}: no time" in said
     assert "the time is used up" in capsys.readouterr().out
+
+
+def test_what_breaks_off_leaves_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    def broken() -> None:
+        raise RuntimeError("an illegal address\nand more")
+
+    found = compare.Found(MACHINE, "cpu")
+    command.run([("one", broken), ("other", lambda: print("| measured |"))], found)
+    assert "| measured |" in capsys.readouterr().out
+    assert compare.summary(found) == [
+        "not measured: the rest of one: RuntimeError, an illegal address"
+    ]
 
 
 def test_what_runs_is_interrupted_at_the_end_of_the_budget() -> None:

@@ -489,8 +489,9 @@ class Fused(Rule):
 
 
 def fits(x: Tensor) -> bool:
-    """Say whether kernels take a tensor."""
-    return (x.is_cuda or INTERPRETED) and x.dtype in TYPES and x.is_contiguous()
+    """Say whether kernels take a tensor: a plain one, not one that lies on several machines."""
+    plain = type(x) in (Tensor, nn.Parameter) and (x.is_cuda or INTERPRETED)
+    return plain and x.dtype in TYPES and x.is_contiguous()
 
 
 def launch(kernel: Any, lists: Sequence[Sequence[Tensor]], numbers: Sequence[float]) -> None:

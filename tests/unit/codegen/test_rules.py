@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from nlc.codegen.optimizer import emit_optimizers
 
 import nlc
@@ -293,3 +294,20 @@ def test_all_texts_are_formatted_and_clean(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "ruff", *words, "--config", settings, str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-4000:]
+
+
+def test_rules_with_kernels_run_as_pytorch_on_a_cpu() -> None:
+    pytest.importorskip("triton")
+    found = []
+    for target in ("triton", "torch"):
+        torch.manual_seed(0)
+        p = [torch.nn.Parameter(torch.randn(shape)) for shape in ((4, 6), (5,), ())]
+        optimizer = nlc.compile(system_of(""), target=target).rule("adamw")(p)
+        if target == "triton":
+            assert "Fused" in [c.__name__ for c in type(optimizer).__mro__]
+        for _ in range(3):
+            for x in p:
+                x.grad = torch.randn_like(x)
+            optimizer.step()
+        found.append([x.detach() for x in p])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
