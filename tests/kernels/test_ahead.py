@@ -29,7 +29,7 @@ SYSTEMS = ("gated_deltanet", "titans_linear", "rwkv7", "gla")
 def compiled(name: str, architecture: str, **dims: int) -> list[dict[str, Any]]:
     """What each kernel of a shipped spec takes, from a process that interprets nothing."""
     words = [word for key, size in dims.items() for word in ("--set", f"dims.{key}={size}")]
-    command = [sys.executable, "-c", "from nlc.cli import main; main()", "explain", name]
+    command = [sys.executable, "-m", "nlc", "explain", name]
     command += ["--format", "json", *words]
     command += ["--target", "triton", "--arch", architecture]
     keep = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}

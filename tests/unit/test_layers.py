@@ -42,6 +42,7 @@ ALLOWED["compiler"] += " compiled"
 ALLOWED["nlc"] = ALLOWED["compiler"] + " compiler"
 ALLOWED["lab"] = ALLOWED["nlc"] + " nlc"
 ALLOWED["cli"] = ALLOWED["lab"] + " lab"
+ALLOWED["__main__"] = "cli"
 
 
 def modules() -> dict[str, Path]:

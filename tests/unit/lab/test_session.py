@@ -34,7 +34,7 @@ TRAIN = [
 
 def nlc(folder: Path, *words: object, check: int | None = 0) -> subprocess.CompletedProcess[str]:
     """Run the program as a user does."""
-    command = [sys.executable, "-c", "from nlc.cli import main; main()", *map(str, words)]
+    command = [sys.executable, "-m", "nlc", *map(str, words)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert check is None or done.returncode == check, done.stderr
     assert "Traceback" not in done.stderr
@@ -76,7 +76,7 @@ def test_a_run_holds_all_that_it_was_made_of(folder: Path) -> None:
 def test_a_killed_run_goes_on_exactly(folder: Path) -> None:
     words = ["train", "tiny.nl", "--steps", 40, "--save-every", 4, *TRAIN, *SMALL]
     nlc(folder, *words, "--out", "whole")
-    command = [sys.executable, "-c", "from nlc.cli import main; main()", *map(str, words)]
+    command = [sys.executable, "-m", "nlc", *map(str, words)]
     process = subprocess.Popen(
         [*command, "--out", "cut"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
