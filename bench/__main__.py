@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -30,17 +31,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--tokens", type=int, default=2048, help="length of a sequence (2048)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each comparison (5)")
+    parser.add_argument("--only", metavar="PART", help=f"one part: {', '.join(PARTS)}")
     wanted = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print(machine(), "\n")
-    training(wanted.tokens, wanted.rounds)
-    deep(wanted.tokens, wanted.rounds)
-    decoding(wanted.rounds)
-    decoding_deep(wanted.rounds)
-    optimizers(wanted.rounds)
-    online(wanted.tokens, wanted.rounds)
-    compiling(wanted.rounds)
+    if wanted.only and wanted.only not in PARTS:
+        parser.error(f"--only takes one of {', '.join(PARTS)}")
+    for name, run in PARTS.items():
+        if wanted.only in (None, name):
+            run(wanted.tokens, wanted.rounds)
+
+
+PARTS: dict[str, Callable[[int, int], None]] = {
+    "training": training,
+    "deep": deep,
+    "decoding": lambda tokens, rounds: decoding(rounds),
+    "decoding-deep": lambda tokens, rounds: decoding_deep(rounds),
+    "optimizers": lambda tokens, rounds: optimizers(rounds),
+    "online": online,
+    "compiling": lambda tokens, rounds: compiling(rounds),
+}
 
 
 def machine() -> str:
