@@ -20,16 +20,21 @@ WIDTH, HIDDEN, LAYERS, VOCAB = 512, 2048, 9, 256
 STEPS = 5  # of an orthogonalisation
 
 
-def parameters() -> list[nn.Parameter]:
+def parameters(width: int = WIDTH, layers: int = LAYERS, device: str = "cpu") -> list[nn.Parameter]:
     """Make the parameters of a transformer, with gradients."""
-    generator = torch.Generator().manual_seed(0)
-    shapes: list[tuple[int, ...]] = [(VOCAB, WIDTH)]
-    for _ in range(LAYERS):
-        shapes += [(WIDTH, WIDTH)] * 4 + [(HIDDEN, WIDTH), (WIDTH, HIDDEN), (WIDTH,), (WIDTH,)]
-    shapes += [(WIDTH,), (VOCAB, WIDTH)]
-    found = [nn.Parameter(0.02 * torch.randn(s, generator=generator)) for s in shapes]
+    generator = torch.Generator(device).manual_seed(0)
+    hidden = HIDDEN // WIDTH * width
+    shapes: list[tuple[int, ...]] = [(VOCAB, width)]
+    for _ in range(layers):
+        shapes += [(width, width)] * 4 + [(hidden, width), (width, hidden), (width,), (width,)]
+    shapes += [(width,), (VOCAB, width)]
+
+    def drawn(shape: tuple[int, ...]) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device)
+
+    found = [nn.Parameter(0.02 * drawn(shape)) for shape in shapes]
     for p in found:
-        p.grad = torch.randn(p.shape, generator=generator)
+        p.grad = drawn(tuple(p.shape))
     return found
 
 

@@ -20,6 +20,7 @@ import torch
 from bench.gpu import compare, warm
 from bench.gpu.cases import CASES, SHAPES, Shape
 from bench.gpu.deep import deep
+from bench.gpu.steps import optimizers
 from bench.gpu.timer import Clock, OutOfTime, Timer, machine, on_cuda
 
 MINUTES = 8.0
@@ -104,6 +105,7 @@ def sections(
         (f"{first}", partial(compare.times, found, timer, clock, first)),
         ("one token", partial(compare.decoding, found, timer, clock, decoded)),
         (f"deep memory at {first}", partial(deep, found, timer, clock, first)),
+        ("optimizers", partial(optimizers, found, timer, clock)),
     ]
     for shape in others:
         listed.append((f"{shape}", partial(compare.times, found, timer, clock, shape)))

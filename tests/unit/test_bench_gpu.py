@@ -21,6 +21,7 @@ from bench.gpu import compare, floor, ops, warm
 from bench.gpu.cases import CASES, SHAPES, Shape
 from bench.gpu.deep import deep
 from bench.gpu.floor import Machine, Work
+from bench.gpu.steps import optimizers
 from bench.gpu.timer import Clock, OutOfTime, Runs, Took
 
 pytest.importorskip("fla")
@@ -140,8 +141,9 @@ def test_everything_is_measured_in_tables_that_are_whole(
     found = compare.Found(MACHINE, "cpu", tokens=5)
     shapes = [Shape(1, 7, 1, 16), Shape(2, 3, 1, 16)]
     listed = command.sections(found, timed, Clock(600), shapes)
-    assert len(listed) == 6
-    command.run([s for s in listed if not s[0].startswith("deep")], found)
+    assert len(listed) == 7
+    small = [s for s in listed if not s[0].startswith(("deep", "optimizers"))]
+    command.run(small, found)
     lines = capsys.readouterr().out.splitlines()
     rows = [line for line in lines if line.startswith("|")]
     assert len(rows) > 4 * len(CASES)
@@ -165,6 +167,17 @@ def test_a_deep_memory_is_measured_beside_titans_pytorch(
     deep(found, timed, Clock(600), Shape(1, 16, 2, 16), chunks=[8])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| chunk")]
     assert [row.count("|") for row in rows] == [9, 9]
+    assert "fails" not in "".join(rows)
+
+
+def test_optimizers_are_measured_beside_torch(capsys: pytest.CaptureFixture[str]) -> None:
+    found = compare.Found(MACHINE, "cpu")
+    # on a CPU torch's fused AdamW is there as well
+    optimizers(found, timed, Clock(600), width=16, layers=1)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert [row.split(" | ")[0] for row in rows[2:]] == ["| adamw", "| adamw", "| muon"]
+    assert {row.count("|") for row in rows} == {9}
+    assert float(rows[2].split(" | ")[1]) < 1e-6
     assert "fails" not in "".join(rows)
 
 
