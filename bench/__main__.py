@@ -21,6 +21,7 @@ import torch
 from bench.decoding import decoding
 from bench.deep import decoding_deep, deep
 from bench.measure import shown, side_by_side
+from bench.modifying import modifying
 from bench.online import online
 from bench.optimizers import optimizers
 from bench.training import training
@@ -46,6 +47,7 @@ def main() -> None:
 PARTS: dict[str, Callable[[int, int], None]] = {
     "training": training,
     "deep": deep,
+    "modifying": lambda tokens, rounds: modifying(rounds),
     "decoding": lambda tokens, rounds: decoding(rounds),
     "decoding-deep": lambda tokens, rounds: decoding_deep(rounds),
     "optimizers": lambda tokens, rounds: optimizers(rounds),

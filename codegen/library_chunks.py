@@ -62,6 +62,8 @@ def run_chunks(
     """
     course: list[Any] = []
     at, turns = 0, in_turns(states)
+    # whether the states are those before the chunk
+    begins = all(states[0][part] is start[part] for part in moves)
     for length, n in chunk_runs(position, streams[0].shape[1], chunk):
         rows = streams[0].shape[0]
         lead = lead_of(*next((states[0][part], m) for part, m in moves.items()))
@@ -78,18 +80,22 @@ def run_chunks(
             tiles = {}
             for part in moves:
                 front = (rows, length, *lead)
-                tiles[part], M[part] = move(made[part], by_chunk[part][i], front, M[part])
+                D = by_chunk[part][i]
+                tiles[part], M[part] = move(made[part], D, front, M[part], begins)
             chunks = Chunks(tiles, [unmoved(state, moves) for state in states], start, 1)
             found.append(chunks if read is None else read(queries[i], chunks))
             # a tile that was read has moved with it
             M = {part: x.moved() if isinstance(x, Tile) else x for part, x in M.items()}
             position += length
+            begins = position % chunk == 0
             if reset is not None and position % reset[0] == 0:
                 states = reset[1]
                 M = {part: below([s[part] for s in states], m) for part, m in moves.items()}
-            if position % chunk == 0:
+            if begins:
                 start = moved(states, M, moves, 0)
-        states = [moved(states, M, moves, j) for j in range(len(states))]
+        states = [
+            start if begins and j == 0 else moved(states, M, moves, j) for j in range(len(states))
+        ]
         at += length * n
         if read is not None:
             course.append(torch.stack(found, 1).flatten(1, 2))
@@ -211,11 +217,13 @@ def pieces(x: Tensor, n: int, lead: tuple[int, ...]) -> tuple[Tensor, ...]:
     return tuple(y.movedim(last - 1, 1) for y in x.movedim(2, last).contiguous().unbind(1))
 
 
-def move(writes: list[Any], D: Any, front: tuple[int, ...], M: Any) -> tuple[Any, ...]:
+def move(
+    writes: list[Any], D: Any, front: tuple[int, ...], M: Any, begins: bool
+) -> tuple[Any, ...]:
     """Move a part over a chunk: its course, and what has the states after it."""
     if isinstance(D, Numbers):
-        if not any(w.p or w.c for w in writes):
-            tile = move_tile(writes, D, front, M)
+        if sum(bool(w.p) for w in writes) < 2 and not any(w.c for w in writes):
+            tile = move_tile(writes, D, front, M, begins)
             return tile, tile
         D = D.general()
     d_k = M[0].shape[-2]

@@ -1,7 +1,7 @@
-"""Known writes and gates of one number a token, tile by tile; what a module uses is copied.
+"""Tiles whose gates are one number a token, each by itself; what a module uses is copied.
 
 What `library_tiles` composes of many operations stands here for one tile at a time, whose reading
-and moving are one function of `library_states`.
+and moving are one function of `library_states`; a write that reads the states is solved before.
 
 In: states M_j^T [G, d_k, d_v], for G rows and copies, writes e_r [G, C, d_v] along b_r [G, C, d_k];
 numbers F(t, i) between states as `Numbers` has them. Out: states and answers.
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from nlc.codegen.library_states import Along, AlongTile, Stacked
+from nlc.codegen.library_tiles import unit_lower_inverse
 from torch import Tensor
 
 
@@ -133,6 +134,11 @@ class Tile:
         self.front = front  # B, C, *lead
         self.goes_on, self.after = goes_on, None
 
+    def without(self, r):
+        """The same tile without a write."""
+        writes, keys = ([*x[:r], *x[r + 1 :]] for x in (self.writes, self.keys))
+        return Tile(self.gates, writes, keys, self.starts, self.front)
+
     def moved(self):
         """The states after the tile."""
         if self.after is None:
@@ -168,8 +174,10 @@ def from_rows(y: Tensor, front: tuple[int, ...]) -> Tensor:
     return y.view(front[0], *front[2:], *y.shape[1:]).movedim(-2, 1)
 
 
-def move_tile(writes: list[Any], D: Numbers, front: tuple[int, ...], states: Any) -> Tile:
-    """The course over one tile, which knows the states after it."""
+def move_tile(
+    writes: list[Any], D: Numbers, front: tuple[int, ...], states: Any, begins: bool
+) -> Tile:
+    """The course over one tile, which knows the states after it; `begins` says a chunk does."""
     states = states if isinstance(states, Stacked) else Stacked.of(states)
     like, (d_k, d_v) = states.whole, states.shape
 
@@ -179,7 +187,73 @@ def move_tile(writes: list[Any], D: Numbers, front: tuple[int, ...], states: Any
 
     E = [rows(like.new_zeros(1) if w.u is None else w.u, d_v) for w in writes]
     keys = [[(rows(b, d_k), into) for b, into in w.b] for w in writes]
+    for r, w in enumerate(writes):
+        if w.p:
+            asked = [(rows(p, d_k), j) for p, j in w.p]
+            met = rows(w.met, d_v) if begins and w.met is not None else None
+            E[r] = solve_tile(r, asked, Tile(D, E, keys, states, front), met)
     return Tile(D, E, keys, states, front, goes_on=True)
+
+
+def solve_tile(r: int, asked: list[tuple[Tensor, int]], path: Tile, met: Tensor | None) -> Tensor:
+    """e = sum_j M_j p_j + u of the one write r that reads what runs.
+
+    Others are known; `met` is what it reads of the one state before the tile, if that is known.
+    """
+    D, e, pairs = path.gates, path.writes[r], []
+    for p, j in asked:
+        if met is None:
+            e = e + path.without(r).along(p, False, j)
+        else:
+            (since,) = D.since(j, late=False)
+            e = e + met if since is None else torch.addcmul(e, met, since)
+        for b, into in path.keys[r]:
+            table = D.reach(into, j, late=False)
+            pairs += [] if table is None else [p, b, table]
+    return SolveTile.apply(e, *pairs) if pairs else e
+
+
+class SolveTile(torch.autograd.Function):
+    """E = A E + V with A = sum T * p b^T, where the tables T are below their diagonal."""
+
+    @staticmethod
+    def forward(ctx, V, *pairs):
+        scores = [torch.bmm(p, b.mT) for p, b, _ in triples(pairs)]
+        solve = unit_lower_inverse(scored(scores, pairs))
+        E = torch.bmm(solve, V)
+        ctx.save_for_backward(*pairs, *scores, solve, E)
+        return E
+
+    @staticmethod
+    def backward(ctx, dE):
+        *given, solve, E = ctx.saved_tensors
+        _, *needs = ctx.needs_input_grad
+        pairs, scores = given[: len(needs)], given[len(needs) :]
+        if torch.is_grad_enabled():
+            # this is differentiated again, and then the inverse hangs on what made it
+            scores = [torch.bmm(p, b.mT) for p, b, _ in triples(pairs)]
+            solve = unit_lower_inverse(scored(scores, pairs))
+        dV = torch.bmm(solve.mT, dE)
+        dA, found = torch.bmm(dV, E.mT), []
+        for (p, b, table), met, (of_p, of_b, of_table) in zip(
+            triples(pairs), scores, triples(needs), strict=True
+        ):
+            dscores = dA * table if of_p or of_b else None
+            found += [torch.bmm(dscores, b) if of_p else None]
+            found += [torch.bmm(dscores.mT, p) if of_b else None]
+            found += [dA * met if of_table else None]
+        return dV, *found
+
+
+def scored(scores: list[Tensor], pairs: Any) -> Tensor:
+    """A, from the products that each pair's table goes to."""
+    found = [x * table for x, (_, _, table) in zip(scores, triples(pairs), strict=True)]
+    return sum(found[1:], found[0])
+
+
+def triples(x: Any) -> list[Any]:
+    """Cut a list into threes."""
+    return [x[i : i + 3] for i in range(0, len(x), 3)]
 
 
 def read_tile(q: Tensor, path: Tile, late: bool = True, state: int = 0) -> Tensor:

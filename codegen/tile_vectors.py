@@ -16,6 +16,7 @@ from nlc.codegen.writer import Writer
 from torch import fx
 
 from nlc.ir.expr import Expr
+from nlc.ir.met import factors, met_at_start
 from nlc.ir.normal_form import Affine, Gate, Write
 from nlc.ir.schedule import Keeping
 from nlc.ir.shape import Shape
@@ -62,13 +63,17 @@ class Vectors:
     rank: int
     done: dict[tuple[Expr, bool], fx.Node] = field(default_factory=dict)
 
-    def writes(self, form: Affine) -> list[fx.Node]:
-        """All writes of a form; a form without one writes zeros."""
+    def writes(self, form: Affine, by_chunks: bool = False) -> list[fx.Node]:
+        """All writes of a form; a form without one writes zeros.
+
+        By chunks, with what they read of the state before the chunk, where that is known.
+        """
         if not form.writes:
             return [
                 self.low.program.call(library_tiles.Write, [], self.zero(), [(self.zero(), (0,))])
             ]
-        return [self.write(write, write_name(form, r)) for r, write in enumerate(form.writes)]
+        met = met_at_start(form) if by_chunks else {}
+        return [self.write(w, write_name(form, r), met.get(r)) for r, w in enumerate(form.writes)]
 
     def asked(self, write: Write) -> tuple[list[Operand], fx.Node | None]:
         """What a write reads the states with, and what is added to that."""
@@ -82,8 +87,8 @@ class Vectors:
             offset = self.vector(write.offset, self.rank == 2, "u")
         return reads, offset
 
-    def write(self, write: Write, name: str) -> fx.Node:
-        """A call of `Write`."""
+    def write(self, write: Write, name: str, product: Expr | None = None) -> fx.Node:
+        """A call of `Write`; `product` is the state before the chunk times what reads it."""
         reads, offset = self.asked(write)
         into: dict[Expr, list[int]] = {}
         for j, b in enumerate(write.targets):
@@ -95,8 +100,25 @@ class Vectors:
             targets = [(self.zero(), (0,))]
         seen = [(_lifted(self.low, self.low.tensor(c), self.lead), s) for s, c in write.earlier]
         words: list[Operand] = [reads, offset, targets, *([tuple(seen)] if seen else [])]
-        node = self.low.program.call(library_tiles.Write, *words)
+        also = {} if product is None else {"met": self.met(write, product)}
+        node = self.low.program.call(library_tiles.Write, *words, **also)
         node.meta["name"] = name
+        return node
+
+    def met(self, write: Write, product: Expr) -> fx.Node:
+        """What a write reads of the state before the chunk."""
+        (asked,) = write.reads
+        assert asked is not None
+        sign, numbers, _ = factors(asked)
+        node = self.low.tensor(product)
+        if numbers:
+            a, b = self.low.align([_number(self.low, sign, numbers), node])
+            node = self.low.mark(self.low.program.call(operator.mul, a, b), product.shape, a, b)
+        else:
+            node = _signed(self.low, sign, node)
+        node = _lifted(self.low, node, self.lead + 1)
+        if node.op != "placeholder":
+            node.meta.setdefault("name", "met")
         return node
 
     def zero(self) -> fx.Node:
@@ -139,7 +161,7 @@ def _scaled(low: Lowering, expr: Expr) -> fx.Node:
     What a matrix makes of a vector is scaled by scaling that vector, where it is no longer. So what
     a layer writes is what the next one writes, taken back through its matrix.
     """
-    sign, numbers, rest = _factors(expr)
+    sign, numbers, rest = factors(expr)
     inner = _scaled_before(low, rest)
     if not numbers or (inner is None and (len(rest) != 1 or (sign == 1.0 and len(numbers) < 2))):
         return low.tensor(expr)
@@ -157,8 +179,8 @@ def _times(
         from nlc.codegen.spelling import SPELLING
 
         matrix, vector = inner.args
-        more_sign, more_numbers, factors = _factors(vector)
-        scaled = _times(low, sign * more_sign, [*numbers, *more_numbers], factors, vector.shape)
+        more_sign, more_numbers, others = factors(vector)
+        scaled = _times(low, sign * more_sign, [*numbers, *more_numbers], others, vector.shape)
         nodes = [SPELLING["matvec"](low, inner, [low.value(matrix), scaled])]
         nodes += [low.tensor(e) for e in rest if e is not inner]
     found: fx.Node = nodes[0]
@@ -173,7 +195,7 @@ def _scaled_before(low: Lowering, rest: list[Expr]) -> Expr | None:
     for e in rest:
         if e.op == "matvec" and low.structured(low, e) is None:
             vector = e.args[1]
-            inner = _scaled_before(low, _factors(vector)[2])
+            inner = _scaled_before(low, factors(vector)[2])
             last = vector if inner is None else inner.args[1]
             if vector.shape[:-1] == e.shape[:-1] and last.shape[-1].size <= e.shape[-1].size:
                 return e
@@ -183,35 +205,21 @@ def _scaled_before(low: Lowering, rest: list[Expr]) -> Expr | None:
 def _number(low: Lowering, sign: float, numbers: list[Expr]) -> fx.Node:
     """The product of numbers, with an axis for the vector."""
     program, scale = low.program, low.tensor(numbers[0])
-    for other in numbers[1:]:
-        a, b = low.align([scale, low.tensor(other)])
+    for number in numbers[1:]:
+        a, b = low.align([scale, low.tensor(number)])
         shape = max(a.meta["shape"], b.meta["shape"], key=len)
         scale = low.mark(program.call(operator.mul, a, b), shape, a, b)
-    if sign == -1.0:
-        scale = low.mark(program.call(operator.neg, scale), scale.meta["shape"], scale)
-    elif sign != 1.0:
-        product = program.call(operator.mul, sign, scale)
-        scale = low.mark(product, scale.meta["shape"], scale)
+    scale = _signed(low, sign, scale)
     return low.unsqueeze(scale, batch_of(scale) + rank_of(scale))
 
 
-def _factors(expr: Expr) -> tuple[float, list[Expr], list[Expr]]:
-    """Split a product into its number, its factors of one number a copy, and all others."""
-    match expr.op:
-        case "neg":
-            sign, numbers, rest = _factors(expr.args[0])
-            return -sign, numbers, rest
-        case "mul":
-            left, right = (_factors(arg) for arg in expr.args)
-            return left[0] * right[0], left[1] + right[1], left[2] + right[2]
-        case "const":
-            return float(expr.attr("value")), [], []
-        case "let":
-            return _factors(expr.args[0])
-        case "unsqueeze" if tuple(expr.attr("axes")) == (-1,):
-            return 1.0, [expr.args[0]], []
-        case _:
-            return 1.0, [], [expr]
+def _signed(low: Lowering, sign: float, scale: fx.Node) -> fx.Node:
+    """Multiply by a number."""
+    if sign == 1.0:
+        return scale
+    minus = low.program.call(operator.neg, scale)
+    node = minus if sign == -1.0 else low.program.call(operator.mul, sign, scale)
+    return low.mark(node, scale.meta["shape"], scale)
 
 
 def _lifted(low: Lowering, node: fx.Node, rank: int) -> fx.Node:

@@ -133,7 +133,7 @@ def _writes(writer: MemoryWriter, out: Writer) -> list[str]:
         found = {}
         for part, form in forms:
             rank = len(_part(writer, part).shape)
-            found[part] = Vectors(low, len(lead), rank).writes(form)
+            found[part] = Vectors(low, len(lead), rank).writes(form, True)
         program.finish(tuple(x for writes in found.values() for x in writes))
         printer = writer.body(out, program)
         write_dict(out, printer, "return ", found)

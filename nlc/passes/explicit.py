@@ -86,23 +86,26 @@ def explicit_memory(graph: Graph, memory: Memory) -> Memory:
 
 
 def _once(graph: Graph, memory: Memory, written: list[Expr]) -> list[Expr]:
-    """Write out a read at the chunk's start whose products a gradient takes as well."""
+    """Write out a read at the chunk's start whose products a gradient takes as well.
+
+    So do those of a difference, `M(k) - M(v)`, which may be one product.
+    """
 
     def own_start(node: Expr) -> bool:
         own = node.op == "state" and node.attr("memory") == memory.name
         return own and node.attr("when") == "start"
 
     nodes = list(postorder(written))
-    products = {id(node) for node in nodes if node.op == "matvec"}
+    matrices = {node.args[0] for node in nodes if node.op == "matvec"}
     whole: dict[int, Expr] = {}
     for read in nodes:
         if read.op == "apply" and all(map(own_start, read.args[1:])):
             (value,) = simplify(graph, lower(graph, [read], own_start))
-            if any(id(node) in products for node in postorder([value])):
+            if any(node.op == "matvec" and node.args[0] in matrices for node in postorder([value])):
                 whole[id(read)] = value
     if not whole:
         return written
-    return rewrite(graph, written, lambda node, args: whole.get(id(node)))
+    return simplify(graph, rewrite(graph, written, lambda node, args: whole.get(id(node))))
 
 
 def _statement(statement: Statement, values: list[Expr]) -> Statement:

@@ -8,6 +8,7 @@ where |log F| cannot exceed 60 within a tile; otherwise keys are decayed for eve
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from nlc.ir.expr import Expr
 from nlc.ir.normal_form import Affine
@@ -29,14 +30,20 @@ TILES: dict[Gates, tuple[int, int]] = {
 }
 
 
-def keep_gates(form: Affine, log: Callable[[Expr], Interval]) -> Keeping:
-    """Choose how the gates of a form are kept; `log` bounds the logarithm of a gate."""
+def keep_gates(form: Affine, log: Callable[[Expr], Interval], chunk: int = 0) -> Keeping:
+    """Choose how the gates of a form are kept; `log` bounds the logarithm of a gate.
+
+    Where it runs chunk by chunk, a `chunk` that one write solves is one tile if it can be.
+    """
     given = [gate for row in form.decay for gate in row if gate is not None]
     channels = any(gate.kind == "diagonal" for gate in given)
     if len(form.states) > 1:
-        return _kept(form, "CoupledChannels" if channels else "CoupledGates")
-    if not channels:
-        return _kept(form, "ScalarGate")
+        kept = _kept(form, "CoupledChannels" if channels else "CoupledGates")
+    elif not channels:
+        kept = _kept(form, "ScalarGate")
+    if len(form.states) > 1 or not channels:
+        whole = kept.tile < chunk <= TILES[kept.gates][1] and solved_apart(form)
+        return replace(kept, tile=chunk) if whole and not channels else kept
     value = given[0].value
     size, found, name = _tile(form, "RelativeGates"), log(value), show_expr(value)
     while size > SHORTEST and found.size * size > DEEPEST:
@@ -49,6 +56,11 @@ def keep_gates(form: Affine, log: Callable[[Expr], Interval]) -> Keeping:
         f"needs |log {name}| <= {DEEPEST / size:.3g}"
     )
     return _kept(form, "ChannelGates", reason)
+
+
+def solved_apart(form: Affine) -> bool:
+    """Say whether no more than one write reads the state, and none sees another of its token."""
+    return sum(not w.known for w in form.writes) < 2 and not any(w.earlier for w in form.writes)
 
 
 def _kept(form: Affine, gates: Gates, reason: str = "") -> Keeping:

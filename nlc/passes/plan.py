@@ -404,7 +404,8 @@ def _by_form(
     if stopped:
         reason = "affine in its state; what gradients take for constant is found first"
     log = Bounds(block).log
-    parts = tuple((part, keep_gates(form, log)) for part, form in found)
+    chunk = memory.chunk if by_chunks else 0
+    parts = tuple((part, keep_gates(form, log, chunk)) for part, form in found)
     kind: Kind = "tile-scan" if known else "tile-solve"
     return Schedule(memory.name, kind, reason, forms, memory.chunk, parts, by_chunks=by_chunks)
 

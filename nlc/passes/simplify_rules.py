@@ -13,6 +13,7 @@ from typing import Protocol
 
 from nlc.ir.expr import Expr
 from nlc.ir.operations import OPERATIONS
+from nlc.ir.shape import sizes
 from nlc.passes.structure import Term, is_scale, terms_of
 
 
@@ -227,6 +228,43 @@ def _sub(make: Make, node: Expr) -> Expr | None:
     if p < 0:
         return make("neg", make("add", make("neg", a), b))
     return None
+
+
+def _one_product(make: Make, node: Expr) -> Expr | None:
+    """(x + M a) - (y + M b) -> (x - y) + M (a - b): one product for two."""
+    flip = -1 if node.op == "sub" else 1
+    for p, a, x in _products(node.args[0]):
+        for q, b, y in _products(node.args[1]):
+            q *= flip
+            same = a.args[0] is b.args[0] and sizes(a.args[1].shape) == sizes(b.args[1].shape)
+            if not same or sizes(a.shape) != sizes(b.shape):
+                continue
+            first, second = (a.args[1], b.args[1]) if p >= q else (b.args[1], a.args[1])
+            product = make("matvec", a.args[0], make("add" if p == q else "sub", first, second))
+            product = make("neg", product) if p == q == -1 else product
+            return product if x is y is None else make("add", _rests(make, node.op, x, y), product)
+    return None
+
+
+def _products(node: Expr) -> list[tuple[int, Expr, Expr | None]]:
+    """List the ways to see a sum as a matrix times a vector, its sign, and the rest."""
+    match node.op:
+        case "matvec":
+            return [(1, node, None)]
+        case "add":
+            a, b = node.args
+            return [(1, one, rest) for one, rest in ((a, b), (b, a)) if one.op == "matvec"]
+        case "sub" if node.args[1].op == "matvec":
+            return [(-1, node.args[1], node.args[0])]
+    return []
+
+
+def _rests(make: Make, op: str, x: Expr | None, y: Expr | None) -> Expr:
+    """x + y or x - y, of which one may be nothing."""
+    if x is not None:
+        return x if y is None else make(op, x, y)
+    assert y is not None
+    return make("neg", y) if op == "sub" else y
 
 
 def _neg(make: Make, node: Expr) -> Expr | None:
@@ -451,8 +489,8 @@ def _table() -> Mapping[str, tuple[Rule, ...]]:
         if operation.kind == "elementwise":
             table[name] = (_fold, _bare_constants, _gather_axes)
     for name, rules in {
-        "add": (_add,),
-        "sub": (_sub,),
+        "add": (_add, _one_product),
+        "sub": (_sub, _one_product),
         "mul": (_merge_constants,),
         "neg": (_neg,),
         "div": (_div,),

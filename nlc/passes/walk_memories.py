@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from nlc.ir import normal_form
 from nlc.ir.expr import Expr, postorder
+from nlc.ir.met import met_at_start
 from nlc.ir.normal_form import Affine, still_parts
 from nlc.ir.schedule import Keeping
 from nlc.ir.shape import count
@@ -130,9 +131,11 @@ def _move_part(
     if schedule.kind == "scan":
         _scan(walk, memory, form, found)
         return
-    writes = [_write(walk, write) for write in form.writes] or [Write((), False, ((False, (0,)),))]
-    runs = []
     by_chunks = schedule.by_chunks
+    met = met_at_start(form) if by_chunks else {}
+    writes = [replace(_write(walk, w), met=r in met) for r, w in enumerate(form.writes)]
+    writes = writes or [Write((), False, ((False, (0,)),))]
+    runs = []
     for tiles in tilings(memory, part, kept.tile, form, walk.tokens, walk.piece, by_chunks):
         gates = _gates(walk, form, decays, tiles)
         key = (kept.gates, tiles.size, tiles.tiles, *(id(e) for row in decays for e in row))
@@ -143,7 +146,7 @@ def _move_part(
             made[key] = D
             walk.add(name, tally if gradients else Tally(tally.forward))
         solve = work_tiles.solve_tiles
-        if by_chunks and _apart(memory, kept, writes):
+        if by_chunks and _apart(kept, writes, min(memory.chunk, walk.piece or memory.chunk)):
             solve = work_tiles.move_tiles
         course, moved = solve(tiles, writes, D, form.transposed, memory.learned)
         runs.append(course)
@@ -164,10 +167,11 @@ def _hold(walk: Walk, name: str, part: str, form: Affine, made: Made) -> None:
     _move_part(walk, name, part, form.stopped.form, made)
 
 
-def _apart(memory: Memory, kept: Keeping, writes: list[Write]) -> bool:
-    """Say whether a chunk is one tile, its writes are known and its gates numbers."""
+def _apart(kept: Keeping, writes: list[Write], chunk: int) -> bool:
+    """Say whether a chunk is one tile, one write at most is solved and its gates are numbers."""
     numbers = kept.gates in ("ScalarGate", "CoupledGates")
-    return numbers and memory.chunk <= kept.tile and not any(w.p or w.c for w in writes)
+    solved = sum(bool(w.p) for w in writes) < 2 and not any(w.c for w in writes)
+    return numbers and chunk <= kept.tile and solved
 
 
 def _gates(
@@ -255,8 +259,15 @@ def tilings(
     if by_chunks:
         length = min(memory.chunk, piece or memory.chunk)
         whole, rest = divmod(tokens, length)
-        runs = [(length, whole, ends), (rest, 1, 0)]
-        return [run(c, many, min(size, c), ends) for c, many, ends in runs if c and many]
+        runs = [(0, length, whole, ends), (whole * length, rest, 1, 0)]
+        return [
+            replace(
+                run(c, many, min(size, c), ends),
+                begins=sum((at + i * c) % memory.chunk == 0 for i in range(many)),
+            )
+            for at, c, many, ends in runs
+            if c and many
+        ]
     if memory.reset is None:
         whole, rest = divmod(tokens, piece or tokens)
         first = run(piece or tokens, whole, size, 0)

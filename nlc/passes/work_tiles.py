@@ -19,7 +19,8 @@ from nlc.passes.work_gates import Products, inverse
 class Tiling:
     """`lanes` copies of n states [rows, columns] over `tiles` tiles of `size` tokens each.
 
-    `ends` of the tiles are followed by a reset, so that nothing reads the states after them.
+    `ends` of the tiles are followed by a reset, so that nothing reads the states after them;
+    `begins` of them begin a chunk.
     """
 
     lanes: int
@@ -29,6 +30,7 @@ class Tiling:
     size: int
     n: int = 1
     ends: int = 0
+    begins: int = 0
 
     def of_token(self, width: int, needs: bool) -> Sized:
         """A vector for each token, cut into tiles."""
@@ -40,13 +42,15 @@ class Write:
     """One outer product: whether each of its coefficients needs a gradient.
 
     `p` pairs that with the state that is read, `b` with the states it goes to, `c` with the write
-    of the same token that it sees; `u` is None for 0.
+    of the same token that it sees; `u` is None for 0. `met` says that what it reads of the state
+    before a chunk is known.
     """
 
     p: tuple[tuple[bool, int], ...]
     u: bool | None
     b: tuple[tuple[bool, tuple[int, ...]], ...]
     c: tuple[tuple[bool, int], ...] = ()
+    met: bool = False
 
 
 Keys = list[tuple[Sized, tuple[int, ...]]]
@@ -113,13 +117,17 @@ def solve_tiles(
 def move_tiles(
     t: Tiling, writes: list[Write], D: Products, transposed: bool, learned: bool
 ) -> tuple[Course, Tally]:
-    """Count known writes with gates of one number a token: `codegen/library_known.py`."""
+    """Count a tile whose gates are numbers, at most one write solved: `library_known.py`."""
     tally = Tally()
     at, d_v, d_k = Sizes(tally), t.rows, t.columns
     keys = [[(t.of_token(d_k, b), into) for b, into in w.b] for w in writes]
     E = [t.of_token(d_v, bool(w.u)) for w in writes]
-    state = Sized((t.tiles, t.lanes, d_k, d_v), learned)
     whole = D.whole()
+    if any(w.p for w in writes):
+        # the solve is made as a whole, whatever needs it
+        learned = True
+        _solve_tile(at, t, writes, D, (keys, E))
+    state = Sized((t.tiles, t.lanes, d_k, d_v), learned)
     needs = learned or whole.needs or any(x.needs for x in E)
     for _ in range(t.n):
         at.each(state, whole.last(1, 1), flops=t.n)
@@ -130,15 +138,41 @@ def move_tiles(
         for b, into in found:
             needs = needs or b.needs
             for j in range(t.n):
+                # all states are in one product, also those of which nothing is left
                 left = D.left_in(into, j)
-                if left is not None:
-                    # numbers go with the smaller side, and their gradients with one of the two
-                    small, large = (e, b) if d_k > d_v else (b, e)
-                    key = at.each(small, Sized((*small.shape[:-1], 1), left.needs))
-                    of_key = small.needs or (left.needs and not large.needs)
-                    at.matmul(Sized(key.shape, of_key).mT, large)
+                of_left = left is not None and left.needs
+                # numbers go with the smaller side, and their gradients with one of the two
+                small, large = (e, b) if d_k > d_v else (b, e)
+                key = at.each(small, Sized((*small.shape[:-1], 1), of_left))
+                of_key = small.needs or (of_left and not large.needs)
+                at.matmul(Sized(key.shape, of_key).mT, large)
     starts = Sized((t.tiles, t.lanes, d_v, t.n * d_k), needs)
     return Course(t, D, tuple(E), tuple(keys), starts, transposed), tally
+
+
+def _solve_tile(
+    at: Sizes, t: Tiling, writes: list[Write], D: Products, given: tuple[list[Keys], list[Sized]]
+) -> None:
+    """Count the one write that reads the state: of the start, of known writes, of itself."""
+    keys, E = given
+    r = next(r for r, w in enumerate(writes) if w.p)
+    V = E[r]
+    # a product for each tile but for those whose start is the state before the chunk
+    tiles = t.tiles - t.begins if writes[r].met else t.tiles
+    for needs, j in writes[r].p:
+        p = t.of_token(t.columns, needs)
+        x = at.each(p, Sized((*p.shape[:-1], 1), D.whole().needs))
+        at.matmul(
+            Sized((tiles, *x.shape[1:-1], t.n * t.columns), x.needs),
+            Sized((tiles, t.lanes, t.n * t.columns, t.rows)),
+        )
+        V = at.total([V, Sized(V.shape)])
+        for s, found in enumerate(keys):
+            for b, into in found:
+                scores = D.reach(at, into, j, p, b)
+                if scores is not None and s != r:
+                    V = at.total([V, at.matmul(scores, E[s])])
+    E[r] = at.matmul(inverse(at, Sized((t.tiles, t.lanes, t.size, t.size))), V)
 
 
 def carried(tally: Tally, t: Tiling, tiles: int, w: Sized, needs: bool) -> None:

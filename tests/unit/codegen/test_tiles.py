@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 from nlc.codegen.library_gates import BothProducts, DecayedKeys, Products
+from nlc.codegen.library_known import SolveTile
 from nlc.codegen.library_tiles import TileScan, carried
 from torch import Tensor
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
 
 from tests.references.specs import block, resolve
 from tests.unit.codegen.agree import agree
@@ -91,6 +92,24 @@ def test_from_tile_to_tile(n: int, width: int, known: bool) -> None:
         assert torch.allclose(a, c, atol=1e-12)
 
 
+def test_a_tile_by_itself_is_solved() -> None:
+    V = draw(2, 4, 3)
+    pairs = [draw(2, 4, 3, seed=1), draw(2, 4, 3, seed=2), draw(2, 4, 4, seed=3)]
+    pairs += [draw(2, 4, 5, seed=4), draw(2, 4, 5, seed=5), draw(2, 4, 4, seed=6)]
+
+    def solved(V: Tensor, *pairs: Tensor) -> Tensor:
+        """With tables that are 0 on and above the diagonal, as those of gates are."""
+        masked = [x.tril(-1) if i % 3 == 2 else x for i, x in enumerate(pairs)]
+        found: Tensor = SolveTile.apply(V, *masked)
+        return found
+
+    p, b, T, q, c, G = pairs
+    A = (p @ b.mT * T + q @ c.mT * G).tril(-1)
+    assert torch.allclose(solved(V, *pairs), torch.linalg.solve(torch.eye(4) - A, V))
+    assert gradcheck(solved, (V, *pairs), fast_mode=True)
+    assert gradgradcheck(solved, (V, *pairs), fast_mode=True)
+
+
 def test_states_are_carried_as_written() -> None:
     Z, w = draw(2, 5, 3, seed=1), draw(2, 2, 3, seed=2)
     M = torch.cat([z.mT for z in Z.unflatten(0, (2,))], 0)
@@ -116,3 +135,34 @@ def test_a_write_may_read_only_what_the_same_token_wrote() -> None:
 """)
     (schedule,) = agree(resolve(text), tokens=9).schedules.values()
     assert schedule.kind == "tile-solve"
+
+
+@pytest.mark.parametrize("lead", ["", "[heads]"])
+def test_a_chunk_whose_write_reads_what_runs_is_one_tile(lead: str) -> None:
+    one = """
+  weights W_1, W_2, W_3 : linear(d -> d_k)
+  q1, k1, v1 = W_1(x), W_2(x), W_3(x)
+"""
+    text = block(
+        f"""{one if not lead else "  q1, k1, v1 = q, k, q + k"}
+  weights W_b : linear(d -> 1)
+  b = sum(sigmoid(W_b(x)))
+  c = unit(k1)
+  memory M{lead} : mlp(d_k -> h -> d_k, residual) at fast {{
+    key c
+    value prev(self)(v1)
+    update {{
+      self.layer1 = self.layer1 @ (b - b * outer(c, c)) - b * grad.layer1
+      self.layer2 = b * self.layer2 - 0.1 * grad.layer2
+    }}
+    init learned
+  }}
+  out = W_o(v * sum(prev(M)(q1), over = d_k))
+""",
+        chunk="4",
+    ).replace("dims {", "dims { h = 5,")
+    compiled = agree(resolve(text), tokens=11)
+    (schedule,) = compiled.schedules.values()
+    assert schedule.kind == "tile-solve"
+    # what the write reads where a chunk begins is known of the gradient
+    assert "met=met" in compiled.files()["model.py"]

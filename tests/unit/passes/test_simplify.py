@@ -86,6 +86,20 @@ def test_products_with_simple_matrices_cost_no_matrix_product():
     assert not any(node.op == "matmul" for node in postorder([left]))
 
 
+def test_one_matrix_of_two_vectors_is_one_product():
+    c = Made()
+    S, a, b = c.stream("S", M, N), c.stream("a", N), c.stream("b", N)
+    x, y = c.stream("x", M), c.stream("y", M)
+    of_a, of_b = c("matvec", S, a), c("matvec", S, b)
+    one = c("matvec", S, c("sub", a, b))
+    assert c.simple(c("sub", of_a, of_b)) is one
+    assert c.simple(c("sub", c("add", x, of_a), c("add", of_b, y))) is c("add", c("sub", x, y), one)
+    assert c.simple(c("sub", c("sub", x, of_b), c("sub", y, of_a))) is c("add", c("sub", x, y), one)
+    assert c.simple(c("sub", of_a, c("add", of_b, y))) is c("sub", one, y)
+    other = c("matvec", c.stream("L", M, N), b)
+    assert c.simple(c("sub", of_a, other)) is c("sub", of_a, other)
+
+
 def test_norms_squared_are_dots():
     c = Made()
     x = c.stream("x", N)
