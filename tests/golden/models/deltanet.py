@@ -133,6 +133,7 @@ class Write(NamedTuple):
     u: Tensor | None
     b: list[tuple[Tensor, tuple[int, ...]]]  # along which it goes, and into which states
     c: tuple[tuple[Tensor, int], ...] = ()  # how much of the same token's write s it sees
+    met: Tensor | None = None  # M p of the one state before the chunk, where that is known
 
 
 class Tiles(NamedTuple):

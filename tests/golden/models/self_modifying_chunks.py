@@ -223,6 +223,7 @@ class Write(NamedTuple):
     u: Tensor | None
     b: list[tuple[Tensor, tuple[int, ...]]]  # along which it goes, and into which states
     c: tuple[tuple[Tensor, int], ...] = ()  # how much of the same token's write s it sees
+    met: Tensor | None = None  # M p of the one state before the chunk, where that is known
 
 
 class Tiles(NamedTuple):
@@ -915,6 +916,11 @@ class Tile:
         self.front = front  # B, C, *lead
         self.goes_on, self.after = goes_on, None
 
+    def without(self, r):
+        """The same tile without a write."""
+        writes, keys = ([*x[:r], *x[r + 1 :]] for x in (self.writes, self.keys))
+        return Tile(self.gates, writes, keys, self.starts, self.front)
+
     def moved(self):
         """The states after the tile."""
         if self.after is None:
@@ -950,8 +956,10 @@ def from_rows(y: Tensor, front: tuple[int, ...]) -> Tensor:
     return y.view(front[0], *front[2:], *y.shape[1:]).movedim(-2, 1)
 
 
-def move_tile(writes: list[Any], D: Numbers, front: tuple[int, ...], states: Any) -> Tile:
-    """The course over one tile, which knows the states after it."""
+def move_tile(
+    writes: list[Any], D: Numbers, front: tuple[int, ...], states: Any, begins: bool
+) -> Tile:
+    """The course over one tile, which knows the states after it; `begins` says a chunk does."""
     states = states if isinstance(states, Stacked) else Stacked.of(states)
     like, (d_k, d_v) = states.whole, states.shape
 
@@ -961,7 +969,73 @@ def move_tile(writes: list[Any], D: Numbers, front: tuple[int, ...], states: Any
 
     E = [rows(like.new_zeros(1) if w.u is None else w.u, d_v) for w in writes]
     keys = [[(rows(b, d_k), into) for b, into in w.b] for w in writes]
+    for r, w in enumerate(writes):
+        if w.p:
+            asked = [(rows(p, d_k), j) for p, j in w.p]
+            met = rows(w.met, d_v) if begins and w.met is not None else None
+            E[r] = solve_tile(r, asked, Tile(D, E, keys, states, front), met)
     return Tile(D, E, keys, states, front, goes_on=True)
+
+
+def solve_tile(r: int, asked: list[tuple[Tensor, int]], path: Tile, met: Tensor | None) -> Tensor:
+    """e = sum_j M_j p_j + u of the one write r that reads what runs.
+
+    Others are known; `met` is what it reads of the one state before the tile, if that is known.
+    """
+    D, e, pairs = path.gates, path.writes[r], []
+    for p, j in asked:
+        if met is None:
+            e = e + path.without(r).along(p, False, j)
+        else:
+            (since,) = D.since(j, late=False)
+            e = e + met if since is None else torch.addcmul(e, met, since)
+        for b, into in path.keys[r]:
+            table = D.reach(into, j, late=False)
+            pairs += [] if table is None else [p, b, table]
+    return SolveTile.apply(e, *pairs) if pairs else e
+
+
+class SolveTile(torch.autograd.Function):
+    """E = A E + V with A = sum T * p b^T, where the tables T are below their diagonal."""
+
+    @staticmethod
+    def forward(ctx, V, *pairs):
+        scores = [torch.bmm(p, b.mT) for p, b, _ in triples(pairs)]
+        solve = unit_lower_inverse(scored(scores, pairs))
+        E = torch.bmm(solve, V)
+        ctx.save_for_backward(*pairs, *scores, solve, E)
+        return E
+
+    @staticmethod
+    def backward(ctx, dE):
+        *given, solve, E = ctx.saved_tensors
+        _, *needs = ctx.needs_input_grad
+        pairs, scores = given[: len(needs)], given[len(needs) :]
+        if torch.is_grad_enabled():
+            # this is differentiated again, and then the inverse hangs on what made it
+            scores = [torch.bmm(p, b.mT) for p, b, _ in triples(pairs)]
+            solve = unit_lower_inverse(scored(scores, pairs))
+        dV = torch.bmm(solve.mT, dE)
+        dA, found = torch.bmm(dV, E.mT), []
+        for (p, b, table), met, (of_p, of_b, of_table) in zip(
+            triples(pairs), scores, triples(needs), strict=True
+        ):
+            dscores = dA * table if of_p or of_b else None
+            found += [torch.bmm(dscores, b) if of_p else None]
+            found += [torch.bmm(dscores.mT, p) if of_b else None]
+            found += [dA * met if of_table else None]
+        return dV, *found
+
+
+def scored(scores: list[Tensor], pairs: Any) -> Tensor:
+    """A, from the products that each pair's table goes to."""
+    found = [x * table for x, (_, _, table) in zip(scores, triples(pairs), strict=True)]
+    return sum(found[1:], found[0])
+
+
+def triples(x: Any) -> list[Any]:
+    """Cut a list into threes."""
+    return [x[i : i + 3] for i in range(0, len(x), 3)]
 
 
 def read_tile(q: Tensor, path: Tile, late: bool = True, state: int = 0) -> Tensor:
@@ -1009,6 +1083,8 @@ def run_chunks(
     """
     course: list[Any] = []
     at, turns = 0, in_turns(states)
+    # whether the states are those before the chunk
+    begins = all(states[0][part] is start[part] for part in moves)
     for length, n in chunk_runs(position, streams[0].shape[1], chunk):
         rows = streams[0].shape[0]
         lead = lead_of(*next((states[0][part], m) for part, m in moves.items()))
@@ -1025,18 +1101,22 @@ def run_chunks(
             tiles = {}
             for part in moves:
                 front = (rows, length, *lead)
-                tiles[part], M[part] = move(made[part], by_chunk[part][i], front, M[part])
+                D = by_chunk[part][i]
+                tiles[part], M[part] = move(made[part], D, front, M[part], begins)
             chunks = Chunks(tiles, [unmoved(state, moves) for state in states], start, 1)
             found.append(chunks if read is None else read(queries[i], chunks))
             # a tile that was read has moved with it
             M = {part: x.moved() if isinstance(x, Tile) else x for part, x in M.items()}
             position += length
+            begins = position % chunk == 0
             if reset is not None and position % reset[0] == 0:
                 states = reset[1]
                 M = {part: below([s[part] for s in states], m) for part, m in moves.items()}
-            if position % chunk == 0:
+            if begins:
                 start = moved(states, M, moves, 0)
-        states = [moved(states, M, moves, j) for j in range(len(states))]
+        states = [
+            start if begins and j == 0 else moved(states, M, moves, j) for j in range(len(states))
+        ]
         at += length * n
         if read is not None:
             course.append(torch.stack(found, 1).flatten(1, 2))
@@ -1092,11 +1172,13 @@ def pieces(x: Tensor, n: int, lead: tuple[int, ...]) -> tuple[Tensor, ...]:
     return tuple(y.movedim(last - 1, 1) for y in x.movedim(2, last).contiguous().unbind(1))
 
 
-def move(writes: list[Any], D: Any, front: tuple[int, ...], M: Any) -> tuple[Any, ...]:
+def move(
+    writes: list[Any], D: Any, front: tuple[int, ...], M: Any, begins: bool
+) -> tuple[Any, ...]:
     """Move a part over a chunk: its course, and what has the states after it."""
     if isinstance(D, Numbers):
-        if not any(w.p or w.c for w in writes):
-            tile = move_tile(writes, D, front, M)
+        if sum(bool(w.p) for w in writes) < 2 and not any(w.c for w in writes):
+            tile = move_tile(writes, D, front, M, begins)
             return tile, tile
         D = D.general()
     d_k = M[0].shape[-2]
@@ -1313,11 +1395,13 @@ class MixerMK(nn.Module):
             layer2_weight = start["layer2.weight"]
             value = (-eta).unsqueeze(2)
             p = value * k
-            b, slope = gelu_with_slope(matvecs(layer1_weight, wide(k)))
-            total = v + matvecs(layer2_weight, F.gelu(matvecs(layer1_weight, wide(v))))
-            u = value * (k + matvecs(layer2_weight, b) - total)
+            value_1 = matvecs(layer1_weight, wide(k))
+            b, slope = gelu_with_slope(value_1)
+            total = k - v + matvecs(layer2_weight, b - F.gelu(matvecs(layer1_weight, wide(v))))
+            u = value * total
             u_1 = matvecs(layer2_weight.mT, u) * slope
-            e = Write([(p, 0)], u_1, [(k, (0,))])
+            met = value * value_1
+            e = Write([(p, 0)], u_1, [(k, (0,))], met=met)
             e_1 = Write([], u, [(b, (0,))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
@@ -1326,7 +1410,7 @@ class MixerMK(nn.Module):
         # e = u
         # M_k.layer2.weight_t = M_k.layer2.weight_{t-1} g + e b^T
         moves = {
-            "layer1.weight": Moves([[alpha]], ScalarGate, 32),
+            "layer1.weight": Moves([[alpha]], ScalarGate, 64),
             "layer2.weight": Moves([[alpha]], ScalarGate, 64),
         }
         path, M_k, M_k_start = run_chunks(
@@ -1365,8 +1449,7 @@ class MixerMK(nn.Module):
         value_1 = k_1.unsqueeze(1)
         value_2 = eta.unsqueeze(1).unsqueeze(2)
         gelu, slope = gelu_with_slope(matvec(layer1_weight_1, k_1))
-        total = v + matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v))))
-        difference = k + matvec(layer2_weight, gelu) - total
+        total = k - v + matvec(layer2_weight, gelu - F.gelu(matvec(layer1_weight_1, wide(v))))
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:28)
         value_3 = torch.addcmul(
             value * layer1_weight,
@@ -1376,15 +1459,12 @@ class MixerMK(nn.Module):
         )
         M_k_layer1_weight = torch.addcmul(
             value_3,
-            value_2 * (matvec(layer2_weight.mT, difference) * slope).unsqueeze(2),
+            value_2 * (matvec(layer2_weight.mT, total) * slope).unsqueeze(2),
             value_1,
             value=-1,
         )
         M_k_layer2_weight = torch.addcmul(
-            value * M_k["layer2.weight"],
-            value_2 * difference.unsqueeze(2),
-            gelu.unsqueeze(1),
-            value=-1,
+            value * M_k["layer2.weight"], value_2 * total.unsqueeze(2), gelu.unsqueeze(1), value=-1
         )
         return {"layer1.weight": M_k_layer1_weight, "layer2.weight": M_k_layer2_weight}
 
@@ -1441,11 +1521,13 @@ class MixerMV(nn.Module):
             layer2_weight = start["layer2.weight"]
             value = (-eta).unsqueeze(2)
             p = value * k
-            b, slope = gelu_with_slope(matvecs(layer1_weight, wide(k)))
-            total = v + matvecs(layer2_weight, F.gelu(matvecs(layer1_weight, wide(v))))
-            u = value * (k + matvecs(layer2_weight, b) - total)
+            value_1 = matvecs(layer1_weight, wide(k))
+            b, slope = gelu_with_slope(value_1)
+            total = k - v + matvecs(layer2_weight, b - F.gelu(matvecs(layer1_weight, wide(v))))
+            u = value * total
             u_1 = matvecs(layer2_weight.mT, u) * slope
-            e = Write([(p, 0)], u_1, [(k, (0,))])
+            met = value * value_1
+            e = Write([(p, 0)], u_1, [(k, (0,))], met=met)
             e_1 = Write([], u, [(b, (0,))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
@@ -1454,7 +1536,7 @@ class MixerMV(nn.Module):
         # e = u
         # M_v.layer2.weight_t = M_v.layer2.weight_{t-1} g + e b^T
         moves = {
-            "layer1.weight": Moves([[alpha]], ScalarGate, 32),
+            "layer1.weight": Moves([[alpha]], ScalarGate, 64),
             "layer2.weight": Moves([[alpha]], ScalarGate, 64),
         }
         path, M_v, M_v_start = run_chunks(
@@ -1493,8 +1575,7 @@ class MixerMV(nn.Module):
         value_1 = k_1.unsqueeze(1)
         value_2 = eta.unsqueeze(1).unsqueeze(2)
         gelu, slope = gelu_with_slope(matvec(layer1_weight_1, k_1))
-        total = v + matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v))))
-        difference = k + matvec(layer2_weight, gelu) - total
+        total = k - v + matvec(layer2_weight, gelu - F.gelu(matvec(layer1_weight_1, wide(v))))
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:28)
         value_3 = torch.addcmul(
             value * layer1_weight,
@@ -1504,15 +1585,12 @@ class MixerMV(nn.Module):
         )
         M_v_layer1_weight = torch.addcmul(
             value_3,
-            value_2 * (matvec(layer2_weight.mT, difference) * slope).unsqueeze(2),
+            value_2 * (matvec(layer2_weight.mT, total) * slope).unsqueeze(2),
             value_1,
             value=-1,
         )
         M_v_layer2_weight = torch.addcmul(
-            value * M_v["layer2.weight"],
-            value_2 * difference.unsqueeze(2),
-            gelu.unsqueeze(1),
-            value=-1,
+            value * M_v["layer2.weight"], value_2 * total.unsqueeze(2), gelu.unsqueeze(1), value=-1
         )
         return {"layer1.weight": M_v_layer1_weight, "layer2.weight": M_v_layer2_weight}
 
@@ -1569,11 +1647,13 @@ class MixerMMem(nn.Module):
             layer2_weight = start["layer2.weight"]
             value = (-eta).unsqueeze(2)
             p = value * k
-            b, slope = gelu_with_slope(matvecs(layer1_weight, wide(k)))
-            total = v + matvecs(layer2_weight, F.gelu(matvecs(layer1_weight, wide(v))))
-            u = value * (k + matvecs(layer2_weight, b) - total)
+            value_1 = matvecs(layer1_weight, wide(k))
+            b, slope = gelu_with_slope(value_1)
+            total = k - v + matvecs(layer2_weight, b - F.gelu(matvecs(layer1_weight, wide(v))))
+            u = value * total
             u_1 = matvecs(layer2_weight.mT, u) * slope
-            e = Write([(p, 0)], u_1, [(k, (0,))])
+            met = value * value_1
+            e = Write([(p, 0)], u_1, [(k, (0,))], met=met)
             e_1 = Write([], u, [(b, (0,))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
@@ -1623,8 +1703,7 @@ class MixerMMem(nn.Module):
         value_1 = k_1.unsqueeze(1)
         value_2 = eta.unsqueeze(1).unsqueeze(2)
         gelu, slope = gelu_with_slope(matvec(layer1_weight_1, k_1))
-        total = v + matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v))))
-        difference = k + matvec(layer2_weight, gelu) - total
+        total = k - v + matvec(layer2_weight, gelu - F.gelu(matvec(layer1_weight_1, wide(v))))
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:28)
         value_3 = torch.addcmul(
             value * layer1_weight,
@@ -1634,13 +1713,13 @@ class MixerMMem(nn.Module):
         )
         M_mem_layer1_weight = torch.addcmul(
             value_3,
-            value_2 * (matvec(layer2_weight.mT, difference) * slope).unsqueeze(2),
+            value_2 * (matvec(layer2_weight.mT, total) * slope).unsqueeze(2),
             value_1,
             value=-1,
         )
         M_mem_layer2_weight = torch.addcmul(
             value * M_mem["layer2.weight"],
-            value_2 * difference.unsqueeze(2),
+            value_2 * total.unsqueeze(2),
             gelu.unsqueeze(1),
             value=-1,
         )
@@ -1697,12 +1776,15 @@ class MixerMEta(nn.Module):
             """What the tokens of a chunk write, from the state before it."""
             layer1_weight = start["layer1.weight"]
             layer2_weight = start["layer2.weight"]
-            p = (-eta).unsqueeze(2) * k
-            b, slope = gelu_with_slope(matvecs(layer1_weight, wide(k)))
-            value = matvecs(layer2_weight, F.gelu(matvecs(layer1_weight, wide(v)))).squeeze(-1)
-            u = (-(eta * (matvecs(layer2_weight, b).squeeze(-1) - value))).unsqueeze(2)
+            value = (-eta).unsqueeze(2)
+            p = value * k
+            value_1 = matvecs(layer1_weight, wide(k))
+            b, slope = gelu_with_slope(value_1)
+            value_2 = matvecs(layer2_weight, F.gelu(matvecs(layer1_weight, wide(v)))).squeeze(-1)
+            u = (-(eta * (matvecs(layer2_weight, b).squeeze(-1) - value_2))).unsqueeze(2)
             u_1 = torch.einsum("boi,bti->bto", layer2_weight.mT, u) * slope
-            e = Write([(p, 0)], u_1, [(k, (0,))])
+            met = value * value_1
+            e = Write([(p, 0)], u_1, [(k, (0,))], met=met)
             e_1 = Write([], u, [(b, (0,))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
@@ -1711,7 +1793,7 @@ class MixerMEta(nn.Module):
         # e = u
         # M_eta.layer2.weight_t = M_eta.layer2.weight_{t-1} g + e b^T
         moves = {
-            "layer1.weight": Moves([[alpha]], ScalarGate, 32),
+            "layer1.weight": Moves([[alpha]], ScalarGate, 64),
             "layer2.weight": Moves([[alpha]], ScalarGate, 64),
         }
         path, M_eta, M_eta_start = run_chunks(
@@ -1819,12 +1901,15 @@ class MixerMAlpha(nn.Module):
             """What the tokens of a chunk write, from the state before it."""
             layer1_weight = start["layer1.weight"]
             layer2_weight = start["layer2.weight"]
-            p = (-eta).unsqueeze(2) * k
-            b, slope = gelu_with_slope(matvecs(layer1_weight, wide(k)))
-            value = matvecs(layer2_weight, F.gelu(matvecs(layer1_weight, wide(v)))).squeeze(-1)
-            u = (-(eta * (matvecs(layer2_weight, b).squeeze(-1) - value))).unsqueeze(2)
+            value = (-eta).unsqueeze(2)
+            p = value * k
+            value_1 = matvecs(layer1_weight, wide(k))
+            b, slope = gelu_with_slope(value_1)
+            value_2 = matvecs(layer2_weight, F.gelu(matvecs(layer1_weight, wide(v)))).squeeze(-1)
+            u = (-(eta * (matvecs(layer2_weight, b).squeeze(-1) - value_2))).unsqueeze(2)
             u_1 = torch.einsum("boi,bti->bto", layer2_weight.mT, u) * slope
-            e = Write([(p, 0)], u_1, [(k, (0,))])
+            met = value * value_1
+            e = Write([(p, 0)], u_1, [(k, (0,))], met=met)
             e_1 = Write([], u, [(b, (0,))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
@@ -1833,7 +1918,7 @@ class MixerMAlpha(nn.Module):
         # e = u
         # M_alpha.layer2.weight_t = M_alpha.layer2.weight_{t-1} g + e b^T
         moves = {
-            "layer1.weight": Moves([[alpha]], ScalarGate, 32),
+            "layer1.weight": Moves([[alpha]], ScalarGate, 64),
             "layer2.weight": Moves([[alpha]], ScalarGate, 64),
         }
         path, M_alpha, M_alpha_start = run_chunks(
