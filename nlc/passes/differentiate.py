@@ -11,12 +11,12 @@ from collections.abc import Iterable
 
 from nlc.diagnostics import Faults
 from nlc.errors import InternalError
-from nlc.ir.expr import Expr, Graph, postorder, rewrite
-from nlc.ir.operations import OPERATIONS, broadcast
-from nlc.ir.shape import Shape
-from nlc.passes.gradients import GRADIENTS, Maker, NoGradient
+from nlc.ir.expr import Expr, Graph, rewrite
+from nlc.ir.operations import OPERATIONS
+from nlc.passes.gradients import NoGradient
 from nlc.passes.orthogonal import write_out
-from nlc.passes.shaping import expand, unbroadcast
+from nlc.passes.reverse import NoPath, pull_back
+from nlc.passes.shaping import expand
 from nlc.passes.simplify import simplify
 
 Variables = dict[str, Expr]
@@ -71,66 +71,17 @@ def _put_in(graph: Graph, gradient: Expr, memory: str, values: Variables) -> Exp
 
 def _gradients(graph: Graph, objective: Expr, memory: str) -> Variables:
     """Return d objective / d variable(memory, part) for every part it depends on."""
-    make = Maker(graph)
     [objective] = write_out(graph, simplify(graph, [objective]))
-    order = list(postorder([objective]))
-    depends: set[int] = set()
-    for node in order:
-        own = node.op == "variable" and node.attr("memory") == memory
-        if own or (_passes(node) and any(id(arg) in depends for arg in node.args)):
-            depends.add(id(node))
 
-    adjoints: dict[int, Expr] = {id(objective): graph.constant(1.0)}
-    found: Variables = {}
-    for node in reversed(order):
-        g = adjoints.pop(id(node), None)
-        if g is None or id(node) not in depends:
-            continue
-        if node.op == "variable":
-            found[node.attr("part")] = g
-            continue
-        row = GRADIENTS[node.op]
-        if isinstance(row, NoGradient):
-            _refuse(node, row)
-            continue
-        for i, arg in enumerate(node.args):
-            if id(arg) not in depends:
-                continue
-            share = unbroadcast(graph, row(make, node, g, i), _full(node, arg), arg.shape)
-            before = adjoints.get(id(arg))
-            adjoints[id(arg)] = share if before is None else make("add", before, share)
-    return found
+    def own(node: Expr) -> bool:
+        return node.op == "variable" and bool(node.attr("memory") == memory)
 
-
-def _passes(node: Expr) -> bool:
-    row = GRADIENTS[node.op]
-    return not (isinstance(row, NoGradient) and row.constant)
-
-
-def _full(node: Expr, arg: Expr) -> Shape:
-    """Return the shape to which an argument was broadcast."""
-    kind = OPERATIONS[node.op].kind
-    if kind == "elementwise":
-        return node.shape
-    if kind == "contraction" or node.op in ("solve", "concat", "rotate"):
-        tail = 1 if node.op in ("dot", "concat", "rotate") else _tail(node, arg)
-        front = broadcast(tuple(other.shape[: -_tail(node, other)] for other in node.args))
-        return (*front, *arg.shape[len(arg.shape) - tail :])
-    if node.op == "lookup":
-        return (*node.args[1].shape, *arg.shape)
-    return arg.shape
-
-
-def _tail(node: Expr, arg: Expr) -> int:
-    """Return how many of an argument's last axes a contraction takes as a whole."""
-    match node.op:
-        case "matmul":
-            return 2
-        case "matvec":
-            return 2 if arg is node.args[0] else 1
-        case "solve":
-            return 1 if node.attr("vector") and arg is node.args[1] else 2
-    return 1
+    try:
+        found = pull_back(graph, [(objective, graph.constant(1.0))], own)
+    except NoPath as fault:
+        _refuse(fault.node, fault.row)
+        raise
+    return {leaf.attr("part"): gradient for leaf, gradient in found.items()}
 
 
 def _refuse(node: Expr, row: NoGradient) -> None:
