@@ -86,6 +86,18 @@ def in_rows(x: Tensor, front: tuple[int, ...], rank: int, rows: bool, copies: bo
     return x.expand(*front, *own).reshape(-1, *own).contiguous()
 
 
+def each_token(x: Tensor, front: tuple[int, ...], rank: int, tokens: int, copies: bool) -> Tensor:
+    """Give all rows, tokens and copies a value: [B, T, (*lead), *own] -> [B, T, H, *own]."""
+    own = x.shape[x.ndim - rank :]
+    if not copies:
+        x = x.reshape(*x.shape[:2], *[1] * (len(front) - 1), *own)
+    return (
+        x.expand(front[0], tokens, *front[1:], *own)
+        .reshape(front[0], tokens, -1, *own)
+        .contiguous()
+    )
+
+
 def front_of(given: list[tuple[Tensor, bool]], state: Tensor) -> tuple[int, ...]:
     """B, T, *lead of all that is given, some of which may be one for all tokens or copies."""
     fronts = [x.shape[: x.ndim - 1] if vector else x.shape for x, vector in given]

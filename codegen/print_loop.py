@@ -27,12 +27,18 @@ def print_loop(printer: Printer, node: fx.Node, loop: Loop) -> None:
     writer, names = printer.writer, printer.names
     count, end = len(loop.items), len(loop.items) + len(loop.carried)
     around = node.args[end : end + len(loop.around)]
-    rest = [printer.operand(a) for a in node.args[end + len(loop.around) :]]
+    further = node.args[end + len(loop.around) :]
+    given = further[len(further) - loop.kernel.count :] if loop.kernel is not None else ()
+    rest = [printer.operand(a) for a in further[: len(further) - len(given)]]
     for name, item in zip(loop.items, node.args[:count], strict=True):
         # one line each, with what cuts it
         printer.settle(item, writer.room - 24, name.rpartition("_")[0])
     items = [printer.operand(item, 17) for item in node.args[:count]]
     held = hold(printer, node, loop.carried, node.args[count:end])
+    parts = parts_of(node)
+    if loop.kernel is not None:
+        _print_kernel(printer, node, loop, list(given), held)
+        writer.depth += 1
     rows = [names.fresh(f"{row}_rows") for row in loop.rows]
     for name in rows:
         writer.line(f"{name} = []")
@@ -69,16 +75,39 @@ def print_loop(printer: Printer, node: fx.Node, loop: Loop) -> None:
             text = inner.operand(value)
             if text != name:
                 writer.line(f"{name} = {text}")
-    parts = parts_of(node)
     for i, (name, row) in enumerate(zip(rows, loop.rows, strict=True)):
         if i in parts and row in loop.lists:
             printer.bind(parts[i], name)
         elif i in parts:
             join = "cat" if loop.chunk or loop.length else "stack"
-            writer.line(f"{printer.take(row, parts[i], node)} = torch.{join}({name}, 1)")
+            bound = printer.bound.get(parts[i]) or printer.take(row, parts[i], node)
+            writer.line(f"{bound} = torch.{join}({name}, 1)")
+    if loop.kernel is not None:
+        writer.depth -= 1
     for i, name in enumerate(held, len(rows)):
         if i in parts:
             printer.bind(parts[i], name)
+
+
+def _print_kernel(
+    printer: Printer, node: fx.Node, loop: Loop, given: list[Any], held: list[str]
+) -> None:
+    """Print the call that runs the whole loop where kernels run, and `else:`."""
+    kernel, writer, parts = loop.kernel, printer.writer, parts_of(node)
+    assert kernel is not None
+    for value in given:
+        printer.settle(value, writer.room - 24)
+    words = [printer.operand(value) for value in given]
+    states = [held[loop.carried.index(name)] for name in kernel.carried]
+    results = [
+        printer.take(row, parts[i], node) if i in parts else "_" for i, row in enumerate(loop.rows)
+    ]
+    first = f'{states[0]}["{kernel.part}"]' if kernel.part else states[0]
+    writer.line(f"if kernels.{kernel.guard}({first}):")
+    with writer.indent():
+        head = f"{', '.join([*results, *states])} = kernels.{kernel.name}("
+        writer.call(head, [*words, *states])
+    writer.line("else:")
 
 
 def _over(taken: list[str], pieces: list[str], room: int) -> list[str]:

@@ -136,6 +136,20 @@ def choose(condition: bool, yes: Operand, no: Operand) -> Operand:
     return yes if condition else no
 
 
+@dataclass(frozen=True)
+class LoopKernel:
+    """A function that runs a whole loop: it takes `count` arguments and the states `carried`.
+
+    `guard` says of the first state, or of the `part` of it, whether it is called.
+    """
+
+    name: str
+    count: int
+    carried: tuple[str, ...]
+    guard: str
+    part: str = ""
+
+
 @dataclass(eq=False)
 class Loop:
     """A loop over tokens as one call: its body runs for each.
@@ -148,6 +162,8 @@ class Loop:
 
     With `length` it goes over windows of so many tokens, or what is left of them: its items are
     pieces of the sequences, `counter` is how many tokens a piece has, and rows are joined.
+
+    Where a `kernel` does the same, the call's last arguments are what that takes.
     """
 
     body: Program
@@ -160,6 +176,7 @@ class Loop:
     chunk: int = 0
     lists: tuple[str, ...] = ()
     length: int = 0
+    kernel: LoopKernel | None = None
 
     __name__ = "loop"
     __module__ = "nlc.codegen.program"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nlc.codegen.arguments import argument_name
 from nlc.codegen.lowering import batch_of
 from nlc.codegen.names import identifier
-from nlc.codegen.program import Loop, Program, note
+from nlc.codegen.program import Loop, LoopKernel, Program, note
 from nlc.codegen.scope import Scope
 from torch import fx
 
@@ -161,9 +161,14 @@ def token_loop(
         else:
             after.append(next(v for k, v in nested.items() if identifier(k) == name))
     body.finish((tuple(rows), tuple(after)))
+    wide = {name: bool(row.meta["wide"]) for name, row in zip(needed, rows, strict=False)}
+    kernel: LoopKernel | None = None
+    given: list[fx.Node] = []
+    if not chunk and owner.loop_kernel is not None:
+        kernel, given = owner.loop_kernel(outer, steps, memories, wide, tuple(names))
     loop = Loop(
         body, tuple(items), (*needed, *lists), tuple(names), counter,
-        "position" if counter else None, tuple(around), chunk, tuple(lists),
+        "position" if counter else None, tuple(around), chunk, tuple(lists), kernel=kernel,
     )  # fmt: skip
     arguments = [*items.values(), *carried.values(), *around.values()]
     if counter:
@@ -171,6 +176,7 @@ def token_loop(
         arguments.append(outer.position)
     if not items:
         arguments.append(outer.tokens())
+    arguments += given
     node = outer.program.call(loop, *arguments)
     parts = outer.program.unpack(node, [*needed, *lists, *names])
     for name, part, row in zip(needed, parts, rows, strict=False):

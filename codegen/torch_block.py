@@ -10,7 +10,7 @@ In: a `Unit` and the classes of its memories. Out: the text of an `nn.Module`:
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -27,7 +27,7 @@ from nlc.codegen.parameters import (
     usual,
 )
 from nlc.codegen.printer import Printer
-from nlc.codegen.program import Program, note
+from nlc.codegen.program import LoopKernel, Program, note
 from nlc.codegen.runner import Runner, initial_arguments
 from nlc.codegen.scope import Scope, memory_path
 from nlc.codegen.torch_memory import (
@@ -50,6 +50,10 @@ from nlc.ir.shape import Shape, show, sizes
 from nlc.ir.system import Call, Equation, Memory, System
 
 Comment = Callable[[Any], list[str]]
+LoopFinder = Callable[
+    [Scope, Sequence[Any], Sequence[str], Mapping[str, bool], tuple[str, ...]],
+    tuple[LoopKernel | None, list[fx.Node]],
+]
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ class UnitWriter:
     integers: set[str] = field(default_factory=set)
     shared_blocks: dict[str, str] = field(default_factory=dict)
     system: System | None = None
+    # finds the kernel of a loop over tokens, and what that takes
+    loop_kernel: LoopFinder | None = None
 
     def __post_init__(self) -> None:
         unit = self.unit

@@ -6,6 +6,7 @@ that imports torch only; the same for the same spec.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -13,18 +14,23 @@ from typing import Any
 from nlc.codegen.library_source import library_texts
 from nlc.codegen.names import class_names
 from nlc.codegen.on_the_way import read_on_the_way
-from nlc.codegen.torch_block import UnitWriter
+from nlc.codegen.program import LoopKernel
+from nlc.codegen.scope import Scope
+from nlc.codegen.torch_block import LoopFinder, UnitWriter
 from nlc.codegen.torch_memory import MemoryWriter
 from nlc.codegen.torch_tiles import read_product
 from nlc.codegen.triton.fuse import fuse
+from nlc.codegen.triton.loop_call import call_loop, find_loop
+from nlc.codegen.triton.loop_plan import LoopPlan
 from nlc.codegen.triton.module import emit_kernels
 from nlc.codegen.triton.plan import KernelPlan, plan_kernels
 from nlc.codegen.triton.sequential_step import StepPlan, plan_step, step_name
 from nlc.codegen.unit import Unit, expressions, of_memory, starts_anew, units
 from nlc.codegen.writer import Writer
+from torch import fx
 
 from nlc.ir.expr import Expr, postorder
-from nlc.ir.kernel import Emitted
+from nlc.ir.kernel import Calculus, Emitted
 from nlc.ir.schedule import Plan
 from nlc.ir.shape import show
 from nlc.ir.shared_reads import shared_read
@@ -35,13 +41,15 @@ from nlc.ir.system import Block, Equation, System
 class Emitter:
     """Carries what all classes of a file share."""
 
-    def __init__(self, system: System, plan: Plan, spec: str, target: str = "torch"):
-        self.system, self.plan, self.spec, self.target = system, plan, spec, target
+    def __init__(self, system: System, plan: Plan, spec: str, calculus: Calculus | None = None):
+        self.system, self.plan, self.spec, self.calculus = system, plan, spec, calculus
         self.used: set[str] = set()
         # the kernels of each memory by (block, memory), or why it has none
         self.kernels: dict[tuple[str, str], KernelPlan | str] = {}
         # ... and the kernel of its step
         self.steps: dict[tuple[str, str], StepPlan | str] = {}
+        # the kernels of loops over tokens by (block, memories), or why there are none
+        self.loops: dict[tuple[str, tuple[str, ...]], LoopPlan | str] = {}
         self.names = class_names(system)
 
     def comment(self, step: Any) -> list[str]:
@@ -84,7 +92,7 @@ class Emitter:
                     if m.reset is not None and starts_anew(block, m.name)
                 },
             )
-            if self.target == "triton":
+            if self.calculus is not None:
                 found[memory.name] = self.with_kernels(found[memory.name], block)
         return found
 
@@ -124,6 +132,7 @@ class Emitter:
             owner = UnitWriter(
                 unit, writers, self.used, self.comment, blocks, self.about(unit),
                 shared_blocks=shared, system=self.system,
+                loop_kernel=self.loop_finder(unit, writers) if self.calculus else None,
             )  # fmt: skip
             owner.write(out)
             if unit.kind == "model":
@@ -132,6 +141,27 @@ class Emitter:
                 write_loss(self, owner, out)
             texts.append(out.text())
         return texts
+
+    def loop_finder(self, unit: Unit, writers: dict[str, MemoryWriter]) -> LoopFinder:
+        """What finds the kernels of a unit's loops over tokens."""
+        calculus = self.calculus
+        assert calculus is not None
+
+        def find(
+            outer: Scope,
+            steps: Sequence[Any],
+            memories: Sequence[str],
+            wide: Mapping[str, bool],
+            carried: tuple[str, ...],
+        ) -> tuple[LoopKernel | None, list[fx.Node]]:
+            key = (unit.title, tuple(memories))
+            found = find_loop(
+                calculus, self.system.graph_of, unit, writers, outer, steps, memories, wide, carried
+            )
+            self.loops[key] = found if isinstance(found, str) else found[0]
+            return (None, []) if isinstance(found, str) else (call_loop(found[0]), found[1])
+
+        return find
 
     def about(self, unit: Unit) -> list[str]:
         """What a class's docstring says."""
@@ -172,13 +202,18 @@ class Emitter:
             out.line("import torch")
         if _mentions(body, "F.") or _mentions(body, "F,"):
             out.line("import torch.nn.functional as F")
-        out.line("from torch import Tensor, nn")
-        if self.planned() or self.planned_steps():
+        taken = [name for name in ("Tensor", "nn") if _mentions(body, name)]
+        if taken:
+            out.line(f"from torch import {', '.join(taken)}")
+        if self.has_kernels():
             out.blank()
             out.line("if __package__:")
             out.line("    from . import kernels")
             out.line("else:")
             out.line("    import kernels")
+        if not body:
+            # no block: there are rules alone
+            return out.text().rstrip("\n") + "\n"
         out.blank(2)
         return out.text() + body + "\n"
 
@@ -190,6 +225,14 @@ class Emitter:
         """The memories whose step has a kernel."""
         return {name: p for name, p in self.steps.items() if isinstance(p, StepPlan)}
 
+    def planned_loops(self) -> dict[tuple[str, tuple[str, ...]], LoopPlan]:
+        """The loops over tokens that have kernels."""
+        return {name: p for name, p in self.loops.items() if isinstance(p, LoopPlan)}
+
+    def has_kernels(self) -> bool:
+        """Say whether there is a `kernels.py`, once all classes are written."""
+        return bool(self.planned() or self.planned_steps() or self.planned_loops())
+
     def kernels_text(self) -> tuple[str, tuple[Emitted, ...]]:
         """The whole of `kernels.py` and its kernels, or nothing where no memory has any."""
 
@@ -199,16 +242,20 @@ class Emitter:
 
         plans = [(plan, lines(*name)) for name, plan in self.planned().items()]
         steps = [(plan, lines(*name)) for name, plan in self.planned_steps().items()]
-        if not plans and not steps:
+        loops = [
+            (plan, list(dict.fromkeys(line for name in names for line in lines(block, name))))
+            for (block, names), plan in self.planned_loops().items()
+        ]
+        if not self.has_kernels():
             return "", ()
-        return emit_kernels(plans, steps, self.spec, self.system.name)
+        return emit_kernels(plans, steps, loops, self.spec, self.system.name)
 
     def head(self) -> list[str]:
         """The file's docstring."""
         system = self.system
         about = f": {system.about}" if system.about else ""
         lines = [f"{system.name}{about}"]
-        needs = "torch and kernels.py" if self.planned() or self.planned_steps() else "torch"
+        needs = "torch and kernels.py" if self.has_kernels() else "torch"
         lines.append(
             f"Made by nlc from {self.spec}. It imports {needs} only; change it as you like."
         )
@@ -351,12 +398,18 @@ class WithKernels:
     plain: dict[tuple[str, str], str]
 
 
-def emit_with_kernels(system: System, plan: Plan, spec: str) -> WithKernels:
+def emit_with_kernels(system: System, plan: Plan, spec: str, calculus: Calculus) -> WithKernels:
     """Return `model.py` and, where any memory has kernels, `kernels.py`."""
-    emitter = Emitter(system, plan, spec, "triton")
+    emitter = Emitter(system, plan, spec, calculus)
     texts = {"model.py": emitter.text()}
     text, made = emitter.kernels_text()
     plain = {name: why for name, why in emitter.kernels.items() if isinstance(why, str)}
+    for (block, memories), loop in emitter.loops.items():
+        for memory in memories:
+            if isinstance(loop, str):
+                plain[block, memory] = f"its loop over tokens runs as PyTorch: {loop}"
+            else:
+                plain.pop((block, memory), None)
     for name, step in emitter.steps.items():
         if name in plain:
             told = (

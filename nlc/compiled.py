@@ -21,6 +21,7 @@ from nlc.codegen.package import write_package
 from nlc.codegen.rules.names import rule_classes
 from nlc.codegen.torch_module import WithKernels, emit_model, emit_with_kernels
 from nlc.diagnostics import Faults
+from nlc.ir.kernel import Calculus
 from nlc.ir.schedule import Plan, Schedule
 from nlc.ir.system import System
 from nlc.library import shipped_rules
@@ -33,6 +34,7 @@ from nlc.optimizers import (
 )  # fmt: skip
 from nlc.passes.explicit import explicit
 from nlc.passes.plan import plan
+from nlc.passes.token import gradients_of, written_out
 from nlc.runtime.load import load_module, load_package
 
 if TYPE_CHECKING:
@@ -118,7 +120,8 @@ class Compiled:
     @cached_property
     def with_kernels(self) -> WithKernels:
         """The package with kernels, what they are, and why some memories have none."""
-        return emit_with_kernels(self._ready, self._plan, self.spec_name)
+        calculus = Calculus(written_out, gradients_of)
+        return emit_with_kernels(self._ready, self._plan, self.spec_name, calculus)
 
     @cached_property
     def _texts(self) -> dict[str, str]:

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from nlc.codegen.library_source import needed
 from nlc.codegen.triton.launch import Launcher
+from nlc.codegen.triton.loop_launch import write_loop
+from nlc.codegen.triton.loop_plan import LoopPlan
 from nlc.codegen.triton.plan import KernelPlan
 from nlc.codegen.triton.sequential_step import StepPlan, write_step
 from nlc.codegen.triton.table import block_sizes
@@ -19,7 +21,7 @@ from nlc.codegen.writer import Writer
 from nlc.ir.kernel import Emitted
 
 HOST = (
-    "Blocks", "Course", "Launch", "architecture", "as_copies", "dot_type", "front_of",
+    "Blocks", "Course", "Launch", "architecture", "as_copies", "dot_type", "each_token", "front_of",
     "in_rows", "over_pieces", "read_pieces", "spread", "steps", "takes", "up",
 )  # fmt: skip
 
@@ -27,6 +29,7 @@ HOST = (
 def emit_kernels(
     plans: Sequence[tuple[KernelPlan, Sequence[str]]],
     steps: Sequence[tuple[StepPlan, Sequence[str]]],
+    loops: Sequence[tuple[LoopPlan, Sequence[str]]],
     spec: str,
     system: str,
 ) -> tuple[str, tuple[Emitted, ...]]:
@@ -38,6 +41,8 @@ def emit_kernels(
         texts.append(_memory(plan, about, used, made))
     for step, about in steps:
         texts.append(_apart(write_step(step, about, DIGEST, made)))
+    for loop, about in loops:
+        texts.append(_apart(write_loop(loop, about, DIGEST, made)))
     out = Writer()
     out.docstring([
         f"{system}: kernels of its memories",

@@ -70,7 +70,8 @@ def kernels_text(report: KernelsReport) -> str:
         forward = [k for k in course if not k.role.endswith("_back")]
         # the tiles are solved anew on the way back
         back = len(course) - len(forward) + any(k.role == "tiles" for k in own)
-        told = f"{len(forward)} launches forward, {back} backward" if course else ""
+        launches = "launch" if len(forward) == 1 else "launches"
+        told = f"{len(forward)} {launches} forward, {back} backward" if course else ""
         step = "1 launch for one token, without gradients" if len(own) > len(course) else ""
         lines += ["", f"  {memory}: {'; '.join(text for text in (told, step) if text)}"]
         lines += [f"    {line}" for line in table(list(_rows(report, own))).splitlines()]
@@ -89,7 +90,8 @@ HEAD = ["kernel", "a program for", "warps", "registers", "spilled", "shared memo
 def _rows(report: KernelsReport, kernels: list[Emitted]) -> Iterator[list[str]]:
     yield HEAD
     for kernel in kernels:
-        each = "each sequence and copy" if kernel.loop or kernel.role == "step" else "each tile"
+        whole = kernel.loop or kernel.walks or kernel.role == "step"
+        each = "each sequence and copy" if whole else "each tile"
         yield _row(report, kernel.name, kernel.role, each)
 
 

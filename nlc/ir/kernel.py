@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from nlc.ir.expr import Expr, Graph
 
 
 @dataclass(frozen=True)
@@ -12,7 +15,8 @@ class Emitted:
     `memory` begins the names of all that belongs to one memory, `role` is what this one does;
     `table` names its block sizes, `narrow` are the tensors in the streams' type, and `loop` says
     that a program goes over tiles. Sizes are those of keys and values; `gates` says how gates are
-    kept, and `tile` over how many tokens at most.
+    kept, and `tile` over how many tokens at most. One that `walks` goes over all tokens, and `loop`
+    says that it goes back.
     """
 
     name: str
@@ -25,3 +29,18 @@ class Emitted:
     d_v: int
     gates: str = ""
     tile: int = 0
+    walks: bool = False
+
+
+@dataclass(frozen=True)
+class Calculus:
+    """What passes lend to those who emit kernels.
+
+    `written_out(graph, roots, moves)` gives values as operations of vectors and matrices;
+    `pull_back(graph, reached, is_leaf)` the gradient of each leaf, or nothing where there is none.
+    """
+
+    written_out: Callable[[Graph, Sequence[Expr], Callable[[Expr], bool]], list[Expr]]
+    pull_back: Callable[
+        [Graph, Sequence[tuple[Expr, Expr]], Callable[[Expr], bool]], dict[Expr, Expr] | None
+    ]

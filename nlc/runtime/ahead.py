@@ -127,6 +127,8 @@ def _compile(module: Any, kernel: Emitted, architecture: str, narrow: str) -> Re
         "d_k": d_k, "d_v": d_v, "C": blocks.tokens, "K": module.up(d_k), "V": V,
         "DOT": dot, "PRECISION": "tf32",
     }  # fmt: skip
+    if kernel.walks:
+        constants |= {"V": blocks.channels, "KEEP": True}
     constants = {k: v for k, v in constants.items() if k in function.arg_names}
     signature = {}
     for word in function.arg_names:

@@ -97,7 +97,10 @@ def sample_calls(kernels: Any, module: Any) -> dict[str, tuple[torch.Tensor, ...
 
     def listen(name: str) -> Callable[..., Any]:
         def call(*args: torch.Tensor) -> Any:
-            calls[name] = tuple(x.detach().clone().requires_grad_() for x in args)
+            calls[name] = tuple(
+                x.detach().clone().requires_grad_() if isinstance(x, torch.Tensor) else x
+                for x in args
+            )
             return real[name](*args)
 
         return call

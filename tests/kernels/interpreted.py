@@ -86,8 +86,9 @@ def compare(system: System, tokens: int, name: str = "mixer") -> dict[str, float
 def cases() -> dict[str, Any]:
     """Everything that can be asked for."""
     from tests.kernels import cases as found
+    from tests.kernels import loops
 
-    return found.CASES
+    return {**found.CASES, **loops.CASES}
 
 
 def run(names: list[str]) -> Iterator[dict[str, Any]]:
@@ -102,6 +103,10 @@ def run(names: list[str]) -> Iterator[dict[str, Any]]:
             from tests.kernels.cases import step_random
 
             yield {"case": name, **step_random(int(name.removeprefix("step:random:")))}
+        elif name.startswith("loop:random:"):
+            from tests.kernels.loops import random_loop
+
+            yield {"case": name, **random_loop(int(name.removeprefix("loop:random:")))}
         else:
             yield {"case": name, **known[name]()}
 

@@ -24,11 +24,19 @@ ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
 # bytes that a kernel may spill, for each thread
 BUDGET = 1024
 SYSTEMS = ("gated_deltanet", "titans_linear", "rwkv7", "gla")
+# those that walk token by token, without chunks
+LOOPS = ("ttt_linear", "surprise", "titans_lmm")
 
 
-def compiled(name: str, architecture: str, **dims: int) -> list[dict[str, Any]]:
-    """What each kernel of a shipped spec takes, from a process that interprets nothing."""
+def compiled(
+    name: str, architecture: str, every_token: bool = False, **dims: int
+) -> list[dict[str, Any]]:
+    """What each kernel of a shipped spec takes, from a process that interprets nothing.
+
+    At every token, without chunks, some specs have no normal form.
+    """
     words = [word for key, size in dims.items() for word in ("--set", f"dims.{key}={size}")]
+    words += ["--set", "levels.fast.chunk=1"] if every_token else []
     command = [sys.executable, "-m", "nlc", "explain", name]
     command += ["--format", "json", *words]
     command += ["--target", "triton", "--arch", architecture]
@@ -49,16 +57,17 @@ def check(kernels: list[dict[str, Any]]) -> None:
 
 def test_kernels_compile_ahead_of_time() -> None:
     check(compiled("linear_attention", "sm_90", d_k=16, d_v=16))
+    check(compiled("surprise", "sm_90", every_token=True, d_k=16, d_v=16))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", [*SYSTEMS, *LOOPS])
 def test_what_kernels_take(name: str, golden: Callable[[str, str], None]) -> None:
     lines = ["kernel        machine  warps registers spilled  shared tensor"]
     for architecture in ARCHITECTURES:
         known = dict(nlc.load(f"specs/{name}.nl").dims)
         sizes = {key: 64 for key in ("d_k", "d_v", "head") if key in known}
-        kernels = compiled(name, architecture, **sizes)
+        kernels = compiled(name, architecture, name in LOOPS, **sizes)
         for k in kernels:
             lines.append(
                 f"{k['role']:<13} {architecture:<8} {k['warps']:>5} {k['registers']:>9} "

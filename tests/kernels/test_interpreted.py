@@ -60,6 +60,29 @@ def test_block_sizes_are_found_by_measuring() -> None:
     assert found["row"] == found["now"] == [64, 16, 2, 2, 1]
     assert found["gates"] == "ScalarGate"
     assert found["seen"] == found["tried"] >= 8
+def test_a_loop_over_tokens_is_one_kernel_each_way() -> None:
+    small(interpreted("loop:rows", "loop:starts", "loop:surprise"))
+
+
+def test_loops_in_half_precision_and_their_operations() -> None:
+    found = interpreted("loop:half", "loop:operations")
+    assert found["loop:half"]["half"] < 5e-3
+    checked = found["loop:operations"]
+    assert checked.pop("fullgraph") < 1e-6
+    assert len(checked) == 2
+    assert all(result == ["SUCCESS"] for result in checked.values()), checked
+
+
+@pytest.mark.slow
+def test_loops_of_other_updates_are_kernels() -> None:
+    small(interpreted("loop:square", "loop:whole", "loop:tied", "loop:recurrent"))
+    names = ("titans_lmm", "ttt_linear", "ttt_mlp", "yaad", "memora", "omeganet", "tnt")
+    small(interpreted(*(f"loop:{name}" for name in names)))
+
+
+@pytest.mark.slow
+def test_loops_of_random_updates_are_kernels() -> None:
+    small(interpreted(*(f"loop:random:{seed}" for seed in range(12))), 1e-4)
 
 
 @pytest.mark.slow

@@ -33,8 +33,25 @@ RESET = """
 """
 
 
+LOOP = """
+  weights W_a : linear(d -> heads, bias)
+  a = sigmoid(W_a(x))
+  memory M : mlp(d_k -> n -> d_v) at fast {
+    key k
+    value v
+    state S = 0
+    update {
+      S = a * S - 0.1 * grad
+      M = tanh(M) + S / (1 + norm(S, over = (in, out)))
+    }
+  }
+  out = W_o(M(q))
+"""
+TEXTS = {"reset": block(RESET), "loop": block(LOOP)}
+
+
 def texts(name: str) -> dict[str, str]:
-    system = resolve(block(RESET)) if name == "reset" else nlc.load(f"specs/{name}.nl")
+    system = resolve(TEXTS[name]) if name in TEXTS else nlc.load(f"specs/{name}.nl")
     return compile_system(system, "triton").files()
 
 
@@ -46,7 +63,7 @@ def test_every_operation_of_a_kernel_has_a_gradient() -> None:
     assert set(GRADIENTS) | last == {*UNARY, *BINARY, *NAMED, *structural}
 
 
-@pytest.mark.parametrize("name", [*SHIPPED, "gla", "gated_oja", "omega", "reset"])
+@pytest.mark.parametrize("name", [*SHIPPED, "gla", "gated_oja", "omega", *TEXTS])
 def test_kernels_are_formatted_and_name_where_they_come_from(name: str, tmp_path: Path) -> None:
     found = texts(name)
     assert found == texts(name)
@@ -60,17 +77,16 @@ def test_kernels_are_formatted_and_name_where_they_come_from(name: str, tmp_path
         assert done.returncode == 0, done.stdout + done.stderr
     assert "import nlc" not in found["kernels.py"]
     assert "@triton.jit" in found["kernels.py"]
-    assert ".nl:" in found["kernels.py"] or name == "reset"
+    assert ".nl:" in found["kernels.py"] or name in TEXTS
 
 
 def test_every_shipped_spec_compiles_for_the_target_with_kernels(tmp_path: Path) -> None:
     found = 0
     for path in sorted(Path("specs").glob("*.nl")):
         made = compile_system(nlc.load(path), "triton").with_kernels.texts
-        if "kernels.py" in made:
-            file = tmp_path / f"{path.stem}_kernels.py"
-            file.write_text(made["kernels.py"], encoding="utf-8")
-            found += 1
+        found += "kernels.py" in made
+        for name, text in made.items():
+            (tmp_path / f"{path.stem}_{name}").write_text(text, encoding="utf-8")
     assert found > 15
     command = [sys.executable, "-m", "ruff"]
     words = ["--isolated", "--line-length", "100", str(tmp_path)]

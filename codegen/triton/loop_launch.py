@@ -1,0 +1,317 @@
+"""What starts the kernels of a loop over tokens: an operation of torch, its fake, its backward.
+
+In: a `LoopPlan`. Out: the text of
+
+    NAME_loop_op, NAME_loop_op_back   tensors [B, T, H, *own], or [B * H, *own] of all copies
+    NAME_loop                         what a block calls: leaves and states -> streams, states
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nlc.codegen.names import identifier
+from nlc.codegen.triton.loop_plan import Held, LoopPlan
+from nlc.codegen.triton.table import ARCHITECTURES
+from nlc.codegen.writer import Writer, split_call
+
+from nlc.ir.kernel import Emitted
+from nlc.ir.shape import sizes
+
+# tokens of a tile: as many states are kept beside while a tile goes back
+TILE = 64
+# the interpreter: short tiles and few rows, so that small cases have several
+INTERPRETER = (4, 2)
+ROLES = ("loop", "loop_back")
+
+
+def write_loop(plan: LoopPlan, about: Sequence[str], digest: str, made: list[Emitted]) -> str:
+    """Write the kernels of a loop and what starts them."""
+    return _Launch(plan, list(about), digest).write(made)
+
+
+def loop_states(plan: LoopPlan) -> dict[str, list[Held]]:
+    """The states by the variable that a block holds them in; several are the parts of one."""
+    found: dict[str, list[Held]] = {}
+    for variable, held in zip(plan.variables, plan.held, strict=True):
+        found.setdefault(variable, []).append(held)
+    return found
+
+
+class _Launch:
+    def __init__(self, plan: LoopPlan, about: list[str], digest: str):
+        self.plan, self.about, self.digest = plan, about, digest
+        self.table = f"{plan.name.upper()}_LOOP_BLOCKS"
+        self.op = f"{plan.name}_loop_op"
+        self.out = Writer()
+        self.leaves = [g.word for g in plan.given]
+        self.states = [h.word for h in plan.held]
+        self.rows = [r.word for r in plan.rows]
+        self.starts = [f"{word}_starts" for word in self.states]
+        self.after = [f"{word}_after" for word in self.states]
+        self.like = next(g.word for g in plan.given if g.tokens)
+
+    def write(self, made: list[Emitted]) -> str:
+        """Write everything."""
+        plan, out = self.plan, self.out
+        out.line(f"{self.table} = {{")
+        forward, back = plan.warps
+        for machine in ARCHITECTURES:
+            out.line(f'    "{machine}": Blocks({TILE}, {plan.channels}, {forward}, {back}, 1),')
+        tile, part = INTERPRETER
+        part = max(part, plan.least)
+        out.line(f'    "interpreter": Blocks({tile}, {part}, {forward}, {back}, 1),')
+        out.line("}")
+        out.blank(2)
+        self.kernel("loop", "forward", "Walk over all tokens", plan.forward, "C", "V", "KEEP")
+        if plan.back:
+            about = "Walk back over all tokens"
+            self.kernel("loop_back", "back", about, plan.back, "C", "V")
+        self.forward()
+        if plan.back:
+            self.back()
+        self.function()
+        narrow = frozenset(g.word for g in plan.given if not g.wide)
+        largest = max((sizes(h.own) for h in plan.held), key=lambda s: (len(s), s))
+        rows, columns = (*largest, 1, 1)[:2]
+        for role in ROLES[: 2 if plan.back else 1]:
+            name = f"{plan.name}_{role}_kernel"
+            made.append(
+                Emitted(
+                    name, plan.name, role, self.table, narrow, role == "loop_back", columns, rows,
+                    walks=True,
+                )
+            )  # fmt: skip
+        return out.text()
+
+    def kernel(self, role: str, which: str, about: str, body: str, *constants: str) -> None:
+        plan, out = self.plan, self.out
+        words = [*(f"{word}_ptr" for word in plan.takes[which]), "T", "H", "N"]
+        words += [f"{c}: tl.constexpr" for c in constants if c != "V" or plan.parts]
+        each = "some rows of each sequence and copy" if plan.parts else "each sequence and copy"
+        out.line("@triton.jit")
+        out.call(f"def {plan.name}_{role}_kernel(", words, "):")
+        with out.indent():
+            out.docstring([f"{about}, a program for {each}.", *self.about])
+        out.lines += body.split("\n")
+        out.blank(2)
+
+    def declare(self, name: str, words: list[str], kinds: Sequence[str], about: str) -> None:
+        """The head of an operation."""
+        out = self.out
+        kind = kinds[0] if len(kinds) == 1 else f"tuple[{', '.join(kinds)}]"
+        out.line(f'@torch.library.custom_op("{self.digest}::{name}", mutates_args=())')
+        for text in split_call(f"def {name}(", words, f") -> {kind}:", out.room):
+            out.line(text)
+        with out.indent():
+            out.docstring([about])
+
+    def returns(self, texts: list[str]) -> None:
+        """`return a, b`, an entry a line where it is long."""
+        out = self.out
+        line = f"return {', '.join(texts)}"
+        if len(line) <= out.room or len(texts) == 1:
+            out.line(line)
+            return
+        for text in ("return (", *(f"    {text}," for text in texts), ")"):
+            out.line(text)
+
+    def sizes(self) -> None:
+        """What both operations begin with."""
+        out = self.out
+        out.line(f"B, T, H = {self.like}.shape[:3]")
+        out.line(f"blocks = {self.table}[architecture({self.like}.device)]")
+        out.line("N = -(-T // blocks.tokens)")
+
+    def room(self, first: str, own: tuple[int, ...]) -> str:
+        """Room for values in float32."""
+        words = [*first.split(", "), *map(str, own)]
+        return f"{self.like}.new_empty({', '.join(words)}, dtype=torch.float32)"
+
+    def launch(self, role: str, which: str, constants: list[str]) -> None:
+        plan, out = self.plan, self.out
+        grid = "(B * H,)"
+        if plan.axis is not None:
+            grid = f"(B * H, -(-{plan.axis.size} // blocks.channels))"
+        words = [*plan.takes[which], "T", "H", "N", "C=blocks.tokens"]
+        words += ["V=blocks.channels"] if plan.parts else []
+        words += [*constants, f"num_warps=blocks.{'loop_warps' if which == 'back' else 'warps'}"]
+        words.append("num_stages=blocks.stages")
+        out.line(f"with torch.cuda.device_of({self.like}):")
+        with out.indent():
+            out.call(f"{plan.name}_{role}_kernel[{grid}](", words)
+
+    # ---- forward -------------------------------------------------------------------------------
+
+    def made(self) -> None:
+        """Room for what the kernel stores."""
+        out = self.out
+        for row in self.plan.rows:
+            out.line(f"{row.word} = {self.room('B, T, H', sizes(row.own))}")
+        for held, starts in zip(self.plan.held, self.starts, strict=True):
+            out.line(f"{starts} = {self.room('B * H, N if keep else 0', sizes(held.own))}")
+        for held, after in zip(self.plan.held, self.after, strict=True):
+            out.line(f"{after} = torch.empty_like({held.word})")
+
+    def forward(self) -> None:
+        """The operation that walks over a sequence."""
+        out = self.out
+        words = [f"{word}: Tensor" for word in (*self.leaves, *self.states)] + ["keep: bool"]
+        results = [*self.rows, *self.starts, *self.after]
+        about = "Give streams, the states before each tile where they are to be kept, and the last."
+        self.declare(self.op, words, ["Tensor"] * len(results), about)
+        with out.indent():
+            self.sizes()
+            self.made()
+            self.launch("loop", "forward", ["KEEP=keep"])
+            self.returns(results)
+        out.blank(2)
+        out.line(f"@{self.op}.register_fake")
+        out.call("def _(", [*self.leaves, *self.states, "keep"], "):")
+        with out.indent():
+            self.sizes()
+            self.made()
+            self.returns(results)
+        out.blank(2)
+
+    # ---- back ----------------------------------------------------------------------------------
+
+    def back(self) -> None:
+        """The operation that walks back, and its place in autograd."""
+        plan, out = self.plan, self.out
+        drow = [plan.dwords[word] for word in self.rows]
+        dstate = [plan.dwords[word] for word in self.states]
+        dafter = [f"{word}_after" for word in dstate]
+        came = [*drow, *dafter]
+        words = [f"{word}: Tensor" for word in (*self.leaves, *self.starts, *came)]
+        results = [f"grad_{word}" for word in (*self.leaves, *self.states)]
+        name = f"{self.op}_back"
+        self.declare(name, words, ["Tensor"] * len(results), "Give the gradients of what it took.")
+        with out.indent():
+            self.sizes()
+            if plan.axis is not None:
+                out.line(f"parts = -(-{plan.axis.size} // blocks.channels)")
+            for held in plan.held:
+                count = "B * H" if held.split or not plan.parts else "parts * B * H"
+                out.line(
+                    f"{held.word}_kept = {self.room(f'{count}, blocks.tokens', sizes(held.own))}"
+                )
+            for slope in plan.slopes:
+                own = sizes(slope.leaf.own)
+                first = "B, T, H" if slope.leaf.tokens else "B * H"
+                first = first if slope.split or not plan.parts else f"parts, {first}"
+                out.line(f"{slope.word} = {self.room(first, own)}")
+            for held, word in zip(plan.held, dstate, strict=True):
+                first = "B * H" if held.split or not plan.parts else "parts, B * H"
+                out.line(f"{word} = {self.room(first, sizes(held.own))}")
+            self.launch("loop_back", "back", [])
+            for given in plan.given:
+                out.line(f"grad_{given.word} = {self.whole(given.word)}")
+            for held, word in zip(plan.held, dstate, strict=True):
+                share = "" if held.split or not plan.parts else ".sum(0)"
+                out.line(f"grad_{held.word} = {word}{share}")
+            self.returns(results)
+        out.blank(2)
+        out.line(f"@{name}.register_fake")
+        out.call("def _(", [*self.leaves, *self.starts, *came], "):")
+        with out.indent():
+            like = [*self.leaves, *dafter]
+            self.returns([f"torch.empty_like({word})" for word in like])
+        out.blank(2)
+        n, m = len(self.leaves), len(self.rows)
+        s = len(self.states)
+        out.line(f"def {self.op}_keep(ctx, inputs, output):")
+        out.line(f"    ctx.save_for_backward(*inputs[:{n}], *output[{m}:{m + s}])")
+        out.blank(2)
+        out.line(f"def {self.op}_gradient(ctx, *came):")
+        with out.indent():
+            out.line(f"came = [x.contiguous() for x in (*came[:{m}], *came[{m + s}:])]")
+            out.line(f"return *{name}(*ctx.saved_tensors, *came), None")
+        out.blank(2)
+        words = [f"{self.op}_gradient", f"setup_context={self.op}_keep"]
+        out.call(f"{self.op}.register_autograd(", words)
+        out.blank(2)
+
+    def whole(self, word: str) -> str:
+        """A leaf's gradient, of all shares and parts."""
+        found = [slope for slope in self.plan.slopes if slope.leaf.word == word]
+        if not found:
+            return f"torch.zeros_like({word})"
+        texts = [
+            slope.word if slope.split or not self.plan.parts else f"{slope.word}.sum(0)"
+            for slope in found
+        ]
+        total = " + ".join(texts)
+        total = f"({total})" if len(texts) > 1 else total
+        return f"{total}.to({word}.dtype)"
+
+    # ---- what a block calls --------------------------------------------------------------------
+
+    def function(self) -> None:
+        """The function that takes tensors as a block has them."""
+        plan, out = self.plan, self.out
+        states = loop_states(plan)
+        several = {v for v, held in states.items() if plan.keys[held[0].word]}
+        kinds = {v: "dict[str, Tensor]" if v in several else "Tensor" for v in states}
+        words = [*(f"{word}: Tensor" for word in self.leaves)]
+        words += [f"{variable}: {kind}" for variable, kind in kinds.items()]
+        results = ["Tensor"] * len(self.rows) + list(kinds.values())
+        kind = results[0] if len(results) == 1 else f"tuple[{', '.join(results)}]"
+        for text in split_call(f"def {plan.name}_loop(", words, f") -> {kind}:", out.room):
+            out.line(text)
+        with out.indent():
+            out.docstring(["Walk over a sequence: the streams it makes, and the states after it."])
+            for variable in states:
+                for held in states[variable]:
+                    if variable in several:
+                        key = plan.keys[held.word]
+                        out.line(f'{held.word} = {variable}["{key}"]')
+            first = plan.held[0]
+            out.line(f"front = {first.word}.shape[:{1 + plan.lead}]")
+            given = [
+                f"each_token({g.word}, front, {len(g.own)}, {tokens}, {g.copies})"
+                if g.tokens
+                else f"in_rows({g.word}, front, {len(g.own)}, {g.rows}, {g.copies})"
+                for g in plan.given
+                for tokens in [f"{self.like}.shape[1]"]
+            ]
+            given += [f"in_rows({h.word}, front, {len(h.own)}, True, True)" for h in plan.held]
+            out.call(f"found = {self.op}(", [*given, "torch.is_grad_enabled()"])
+            self.results(states, several)
+        out.blank()
+
+    def results(self, states: dict[str, list[Held]], several: set[str]) -> None:
+        """What is given back, as a block has it."""
+        plan, out = self.plan, self.out
+        n, s = len(self.rows), len(self.states)
+        one = n + 2 * s == 1
+        texts = []
+        narrow = next((g.word for g in plan.given if g.tokens and not g.wide), "")
+        narrow = narrow or next((g.word for g in plan.given if not g.wide), "")
+        for i, row in enumerate(plan.rows):
+            shape = f"{self.like}.shape[1], *front[1:]"
+            own = "".join(f", {size}" for size in sizes(row.own))
+            cast = "" if row.wide else f".to({narrow}.dtype)"
+            name = f"found[{i}]"
+            texts.append(f"{name}.reshape(front[0], {shape}{own}){cast}")
+        assert not one
+        places = {h.word: i + n + s for i, h in enumerate(plan.held)}
+        for variable, held in states.items():
+            parts = [f"found[{places[h.word]}].reshape({h.word}.shape)" for h in held]
+            if variable not in several:
+                texts.append(parts[0])
+                continue
+            inside = ", ".join(
+                f'"{plan.keys[h.word]}": {text}' for h, text in zip(held, parts, strict=True)
+            )
+            name = identifier(f"{variable}_new")
+            line = f"{name} = {{{inside}}}"
+            if len(line) <= out.room:
+                out.line(line)
+            else:
+                out.line(f"{name} = {{")
+                for h, text in zip(held, parts, strict=True):
+                    out.line(f'    "{plan.keys[h.word]}": {text},')
+                out.line("}")
+            texts.append(name)
+        self.returns(texts)

@@ -1,0 +1,178 @@
+"""The kernel of a loop over tokens, forward.
+
+In: one token of the loop. Out: the kernel's body. A program has one copy of one sequence, or some
+rows of it, and walks over all tokens with its states on chip; where each tile of C tokens begins,
+it stores them for the way back.
+"""
+
+from __future__ import annotations
+
+from nlc.codegen.names import Names
+from nlc.codegen.triton.loop_graph import leaf_stream
+from nlc.codegen.triton.loop_plan import Held, Token
+from nlc.codegen.triton.loop_split import Places
+from nlc.codegen.triton.loop_values import Block, Dims, Frame, ValuePrinter
+from nlc.codegen.triton.sequential import block
+from nlc.codegen.writer import Writer
+
+from nlc.ir.expr import Expr
+from nlc.ir.shape import Shape
+
+
+class LoopText:
+    """Writes the body of a kernel."""
+
+    def __init__(self, token: Token):
+        self.token = token
+        self.graph, self.axis = token.graph, token.axis
+        self.given, self.held, self.rows = token.given, token.held, token.rows
+        self.frame = Frame(self.graph.lead, Names(set(token.names)), token.least)
+        self.out = Writer()
+        self.out.depth = 1
+
+    def load(
+        self, word: str, tensor: str, shape: Shape, split: Places,
+        start: str, once: bool = False,
+    ) -> Block:  # fmt: skip
+        """`word = tl.load(...)`; with `once` the first part of a copy alone has it."""
+        dims = self.frame.dims(shape, split)
+        mask = self.frame.mask(dims)
+        if once and self.axis is not None and not split:
+            mask = f"({mask}) & (part == 0)" if mask else "part == 0"
+        words = [f"{tensor}_ptr + {self.frame.offset(start, shape, dims)}"]
+        words += [mask, "0.0"] if mask else []
+        words[0] = self.pointer(words)
+        line = f"{word} = tl.load({', '.join(words)}).to(tl.float32)"
+        if len(line) <= self.out.room:
+            self.out.line(line)
+        else:
+            self.out.call(f"{word} = tl.load(", words)
+            self.out.line(f"{word} = {word}.to(tl.float32)")
+        return Block(word, dims)
+
+    def store(
+        self, tensor: str, shape: Shape, split: Places, start: str,
+        value: str,
+    ) -> None:  # fmt: skip
+        dims = self.frame.dims(shape, split)
+        mask = self.frame.mask(dims)
+        words = [f"{tensor}_ptr + {self.frame.offset(start, shape, dims)}", value]
+        words += [mask] if mask else []
+        words[0] = self.pointer(words)
+        self.out.call("tl.store(", words)
+
+    def pointer(self, words: list[str]) -> str:
+        """What is loaded or stored at, with a line of its own where it is too long for one."""
+        if len(words[0]) + 5 <= self.out.room:
+            return words[0]
+        tensor, _, rest = words[0].partition(" + ")
+        self.out.line(f"place = {rest}")
+        return f"{tensor} + place"
+
+    def full(self, printer: ValuePrinter, value: Block, dims: Dims) -> str:
+        """A value with all axes of what it becomes, which may have more."""
+        if value.dims == dims:
+            text = value.text
+            number = _is_number(text)
+            return f"tl.sum(tl.full([1], {text}, tl.float32), 0)" if number else text
+        blocks = ", ".join(self.frame.block(d) for d in dims)
+        return f"{printer.fitted(value, dims)} + tl.zeros([{blocks}], tl.float32)"
+
+    def enter(
+        self, leaves: list[Expr], tokens: bool, start: str,
+        known: dict[Expr, Block],
+    ) -> None:  # fmt: skip
+        """Load the leaves of a token, or those that are the same at all tokens."""
+        for leaf in leaves:
+            given = self.given.get(leaf.attr("name"))
+            if given is None or given.tokens != tokens or leaf in known:
+                continue
+            places = frozenset(leaf.attr("split"))
+            word = f"{given.word}_part" if places else given.word
+            word = self.frame.names.fresh(word) if places else word
+            known[leaf] = self.load(word, given.word, given.own, places, start)
+
+    def state(self, held: Held) -> Expr:
+        return leaf_stream(self.graph.graph, held.word, held.shape, tuple(held.split))
+
+    def advance(self, printer: ValuePrinter, values: list[Block]) -> None:
+        """`M = ...` for all states at once."""
+        words = [h.word for h in self.held]
+        texts = []
+        for held, value in zip(self.held, values, strict=True):
+            text = self.full(printer, value, self.frame.dims(held.own, held.split))
+            if text in words and text != held.word:
+                fresh = self.frame.names.fresh(f"new_{held.word}")
+                self.out.line(f"{fresh} = {text}")
+                text = fresh
+            texts.append(text)
+        for word, text in zip(words, texts, strict=True):
+            if text != word:
+                self.out.line(f"{word} = {text}")
+
+    def at_token(self) -> None:
+        self.out.line("at = (copy // H * T + t) * H + copy % H")
+
+    def head(self) -> list[str]:
+        """What every kernel begins with."""
+        out = Writer()
+        out.depth = 1
+        out.line("copy = tl.program_id(0).to(tl.int64)")
+        if self.axis is not None:
+            out.line("part = tl.program_id(1)")
+        for (size, in_part), word in self.frame.numbers.items():
+            if in_part:
+                out.line(f"{word} = part * V + tl.arange(0, V)  # some of {size}")
+            else:
+                length = max(self.token.least, block(size))
+                out.line(f"{word} = tl.arange(0, {length})  # of {size}")
+        for text, word in self.frame.entries.items():
+            out.line(f"{word} = {text}")
+        return out.lines
+
+    def write(self, takes: dict[str, list[str]]) -> str:
+        values = self.token.roots()
+        leaves = self.token.leaves(values)
+        known: dict[Expr, Block] = {}
+        self.enter(leaves, False, "copy", known)
+        for held in self.held:
+            known[self.state(held)] = self.load(held.word, held.word, held.own, held.split, "copy")
+        self.out.line("for tile in range(N):")
+        with self.out.indent():
+            self.out.line("if KEEP:")
+            with self.out.indent():
+                self.out.line("# the way back begins from here")
+                for held in self.held:
+                    self.store(f"{held.word}_starts", held.own, held.split,
+                        "(copy * N + tile)", held.word,
+                    )  # fmt: skip
+            self.out.line("for t in range(tile * C, tl.minimum(tile * C + C, T)):")
+            with self.out.indent():
+                self.at_token()
+                self.enter(leaves, True, "at", known)
+                printer = ValuePrinter(self.frame, self.out, known, self.graph.comments)
+                made = printer.run(values)
+                for row, value in zip(self.rows, made[len(self.held) :], strict=True):
+                    dims = self.frame.dims(row.own, row.split)
+                    text = printer.fitted(value, dims) if value.dims != dims else value.text
+                    self.store(row.word, row.own, row.split, "at", text)
+                self.advance(printer, made[: len(self.held)])
+        for held in self.held:
+            self.store(f"{held.word}_after", held.own, held.split, "copy", held.word)
+        takes["forward"] = [
+            *self.given,
+            *(h.word for h in self.held),
+            *(r.word for r in self.rows),
+            *(f"{h.word}_starts" for h in self.held),
+            *(f"{h.word}_after" for h in self.held),
+        ]
+        return "\n".join([*self.head(), *self.out.lines])
+
+
+def _is_number(text: str) -> bool:
+    """Say whether a text is a number."""
+    try:
+        float(text.strip("()"))
+    except ValueError:
+        return False
+    return True
