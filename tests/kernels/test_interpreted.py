@@ -60,6 +60,8 @@ def test_block_sizes_are_found_by_measuring() -> None:
     assert found["row"] == found["now"] == [64, 16, 2, 2, 1]
     assert found["gates"] == "ScalarGate"
     assert found["seen"] == found["tried"] >= 8
+
+
 def test_a_loop_over_tokens_is_one_kernel_each_way() -> None:
     small(interpreted("loop:rows", "loop:starts", "loop:surprise"))
 
