@@ -98,7 +98,7 @@ def split_call(head: str, arguments: Sequence[str], tail: str, room: int) -> lis
     for argument in arguments:
         whole = f"    {argument},"
         opens = argument.startswith("[") and argument.endswith("]") and len(whole) > room
-        items = argument[1:-1].split(", ") if opens else []
+        items = split_items(argument[1:-1]) if opens else []
         lines += ["    [", *(f"        {item}," for item in items), "    ],"] if items else [whole]
     return [*lines, *_split_type(tail, room)]
 
@@ -110,14 +110,23 @@ def _split_type(tail: str, room: int) -> list[str]:
     head, _, inside = tail.removesuffix("]:").partition("[")
     if 4 + len(inside) <= room:
         return [f"{head}[", f"    {inside}", "]:"]
-    types, depth = [""], 0
-    for letter in inside:
-        depth += (letter == "[") - (letter == "]")
+    return [f"{head}[", *(f"    {kind}," for kind in split_items(inside)), "]:"]
+
+
+def split_items(text: str) -> list[str]:
+    """Split a list at its outermost commas.
+
+    >>> split_items("a, f(b, (4,)), c[d, e]")
+    ['a', 'f(b, (4,))', 'c[d, e]']
+    """
+    items, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
         if letter == "," and depth == 0:
-            types.append("")
+            items.append("")
         else:
-            types[-1] += letter
-    return [f"{head}[", *(f"    {kind.strip()}," for kind in types), "]:"]
+            items[-1] += letter
+    return [item.strip() for item in items]
 
 
 def split_names(head: str, names: Sequence[str], tail: str, room: int) -> list[str]:

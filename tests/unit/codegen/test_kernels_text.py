@@ -97,7 +97,10 @@ def test_every_shipped_spec_compiles_for_the_target_with_kernels(tmp_path: Path)
 
 def test_a_memory_without_kernels_keeps_the_package_as_it_is() -> None:
     system = nlc.load("specs/transformer.nl")
-    assert compile_system(system, "triton").files() == compile_system(system, "torch").files()
+    ours, plain = (compile_system(system, target).files() for target in ("triton", "torch"))
+    # optimizers have kernels of their own
+    assert ours.keys() == plain.keys()
+    assert {name for name in ours if ours[name] != plain[name]} <= {"optimizers.py"}
 
 
 def test_auto_is_plain_torch_without_a_gpu_and_loads_no_triton() -> None:
