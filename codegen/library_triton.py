@@ -16,6 +16,39 @@ def product(x, y, DOT: tl.constexpr, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def gelu(x):
+    """x times the share of normal numbers below it."""
+    return 0.5 * x * (1.0 + tl.erf(0.7071067811865476 * x))
+
+
+@triton.jit
+def gelu_slope(x):
+    """The derivative of gelu."""
+    density = 0.3989422804014327 * tl.exp(-0.5 * x * x)
+    return 0.5 * (1.0 + tl.erf(0.7071067811865476 * x)) + x * density
+
+
+@triton.jit
+def gelu_curve(x):
+    """The second derivative of gelu."""
+    return (2.0 - x * x) * 0.3989422804014327 * tl.exp(-0.5 * x * x)
+
+
+@triton.jit
+def silu_slope(x):
+    """The derivative of x sigmoid(x)."""
+    s = tl.sigmoid(x)
+    return s * (1.0 + x * (1.0 - s))
+
+
+@triton.jit
+def silu_curve(x):
+    """The second derivative of x sigmoid(x)."""
+    s = tl.sigmoid(x)
+    return s * (1.0 - s) * (2.0 + x * (1.0 - 2.0 * s))
+
+
+@triton.jit
 def upto(x):
     """What stands at i <= t of x [C, C]."""
     t = tl.arange(0, x.shape[0])

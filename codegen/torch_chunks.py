@@ -19,6 +19,7 @@ from nlc.codegen.program import Operand, Program, note
 from nlc.codegen.read_ends import cut_end
 from nlc.codegen.tile_vectors import Vectors, equations, gate_value
 from nlc.codegen.torch_tiles import read_name
+from nlc.codegen.triton.layer_plan import write_layer_course, write_layer_read
 from nlc.codegen.writer import Writer, split_call
 from torch import fx
 
@@ -72,8 +73,10 @@ def write_chunks(writer: MemoryWriter, out: Writer) -> None:
     about = f"Move over a sequence, a chunk of {memory.chunk} tokens at a time"
     about += f"; read {memory.name}({asked}) on the way." if asked else "."
     writer.used |= {"Chunks", "Moves"}
-    write_head(writer, out, about, "Tensor" if asked else "list[Chunks]", asked)
+    write_head(writer, out, about, "Tensor" if asked else path_type(writer), asked)
     with out.indent():
+        if writer.layer_kernels is not None:
+            write_layer_course(writer, writer.layer_kernels, out, asked)
         streams, ends = _writes(writer, out), False
         if asked:
             [(_, when, var, _)] = writer.reads
@@ -83,6 +86,14 @@ def write_chunks(writer: MemoryWriter, out: Writer) -> None:
         _moves(writer, out)
         _call(writer, out, streams, f"(read, {asked}{', finish' if ends else ''})")
     out.blank()
+
+
+def path_type(writer: MemoryWriter) -> str:
+    """What a course is: with kernels, one of two things."""
+    if writer.layer_kernels is None:
+        return "list[Chunks]"
+    course = "kernels.LayerCourse"
+    return f"list[Chunks] | {course if writer.memory.reset is None else f'list[{course}]'}"
 
 
 def _asked(writer: MemoryWriter) -> str:
@@ -250,9 +261,11 @@ def _write_read(writer: MemoryWriter, out: Writer, when: str, var: str) -> None:
     name = writer.memory.name
     asked = f"{name}.{var} q" if var else f"{name}(q)"
     text = f"Read {asked} at every token, {ABOUT[when]}."
-    words = ["q: Tensor", "path: list[Chunks]"]
+    words = ["q: Tensor", f"path: {path_type(writer)}"]
     writer.method(out, read_name("apply", when, var), words, "Tensor", text)
     with out.indent():
+        if writer.layer_kernels is not None:
+            write_layer_read(writer, writer.layer_kernels, out, when, var)
         out.blank()
         _write_reader(writer, out, when, var)
         out.blank()

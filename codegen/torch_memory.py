@@ -27,6 +27,7 @@ from nlc.codegen.parameters import Own, declare_tensors, draw_tensors, of_memory
 from nlc.codegen.printer import Printer
 from nlc.codegen.program import Program, note
 from nlc.codegen.torch_update import write_asks, write_move
+from nlc.codegen.triton.layer_plan import LayerPlan
 from nlc.codegen.triton.plan import KernelPlan
 from nlc.codegen.triton.sequential_step import StepPlan
 from nlc.codegen.unit import of_memory as evaluated
@@ -69,6 +70,7 @@ class MemoryWriter:
     starts: Mapping[str, int] = field(default_factory=dict)
     leads: Mapping[str, Shape] = field(default_factory=dict)
     kernels: KernelPlan | None = None
+    layer_kernels: LayerPlan | None = None
     on_the_way: Expr | None = None
     shared: SharedRead | None = None
     step_kernel: StepPlan | None = None

@@ -20,6 +20,7 @@ from nlc.codegen.torch_block import LoopFinder, UnitWriter
 from nlc.codegen.torch_memory import MemoryWriter
 from nlc.codegen.torch_tiles import read_product
 from nlc.codegen.triton.fuse import fuse
+from nlc.codegen.triton.layer_plan import LayerPlan, in_chunk_loop
 from nlc.codegen.triton.loop_call import call_loop, find_loop
 from nlc.codegen.triton.loop_plan import LoopPlan
 from nlc.codegen.triton.module import emit_kernels
@@ -45,7 +46,7 @@ class Emitter:
         self.system, self.plan, self.spec, self.calculus = system, plan, spec, calculus
         self.used: set[str] = set()
         # the kernels of each memory by (block, memory), or why it has none
-        self.kernels: dict[tuple[str, str], KernelPlan | str] = {}
+        self.kernels: dict[tuple[str, str], KernelPlan | LayerPlan | str] = {}
         # ... and the kernel of its step
         self.steps: dict[tuple[str, str], StepPlan | str] = {}
         # the kernels of loops over tokens by (block, memories), or why there are none
@@ -99,6 +100,9 @@ class Emitter:
     def with_kernels(self, writer: MemoryWriter, block: Block) -> MemoryWriter:
         """The writer of a memory's class with its kernels, if it has any."""
         planned = plan_kernels(writer, block.name)
+        together = in_chunk_loop(self.plan.block(block.name), writer.memory.name)
+        if isinstance(planned, LayerPlan) and together:
+            planned = "other memories make its keys, chunk by chunk"
         if isinstance(planned, KernelPlan):
             plan, form = self.plan.block(block.name), planned.solve.form
             form, called = fuse(
@@ -109,7 +113,9 @@ class Emitter:
             writer = replace(writer, schedule=schedule)
             planned = plan_kernels(writer, block.name, called)
         self.kernels[block.name, writer.memory.name] = planned
-        if isinstance(planned, KernelPlan):
+        if isinstance(planned, LayerPlan):
+            writer.layer_kernels = planned
+        elif isinstance(planned, KernelPlan):
             writer.kernels = planned
         step = plan_step(writer, step_name(block.name, writer.memory.name))
         self.steps[block.name, writer.memory.name] = step
@@ -217,9 +223,9 @@ class Emitter:
         out.blank(2)
         return out.text() + body + "\n"
 
-    def planned(self) -> dict[tuple[str, str], KernelPlan]:
+    def planned(self) -> dict[tuple[str, str], KernelPlan | LayerPlan]:
         """The memories that have kernels, once their classes are written."""
-        return {name: p for name, p in self.kernels.items() if isinstance(p, KernelPlan)}
+        return {name: p for name, p in self.kernels.items() if not isinstance(p, str)}
 
     def planned_steps(self) -> dict[tuple[str, str], StepPlan]:
         """The memories whose step has a kernel."""

@@ -85,6 +85,16 @@ def _chosen(other: str) -> Row:
     return row
 
 
+def _where(tiles: Tiles, node: Tile, grad: Tile) -> list[Tile | None]:
+    found, _, _ = node.args
+    grad, nothing = tiles.spread(grad, node.dims), tiles.number(0.0)
+    return [None, tiles.where(found, grad, nothing), tiles.where(found, nothing, grad)]
+
+
+def _nothing(tiles: Tiles, node: Tile, grad: Tile) -> list[Tile | None]:
+    return [None for _ in node.args]
+
+
 def _unary(of: Callable[[Tiles, Tile, Tile], Tile]) -> Row:
     """A row from the derivative, given the argument and the value."""
 
@@ -224,8 +234,13 @@ GRADIENTS: dict[str, Row] = {
     "div": _div,
     "max": _chosen("ge"),
     "min": _chosen("le"),
-    "ge": lambda tiles, node, grad: [None, None],
-    "le": lambda tiles, node, grad: [None, None],
+    "ge": _nothing,
+    "le": _nothing,
+    "gt": _nothing,
+    "lt": _nothing,
+    "eq": _nothing,
+    "ne": _nothing,
+    "where": _where,
     "neg": lambda tiles, node, grad: [tiles.unary("neg", grad)],
     "exp": _unary(lambda tiles, x, y: y),
     "log": _unary(lambda tiles, x, y: tiles.binary("div", tiles.number(1.0), x)),
@@ -234,8 +249,15 @@ GRADIENTS: dict[str, Row] = {
     "tanh": _unary(lambda tiles, x, y: _one_minus(tiles, tiles.mul(y, y))),
     "softplus": _unary(lambda tiles, x, y: tiles.unary("sigmoid", x)),
     "abs": _unary(lambda tiles, x, y: tiles.unary("sign", x)),
-    "sign": lambda tiles, node, grad: [None],
-    "positive": lambda tiles, node, grad: [None],
+    "sign": _nothing,
+    "positive": _nothing,
+    "stop": _nothing,
+    "relu": _unary(lambda tiles, x, y: tiles.unary("positive", x)),
+    "sin": _unary(lambda tiles, x, y: tiles.unary("cos", x)),
+    "cos": _unary(lambda tiles, x, y: tiles.unary("neg", tiles.unary("sin", x))),
+    "gelu": _unary(lambda tiles, x, y: tiles.unary("gelu_slope", x)),
+    "gelu_slope": _unary(lambda tiles, x, y: tiles.unary("gelu_curve", x)),
+    "silu_slope": _unary(lambda tiles, x, y: tiles.unary("silu_curve", x)),
     "sum": lambda tiles, node, grad: [tiles.spread(grad, node.args[0].dims)],
     "spread": lambda tiles, node, grad: [grad],
     "turned": lambda tiles, node, grad: [

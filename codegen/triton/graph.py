@@ -4,6 +4,8 @@ A `Tile` is a value of one program, with its axes by name:
 
     C rows, a tile's tokens    K, V channels of keys and values    I the tokens again, as columns
 
+The channels of maps with layers are called by how many they are: "64".
+
 In: calls of the methods of `Tiles`. Out: nodes, each made once. `triton.gradient` derives from them
 what runs backwards, `triton.printer` prints both. Knows nothing of memories.
 """
@@ -26,6 +28,17 @@ UNARY = {
     "softplus": "tl.maximum({0}, 0.0) + tl.log(1.0 + tl.exp(-tl.abs({0})))",
     "sign": "tl.where({0} > 0.0, 1.0, tl.where({0} < 0.0, -1.0, 0.0))",
     "positive": "tl.where({0} > 0.0, 1.0, 0.0)",
+    "relu": "tl.maximum({0}, 0.0)",
+    "sin": "tl.sin({0})",
+    "cos": "tl.cos({0})",
+    # of the kernels' own library: an activation, its first and its second derivative
+    "gelu": "gelu({0})",
+    "gelu_slope": "gelu_slope({0})",
+    "gelu_curve": "gelu_curve({0})",
+    "silu_slope": "silu_slope({0})",
+    "silu_curve": "silu_curve({0})",
+    # a constant for gradients
+    "stop": "{0}",
 }
 BINARY = {
     "add": "{0} + {1}",
@@ -36,6 +49,10 @@ BINARY = {
     "min": "tl.minimum({0}, {1})",
     "ge": "tl.where({0} >= {1}, 1.0, 0.0)",
     "le": "tl.where({0} <= {1}, 1.0, 0.0)",
+    "gt": "tl.where({0} > {1}, 1.0, 0.0)",
+    "lt": "tl.where({0} < {1}, 1.0, 0.0)",
+    "eq": "tl.where({0} == {1}, 1.0, 0.0)",
+    "ne": "tl.where({0} != {1}, 1.0, 0.0)",
 }
 # functions of the kernels' own library: the axes of the result, and what is told about it
 NAMED: dict[str, Dims] = {
@@ -174,6 +191,11 @@ class Tiles:
         """What stands at tokens of the sequence; `fill` elsewhere."""
         return self.make("here", x, dims=x.dims, number=fill)
 
+    def where(self, found: Tile, x: Tile, y: Tile) -> Tile:
+        """x where something is found, y elsewhere."""
+        dims = joined(joined(found.dims, x.dims), y.dims)
+        return self.make("where", found, x, y, dims=dims)
+
     def spread(self, x: Tile, dims: Dims) -> Tile:
         """The value along more axes."""
         return x if x.dims == dims else self.make("spread", x, dims=dims)
@@ -195,7 +217,8 @@ def joined(x: Dims, y: Dims) -> Dims:
     if set(thin) <= set(wide):
         return wide
     if len(x) == len(y) == 1:
-        return tuple(sorted((*x, *y), key="CIKV".index))
+        # tokens are rows
+        return tuple(sorted((*x, *y), key=lambda axis: "CIKV".find(axis) % 5))
     raise AssertionError(f"{x} and {y} do not match")
 
 

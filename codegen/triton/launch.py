@@ -152,14 +152,7 @@ class Launcher:
         self._listed(out, "return ", words)
 
     def _listed(self, out: Writer, head: str, words: list[str], marks: str = "()") -> None:
-        """Write a tuple or a list, on one line or an entry a line."""
-        inside = ", ".join(words)
-        line = head + (inside if marks == "()" else f"{marks[0]}{inside}{marks[1]}")
-        if len(line) <= out.room:
-            out.line(line)
-            return
-        for text in (f"{head}{marks[0]}", *(f"    {word}," for word in words), marks[1]):
-            out.line(text)
+        listed(out, head, words, marks)
 
     # ---- the course ----------------------------------------------------------------------------
 
@@ -353,3 +346,14 @@ class Launcher:
                 )
                 out.line("return y.reshape(*path.front, y.shape[-1]).to(q.dtype)")
             out.blank(2)
+
+
+def listed(out: Writer, head: str, words: list[str], marks: str = "()") -> None:
+    """Write a tuple or a list, on one line or an entry a line."""
+    inside = ", ".join(words)
+    line = head + (inside if marks == "()" else f"{marks[0]}{inside}{marks[1]}")
+    if len(line) <= out.room:
+        out.line(line)
+        return
+    for text in (f"{head}{marks[0]}", *(f"    {word}," for word in words), marks[1]):
+        out.line(text)

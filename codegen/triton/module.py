@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 
 from nlc.codegen.library_source import needed
 from nlc.codegen.triton.launch import Launcher
+from nlc.codegen.triton.layer_launch import LayerLauncher
+from nlc.codegen.triton.layer_plan import LayerPlan
 from nlc.codegen.triton.loop_launch import write_loop
 from nlc.codegen.triton.loop_plan import LoopPlan
 from nlc.codegen.triton.plan import KernelPlan
 from nlc.codegen.triton.sequential_step import StepPlan, write_step
-from nlc.codegen.triton.table import block_sizes
+from nlc.codegen.triton.table import block_sizes, layer_sizes
 from nlc.codegen.writer import Writer
 
 from nlc.ir.kernel import Emitted
@@ -27,7 +29,7 @@ HOST = (
 
 
 def emit_kernels(
-    plans: Sequence[tuple[KernelPlan, Sequence[str]]],
+    plans: Sequence[tuple[KernelPlan | LayerPlan, Sequence[str]]],
     steps: Sequence[tuple[StepPlan, Sequence[str]]],
     loops: Sequence[tuple[LoopPlan, Sequence[str]]],
     spec: str,
@@ -57,18 +59,41 @@ def emit_kernels(
     ):  # fmt: skip
         out.line(line)
     out.blank(2)
-    library = [*needed("library_launch", HOST), *needed("library_triton", sorted(used))]
+    library = needed("library_launch", HOST)
+    if any(isinstance(plan, LayerPlan) for plan, _ in plans):
+        library += needed("library_layers", LAYERS)
+    library += needed("library_triton", sorted(used))
     body = "\n\n\n".join(t.strip("\n") for t in [*library, *texts]) + "\n"
     return out.text() + body, tuple(made)
 
 
-def _memory(plan: KernelPlan, about: Sequence[str], used: set[str], found: list[Emitted]) -> str:
+LAYERS = (
+    "LayerCourse", "LayerLaunch", "at_end", "at_open", "each_copy", "last_back", "layer_pieces",
+    "read_layer_pieces",
+)  # fmt: skip
+
+
+def _memory(
+    plan: KernelPlan | LayerPlan, about: Sequence[str], used: set[str], found: list[Emitted]
+) -> str:
     """The kernels of one memory."""
     body = Writer()
+    if isinstance(plan, LayerPlan):
+        reads, told = list(plan.reads), list(about)
+        launcher = LayerLauncher(
+            plan.name, plan.layers, plan.variables, plan.start, reads, told, DIGEST, used
+        )
+        launcher.write(body)
+        found += launcher.made
+        return _table(
+            layer_sizes(plan.layers.memory.chunk, plan.layers.entries), launcher.table
+        ) + _apart(body.text())
     made = Launcher(plan.name, plan.solve, list(plan.reads), list(about), DIGEST, used)
     made.write(body)
     found += made.made
-    return _table(plan, made.table) + _apart(body.text())
+    sizes = plan.solve.sizes
+    rows = block_sizes(plan.solve.keeping, sizes["K"], sizes["V"])
+    return _table(rows, made.table) + _apart(body.text())
 
 
 def _apart(text: str) -> str:
@@ -80,11 +105,9 @@ def _apart(text: str) -> str:
 DIGEST = "nlc_kernels"
 
 
-def _table(plan: KernelPlan, name: str) -> str:
+def _table(rows: Mapping[str, tuple[int, ...]], name: str) -> str:
     """The block sizes of one memory."""
     out = Writer()
-    sizes = plan.solve.sizes
-    rows: Mapping[str, tuple[int, ...]] = block_sizes(plan.solve.keeping, sizes["K"], sizes["V"])
     out.line(f"{name} = {{")
     for machine, row in rows.items():
         out.line(f'    "{machine}": Blocks{row},')

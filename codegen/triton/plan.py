@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from nlc.codegen.names import Names, identifier
 from nlc.codegen.triton.gates import KINDS
+from nlc.codegen.triton.layer_plan import LayerPlan, circle, plan_layers
 from nlc.codegen.triton.solve import Solve
 from nlc.codegen.triton.table import LARGEST
 
@@ -42,11 +43,13 @@ class KernelPlan:
 
 def plan_kernels(
     writer: MemoryWriter, block: str, called: Mapping[Expr, tuple[str, str]] | None = None
-) -> KernelPlan | str:
+) -> KernelPlan | LayerPlan | str:
     """Plan the kernels of a memory; a text says why it has none.
 
     `called` are the names of expressions that stand for streams.
     """
+    if writer.schedule.by_chunks and not writer.schedule.entries:
+        return plan_layers(writer, block)
     form = writer.form
     if writer.schedule.kind not in ("tile-solve", "tile-scan") or form is None:
         return f"`{writer.schedule.kind}` runs as PyTorch"
@@ -90,16 +93,6 @@ def why_not(writer: MemoryWriter, form: Affine, keeping: Keeping) -> str:
         return f"its gates hold for fewer than {SHORTEST} tokens"
     if not any(any(b is not None for b in write.targets) for write in form.writes):
         return "nothing is written into it"
-    if _circle(form):
+    if circle(form):
         return "its states flow in a circle"
     return ""
-
-
-def _circle(form: Affine) -> bool:
-    waiting = set(range(len(form.states)))
-    while waiting:
-        free = {j for j in waiting if all(form.decay[m][j] is None for m in waiting - {j})}
-        if not free:
-            return True
-        waiting -= free
-    return False

@@ -154,8 +154,32 @@ class KernelPrinter:
             out.line(f"{self.bound[carried]} = {self.text(tile)}")
 
     def _store_tile(self, word: str, tile: Tile) -> None:
-        mask = MASKS.get(tile.dims, "")
-        self._store(f"{word}_ptr + {PLACES[tile.dims]}", self.text(tile), mask)
+        place = f"{self.pointer(word)} + {self.place(word, tile.dims)}"
+        self._store(place, self.text(tile), self.mask(tile.dims))
+
+    def pointer(self, word: str) -> str:
+        """The tensor that a word is of."""
+        return f"{word}_ptr"
+
+    def mask(self, dims: Dims) -> str:
+        """Which entries of a block there are; "" where all of them are."""
+        return MASKS.get(dims, "")
+
+    def place(self, word: str, dims: Dims) -> str:
+        """Where the entries of a block stand in its tensor."""
+        return PLACES[dims]
+
+    def seen(self, dims: Dims) -> Dims:
+        """The axes of a value as it stands in a kernel."""
+        return dims
+
+    def size(self, axis: str) -> str:
+        """How many entries an axis has, for the text beside a value."""
+        return SIZES[axis]
+
+    def block(self, axis: str) -> str:
+        """How many entries a block has along an axis."""
+        return BLOCKS[axis]
 
     def _store(self, place: str, value: str, mask: str) -> None:
         words = [place, value, *([f"mask={mask}"] if mask else [])]
@@ -176,7 +200,7 @@ class KernelPrinter:
         return self.bound[node]
 
     def _say(self, name: str, body: str, node: Tile) -> None:
-        shape = ", ".join(SIZES[axis] for axis in node.dims)
+        shape = ", ".join(self.size(axis) for axis in self.seen(node.dims))
         about = f"  # [{shape}]" + (f" {node.about}" if node.about else "")
         line = f"{name} = {body}"
         if len(line) + len(about) <= self.out.room:
@@ -185,6 +209,12 @@ class KernelPrinter:
         self.out.line(about.strip())
         if len(line) <= self.out.room:
             self.out.line(line)
+            return
+        called = line.removesuffix("tl.float32)")
+        if called.endswith(").to(") and len(called) <= self.out.room:
+            # as the formatter breaks it
+            for text in (called, "    tl.float32", ")"):
+                self.out.line(text)
             return
         head, _, rest = body.partition("(")
         end = closing(rest)
@@ -218,7 +248,7 @@ class KernelPrinter:
         if node.dims == dims or not node.dims:
             return self._atom(node)
         (axis,) = node.dims
-        place = ", ".join(":" if a == axis else "None" for a in dims)
+        place = ", ".join(":" if a == axis else "None" for a in self.seen(dims))
         return f"{self._atom(node)}[{place}]"
 
     def _expression(self, node: Tile) -> str:
@@ -226,9 +256,7 @@ class KernelPrinter:
             case "number":
                 return repr(node.number)
             case "load":
-                mask = MASKS.get(node.dims, "")
-                masked = f", mask={mask}, other={node.number!r}" if mask else ""
-                return f"tl.load({node.word}_ptr + {PLACES[node.dims]}{masked}).to(tl.float32)"
+                return self.loaded(node)
             case "dot":
                 x, y = (
                     f"tl.trans({self.text(arg)})" if turned else self.text(arg)
@@ -240,12 +268,19 @@ class KernelPrinter:
                 place = node.args[0].dims.index(node.word)
                 return f"tl.sum({self.text(node.args[0])}, {place})"
             case "here":
-                return f"tl.where({MASKS[node.dims]}, {self.text(node.args[0])}, {node.number!r})"
+                mask = self.mask(node.dims)
+                text = self.text(node.args[0])
+                return f"tl.where({mask}, {text}, {node.number!r})" if mask else text
+            case "where":
+                found, x, y = (self._fitted(arg, node.dims) for arg in node.args)
+                return f"tl.where({found} != 0.0, {x}, {y})"
             case "turned":
                 return self.text(node.args[0])
             case "spread":
                 return self._spread(node)
             case op if op in UNARY:
+                if UNARY[op].startswith(f"{op}("):
+                    self.used.add(op)
                 return UNARY[op].format(self._atom(node.args[0]))
             case op if op in BINARY:
                 return BINARY[op].format(*(self._fitted(arg, node.dims) for arg in node.args))
@@ -255,9 +290,16 @@ class KernelPrinter:
             f"{node.op}({', '.join([*words, *(['PRECISION'] if node.op in MULTIPLIES else [])])})"
         )
 
+    def loaded(self, node: Tile) -> str:
+        """The text of a load."""
+        mask = self.mask(node.dims)
+        masked = f", mask={mask}, other={node.number!r}" if mask else ""
+        place = self.place(node.word, node.dims)
+        return f"tl.load({self.pointer(node.word)} + {place}{masked}).to(tl.float32)"
+
     def _spread(self, node: Tile) -> str:
         (x,) = node.args
-        shape = f"[{', '.join(BLOCKS[axis] for axis in node.dims)}]"
+        shape = f"[{', '.join(self.block(axis) for axis in self.seen(node.dims))}]"
         if x.op == "number":
             return f"tl.full({shape}, {x.number!r}, tl.float32)"
         return f"tl.broadcast_to({self._fitted(x, node.dims)}, {shape})"

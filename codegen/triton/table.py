@@ -106,3 +106,10 @@ def block_sizes(keeping: Keeping, d_k: int, d_v: int) -> dict[str, Row]:
 
 
 LARGEST = max(SIZES)
+
+
+def layer_sizes(chunk: int, entries: int) -> dict[str, Row]:
+    """Return the rows of a memory with layers: all tokens of its chunk, warps by its entries."""
+    tokens = max(16, 1 << (chunk - 1).bit_length())
+    warps = 8 if entries > 1 << 13 or tokens > 32 else 4
+    return dict.fromkeys((*ARCHITECTURES, "interpreter"), (tokens, 1, warps, warps, 1))

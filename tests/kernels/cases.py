@@ -70,9 +70,9 @@ def half() -> dict[str, float]:
     return {"half": max(ratio(our_y, y), ratio(ours["S"], state["S"]))}
 
 
-def operations() -> dict[str, Any]:
+def checked(system: Any) -> dict[str, Any]:
     """What torch asks of its operations, and whole graphs of `torch.compile`."""
-    mine, _, compiled = both(resolve(block(STATES)), "mixer")
+    mine, _, compiled = both(system, "mixer")
     kernels = compiled.module.kernels  # type: ignore[attr-defined]
     torch.manual_seed(0)
     found = {}
@@ -97,10 +97,7 @@ def sample_calls(kernels: Any, module: Any) -> dict[str, tuple[torch.Tensor, ...
 
     def listen(name: str) -> Callable[..., Any]:
         def call(*args: torch.Tensor) -> Any:
-            calls[name] = tuple(
-                x.detach().clone().requires_grad_() if isinstance(x, torch.Tensor) else x
-                for x in args
-            )
+            calls[name] = tuple(_still(x, True) for x in args)
             return real[name](*args)
 
         return call
@@ -115,8 +112,15 @@ def sample_calls(kernels: Any, module: Any) -> dict[str, tuple[torch.Tensor, ...
             setattr(kernels, name, real[name])
     for name in [n for n in calls if "_back" in n]:
         # what runs backwards has no gradient of its own
-        calls[name] = tuple(x.detach() for x in calls[name])
+        calls[name] = tuple(_still(x) for x in calls[name])
     return calls
+
+
+def _still(x: Any, wanted: bool = False) -> Any:
+    """A value that hangs on nothing; numbers stay."""
+    if not isinstance(x, torch.Tensor):
+        return x
+    return x.detach().clone().requires_grad_() if wanted else x.detach()
 
 
 def random_case(seed: int) -> dict[str, Any]:
@@ -308,7 +312,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
             "comba", "gdn2",
         )
     },
-    "operations": operations,
+    "operations": lambda: checked(resolve(block(STATES))),
     "tuned": tuned,
     "rwkv7": partial(shipped, "rwkv7", "time_mix"),
     **{

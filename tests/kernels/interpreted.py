@@ -43,6 +43,7 @@ def both(system: System, name: str) -> tuple[nn.Module, nn.Module, Compiled]:
     """A block with kernels in float32, and one of plain PyTorch in float64."""
     ours = compile_system(system, "triton")
     assert ours.kernels_source, "no memory has kernels"
+    torch.manual_seed(0)
     mine = randomised(ours.block(name).double())
     truth = compile_system(system, "torch").block(name).double()
     truth.load_state_dict(mine.state_dict())
@@ -86,9 +87,9 @@ def compare(system: System, tokens: int, name: str = "mixer") -> dict[str, float
 def cases() -> dict[str, Any]:
     """Everything that can be asked for."""
     from tests.kernels import cases as found
-    from tests.kernels import loops
+    from tests.kernels import layer_cases, loops
 
-    return {**found.CASES, **loops.CASES}
+    return {**found.CASES, **layer_cases.CASES, **loops.CASES}
 
 
 def run(names: list[str]) -> Iterator[dict[str, Any]]:

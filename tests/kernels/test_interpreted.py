@@ -51,6 +51,22 @@ def test_kernels_in_half_precision_and_their_operations() -> None:
     assert all(result == ["SUCCESS"] for result in checked.values()), checked
 
 
+def test_kernels_of_maps_with_layers_agree_forward_and_backward() -> None:
+    small(interpreted("layers:deep", "layers:ttt_linear"))
+
+
+@pytest.mark.slow
+def test_kernels_of_other_maps_with_layers_agree_and_are_sound_operations() -> None:
+    names = ("gated", "first", "ttt_mlp", "titans_lmm", "omeganet", "tnt")
+    small(interpreted(*(f"layers:{name}" for name in names)))
+    found = interpreted("layers:half", "layers:operations")
+    assert found["layers:half"]["half"] < 5e-3
+    checked = found["layers:operations"]
+    assert checked.pop("fullgraph") < 1e-6
+    assert len(checked) >= 6
+    assert all(result == ["SUCCESS"] for result in checked.values()), checked
+
+
 def test_one_token_is_one_kernel_where_nobody_asks_for_gradients() -> None:
     small(interpreted("step:nonlinear", "step:titans_linear", "step:rwkv7", "step:operation"))
 

@@ -169,12 +169,12 @@ def test_explain_loads_no_torch() -> None:
 
 
 def test_kernels_are_told_of_with_the_target_that_writes_them(call: Call) -> None:
-    answer = call("explain", "ttt_linear", "--target", "triton", "--arch", "gfx942")
+    answer = call("explain", "yaad", "--target", "triton", "--arch", "gfx942")
     assert answer.status == 0
     lines = said(answer.out)
     in_order(lines, "kernels on gfx942, streams in bfloat16")
     assert any(line.startswith("mixer.M: none,") for line in lines)
-    answer = call("explain", "ttt_linear", "--target", "triton", "--format", "json")
+    answer = call("explain", "yaad", "--target", "triton", "--format", "json")
     found = json.loads(answer.out)["kernels"]
     assert found["architecture"] == "sm_90" and found["kernels"] == []
     assert list(found["plain"]) == ["mixer.M"]

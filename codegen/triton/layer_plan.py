@@ -1,0 +1,199 @@
+"""Which memories that move from chunk to chunk run as kernels, why the others do not, and the call.
+
+In: a memory with its schedule and the reads that its block makes. Out: a `LayerPlan`, or a reason
+in words, decided from the forms and the map alone; statements at the head of `forward` and of the
+reads, below which PyTorch's form stands for what kernels do not take.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nlc.codegen.lowering import Lowering, batch_of
+from nlc.codegen.names import Names, identifier
+from nlc.codegen.program import note
+from nlc.codegen.tile_vectors import leaf_value
+from nlc.codegen.triton.layer_launch import read_suffix
+from nlc.codegen.triton.layer_values import MAPS, NoKernel, block_size
+from nlc.codegen.triton.layers import Layers
+from nlc.codegen.writer import Writer, split_call
+
+from nlc.ir.normal_form import Affine
+from nlc.ir.schedule import BlockPlan, ChunkLoop, Stage, Windows
+
+if TYPE_CHECKING:
+    from nlc.codegen.torch_memory import MemoryWriter
+
+# names that the functions of `kernels.py` use themselves
+USED = {
+    "q", "y", "dy", "run", "dot", "blocks", "front", "given", "leaves", "found", "path", "states",
+    "came", "x", "vector", "rows", "torch", "tl", "triton", "ctx", "offset", "position", "kernels",
+    "course",
+}  # fmt: skip
+# tokens of a chunk, and entries of a layer, that one program holds
+LONGEST = 64
+LARGEST = 1 << 13
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """The kernels of a memory: `name` begins all their names."""
+
+    name: str
+    layers: Layers
+    variables: dict[str, str]
+    start: str
+    reads: tuple[tuple[str, str], ...]
+
+
+def plan_layers(writer: MemoryWriter, block: str) -> LayerPlan | str:
+    """Plan the kernels of a memory; a text says why it has none."""
+    reason = why_not(writer)
+    if reason:
+        return reason
+    memory = writer.memory
+    variables = {v.name: name for v, name in zip(memory.variables, writer.states, strict=True)}
+    name = identifier(f"{block}_{memory.name}".lower())
+    # states have names of their own, which those of streams leave alone
+    names = Names(USED | {*variables.values(), writer.start_name})
+    words = {
+        (v.name, part.name): names.fresh(_word(variables[v.name], part.name))
+        for v in memory.variables
+        for part in v.parts
+    }
+    names.used |= {f"{a}{w}{b}" for w in words.values() for a in ("", "d", "g") for b in ("", "_0")}
+    names.used |= {f"{w}_start" for w in words.values()}
+    reads = tuple((when, var) for _, when, var, _ in sorted(writer.reads) if when in READS)
+    try:
+        layers = Layers(memory, dict(writer.forms), words, names)
+        for read in reads:
+            layers.read(*read, read_suffix(layers, *read))
+    except NoKernel as why:
+        return str(why)
+    if not layers.values.leaves:
+        return "nothing is written into it"
+    return LayerPlan(name, layers, variables, writer.start_name, reads)
+
+
+READS = ("post", "prev", "start")
+
+
+def _word(variable: str, part: str) -> str:
+    short = part.removesuffix(".weight") if part != "weight" else ""
+    return identifier(f"{variable}_{short}" if short else variable).rstrip("_")
+
+
+def why_not(writer: MemoryWriter) -> str:
+    """Say what keeps a memory from kernels, or nothing."""
+    memory, form = writer.memory, writer.memory.map
+    if form.kind not in MAPS or len(form.inputs) != 1 or len(form.outputs) != 1:
+        return "its state is no map of vectors"
+    if writer.schedule.kind != "tile-scan" or len(writer.forms) != len(writer.schedule.forms):
+        return "its writes read its state as it moves from token to token of a chunk"
+    blocks = [[block_size(str(axis.size)) for axis in part.shape] for part in form.parts]
+    if max(map(math.prod, blocks)) > LARGEST:
+        return f"a layer has more than {LARGEST} weights"
+    if min(axis.size for part in form.parts for axis in part.shape) < 2:
+        return "a layer has one channel"
+    if memory.chunk > LONGEST:
+        return f"its chunks have more than {LONGEST} tokens"
+    if any(kind != "apply" and when in READS for kind, when, *_ in writer.reads):
+        return "its whole state is read"
+    for part, affine in writer.forms:
+        if affine.stopped is not None:
+            return "its gradient does not pass through all that moves it: it runs as PyTorch"
+        keeping = writer.schedule.keeping(part)
+        if affine.transposed or keeping.gates not in ("ScalarGate", "CoupledGates"):
+            return f"the gates of `{part}` are kept as {keeping.gates}"
+        if not affine.known:
+            return "its writes read its state as it moves from token to token of a chunk"
+        if circle(affine):
+            return "its states flow in a circle"
+    return ""
+
+
+def circle(form: Affine) -> bool:
+    """Say whether states flow into one another in a circle."""
+    waiting = set(range(len(form.states)))
+    while waiting:
+        free = {j for j in waiting if all(form.decay[m][j] is None for m in waiting - {j})}
+        if not free:
+            return True
+        waiting -= free
+    return False
+
+
+def in_chunk_loop(plan: BlockPlan, memory: str) -> bool:
+    """Say whether a memory moves with others, chunk by chunk."""
+
+    def inside(stages: Sequence[Stage]) -> bool:
+        return any(
+            (isinstance(stage, ChunkLoop) and memory in stage.memories)
+            or (isinstance(stage, Windows) and inside(stage.stages))
+            for stage in stages
+        )
+
+    return inside(plan.stages)
+
+
+# ---- the call ----------------------------------------------------------------------------------
+
+
+def write_layer_course(writer: MemoryWriter, plan: LayerPlan, out: Writer, asked: str) -> None:
+    """Write `if kernels.takes(M): ...` at the head of `forward`; `asked` is read on the way."""
+    from nlc.codegen.torch_memory import taken
+
+    program, inputs = writer.begin(writer.run_arguments, 2)
+    memory = writer.memory
+    parts = memory.map.parts
+    shape = (*memory.lead, *parts[0].shape)
+    first = note(program.input("M"), shape, 1, wide=True)
+    leaf = inputs.__getitem__
+    low = Lowering(program, 2, leaf, taken(inputs, leaf), writer.like(program, inputs, [first]))
+    lead = len(memory.lead)
+    found = [
+        leaf_value(low, own.expr, lead, own.vector) for own in plan.layers.values.leaves.values()
+    ]
+    program.finish(tuple(found))
+    entry = writer.states[0] + (f'["{parts[0].name}"]' if len(parts) > 1 else "")
+    out.line(f"if kernels.takes({entry}):")
+    with out.indent():
+        printer = writer.body(out, program)
+        words = [printer.operand(node) for node in found]
+        course, states = f"kernels.{plan.name}_course", writer.states
+        given = [*words, *states, writer.start_name, "position"]
+        names = ["course", *states, writer.start_name]
+        if memory.reset is not None:
+            moving = [f"({w}, {batch_of(n) == 2})" for w, n in zip(words, found, strict=True)]
+            out.call("leaves = [", moving, "]")
+            again = [f"{state}_0" for state in states]
+            given = [course, "leaves", f"[{', '.join(states)}]", f"[{', '.join(again)}]"]
+            given += [writer.start_name, "position", str(memory.reset.count)]
+            course = "kernels.layer_pieces"
+        if not asked:
+            out.call(f"return {course}(", given)
+            return
+        for text in split_call(f"{', '.join(names)} = {course}(", given, ")", out.room):
+            out.line(text)
+        [(when, var)] = plan.reads
+        read = _read(writer, plan, when, var, asked, "course")
+        out.line(f"return {', '.join([read, *names[1:]])}")
+
+
+def _read(writer: MemoryWriter, plan: LayerPlan, when: str, var: str, q: str, path: str) -> str:
+    name = f"kernels.{plan.name}_read{read_suffix(plan.layers, when, var)}"
+    if writer.memory.reset is not None:
+        return f"kernels.read_layer_pieces({name}, {q}, {path})"
+    return f"{name}({q}, {path})"
+
+
+def write_layer_read(
+    writer: MemoryWriter, plan: LayerPlan, out: Writer, when: str, var: str
+) -> None:
+    """Write `if isinstance(path, kernels.LayerCourse): ...` at the head of a read."""
+    path = "path" if writer.memory.reset is None else "path[0]"
+    out.line(f"if isinstance({path}, kernels.LayerCourse):")
+    out.line(f"    return {_read(writer, plan, when, var, 'q', 'path')}")

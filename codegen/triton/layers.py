@@ -1,0 +1,405 @@
+"""The kernels of a memory that moves from chunk to chunk, as tile graphs.
+
+In: the normal forms of its parts, whose writes are known at the chunk's start, and how it is read.
+Out: `Kernel`s:
+
+    course       from chunk to chunk: the writes u, b of all layers from the state before the chunk,
+                 then W <- carried(W) + u^T b for each layer
+    read         each chunk alone: the map, layer by layer, with for each layer's weights
+                 W_t x_t = W_0 F(t, 0) x_t + sum_i <F(t, i) b_i, x_t> u_i
+    read_back    the gradients of all that a read hangs on, each chunk alone
+    course_back  from the last chunk to the first: the writes anew, and through them
+
+Both ways back are derived from those forward, so that whatever hangs on the inner gradient has its
+gradient as well. A state is a matrix [m, n], a vector [n] or a number; it stands in memory before
+each chunk, and `WORD:start`, `WORD:before` and `WORD:after` are the places of one chunk there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from nlc.codegen.names import Names
+from nlc.codegen.triton.gates import Scalar
+from nlc.codegen.triton.gradient import gradients
+from nlc.codegen.triton.graph import Dims, Tile, Tiles, renamed
+from nlc.codegen.triton.layer_printer import BARRIER, MAKE
+from nlc.codegen.triton.layer_values import Values, apply_map, own_dims
+from nlc.codegen.triton.solve import Kernel
+
+from nlc.ir.expr import Expr, postorder
+from nlc.ir.normal_form import Affine, Write
+from nlc.ir.system import Memory
+
+# places of a state: before the chunk in which it is read, before and after the tile's own tokens
+START, BEFORE, AFTER, FIRST = ":start", ":before", ":after", ":first"
+
+
+@dataclass(frozen=True)
+class State:
+    """A part of a state: its word, its axes, and whether it is the memory's own."""
+
+    var: str
+    part: str
+    word: str
+    dims: Dims
+
+
+@dataclass
+class Layers:
+    """Builds the kernels of one memory; each kernel has a graph of its own.
+
+    `words` are the names of its states by (variable, part), `stored` those of its writes' vectors
+    that are kept for reads: what hangs on the state before the chunk.
+    """
+
+    memory: Memory
+    forms: Mapping[str, Affine]
+    words: Mapping[tuple[str, str], str]
+    names: Names
+    values: Values = field(init=False)
+    stored: dict[tuple[Expr, Dims], str] = field(default_factory=dict)
+    shapes: dict[str, Dims] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        starts = {part: self.words["", part] + START for part in self.forms}
+        self.values = Values(self.memory, Tiles(), self.names, starts)
+        self.begin()
+        # the list of leaves is that of all coefficients
+        for _, part, r, _ in self.writes():
+            for letter, expr, dims in self.vectors(part, r):
+                found = self.values.coefficient(expr, dims)
+                if self.values.own(expr) and found.op != "number":
+                    short = part.removesuffix(".weight").replace(".", "_")
+                    count = str(r + 1) if len(self.forms[part].writes) > 1 else ""
+                    if (expr, dims) not in self.stored:
+                        word = self.names.fresh(f"{letter}_{short}{count}")
+                        self.stored[expr, dims] = word
+                        self.shapes[word] = dims
+
+    def begin(self) -> None:
+        """Begin a graph."""
+        self.tiles = Tiles()
+        self.values.tiles = self.tiles
+        made: dict[object, Scalar] = {}
+        self.gates: dict[str, Scalar] = {}
+        for part, form in self.forms.items():
+            if form.decay not in made:
+                # beyond the sequence a state stays, and nothing flows into another
+                given = [
+                    [
+                        None if g is None else renamed(self.values.gate(g, float(i == j)), "g")
+                        for j, g in enumerate(row)
+                    ]
+                    for i, row in enumerate(form.decay)
+                ]
+                made[form.decay] = Scalar(self.tiles, given)
+            self.gates[part] = made[form.decay]
+
+    # ---- what there is -------------------------------------------------------------------------
+
+    def states(self) -> Iterator[tuple[Affine, State, int]]:
+        """All parts of all states, with their forms and their numbers there."""
+        for part, form in self.forms.items():
+            for j, (var, _) in enumerate(form.states):
+                yield form, State(var, part, self.words[var, part], self.shape(part)), j
+
+    def writes(self) -> Iterator[tuple[Affine, str, int, Write]]:
+        """All writes of all parts that go anywhere."""
+        for part, form in self.forms.items():
+            for r, write in enumerate(form.writes):
+                if write.offset is not None and any(b is not None for b in write.targets):
+                    yield form, part, r, write
+
+    def vectors(self, part: str, r: int) -> Iterator[tuple[str, Expr, Dims]]:
+        """The vectors of a write: its letter, its value and its axes with tokens."""
+        dims, write = self.shape(part), self.forms[part].writes[r]
+        assert write.offset is not None
+        yield "u", write.offset, ("C", *dims[:1]) if len(dims) == 2 else ("C",)
+        for b in dict.fromkeys(b for b in write.targets if b is not None):
+            yield "b", b, ("C", *dims[-1:])
+
+    @property
+    def entries(self) -> int:
+        """How many numbers the memory's own state has, in one copy."""
+        own = [state.dims for _, state, _ in self.states() if not state.var]
+        return sum(math.prod(map(int, dims)) for dims in own)
+
+    def shape(self, part: str) -> Dims:
+        """The axes of a part."""
+        shape = next(p.shape for p in self.memory.map.parts if p.name == part)
+        return own_dims(shape, 0)
+
+    def keys(self, write: Write) -> list[tuple[Expr, tuple[int, ...]]]:
+        """The keys of a write, each with the states into which it goes."""
+        into: dict[Expr, list[int]] = {}
+        for j, b in enumerate(write.targets):
+            if b is not None:
+                into.setdefault(b, []).append(j)
+        return [(b, tuple(js)) for b, js in into.items()]
+
+    def load(self, word: str, place: str, dims: Dims) -> Tile:
+        """A state of one chunk."""
+        name = word + place.replace(":", "_")
+        return self.tiles.make("load", dims=dims, word=word + place, name=name)
+
+    def made(self, expr: Expr, dims: Dims) -> Tile:
+        """A write's vector, made in this program."""
+        found = self.values.coefficient(expr, dims)
+        return renamed(found, self.stored.get((expr, dims), ""))
+
+    def kept(self, expr: Expr, dims: Dims) -> Tile:
+        """A write's vector, as the course has kept it, or made of streams."""
+        if (expr, dims) in self.stored:
+            word = self.stored[expr, dims]
+            return self.tiles.load(word, dims)
+        return self.made(expr, dims)
+
+    # ---- from chunk to chunk -------------------------------------------------------------------
+
+    def course(self) -> Kernel:
+        """From chunk to chunk."""
+        self.begin()
+        tiles = self.tiles
+        stores = [(word, self.made(*key)) for key, word in self.stored.items()]
+        for form, state, j in self.states():
+            total: Tile | None = None
+            for a, (var, part) in enumerate(form.states):
+                whole = self.gates[state.part].whole(a, j)
+                if whole is not None:
+                    before = self.load(self.words[var, part], BEFORE, state.dims)
+                    total = tiles.add(total, tiles.mul(whole, before))
+            for write in form.writes:
+                for left, u, _ in self.left(state, write, j):
+                    total = tiles.add(total, added(tiles, u, left, state.dims))
+            after = total or tiles.number(0.0)
+            stores.append((state.word + AFTER, tiles.spread(after, state.dims)))
+        about = "Go from chunk to chunk: the writes from the state before it, W <- W + u^T b."
+        return Kernel("course", about, tuple(stores), loop=1)
+
+    def left(self, state: State, write: Write, j: int) -> Iterator[tuple[Tile, Tile, Tile]]:
+        """What a chunk's end keeps of a write in a state: F(C, i) b_i, u and b_i."""
+        if write.offset is None:
+            return
+        dims = state.dims
+        for b, into in self.keys(write):
+            key = self.made(b, ("C", *dims[-1:]))
+            left = self.gates[state.part].left(into, j, key)
+            if left is not None:
+                u_dims = ("C", *dims[:1]) if len(dims) == 2 else ("C",)
+                yield left, self.made(write.offset, u_dims), key
+
+    # ---- reading -------------------------------------------------------------------------------
+
+    def answer(self, when: str, var: str) -> Tile:
+        """A read of the map at every token."""
+        form = self.memory.map
+        weights = _Read(self, when, var)
+        q = self.tiles.load("q", ("C", str(form.chain[0].size)))
+        return renamed(apply_map(self.values, form, weights, q), "y")
+
+    def read(self, when: str, var: str, name: str) -> Kernel:
+        """A read at every token."""
+        self.begin()
+        about = "Read the map at every token: W_t x_t = W F(t, 0) x_t + sum <F(t, i) b_i, x_t> u_i."
+        return Kernel(name, about, (("y", self.answer(when, var)),))
+
+    # ---- backwards -----------------------------------------------------------------------------
+
+    def read_back(self, when: str, var: str, name: str) -> Kernel:
+        """The gradients of what a read was given."""
+        self.begin()
+        y = self.answer(when, var)
+        found = gradients(self.tiles, {y: self.tiles.load("dy", y.dims)})
+        stores = sorted((_grad(load.word), named(grad, load)) for load, grad in found.items())
+        return Kernel(name, "Give the gradients of all that a read hangs on.", tuple(stores))
+
+    def course_back(self) -> Kernel:
+        """From the last chunk to the first: the gradients of the states before each."""
+        reached, stores = self._back()
+        tiles = self.tiles
+        # gradients of streams are no matter of this kernel
+        reached = {value: grad for value, grad in reached.items() if moves(value)}
+        wanted = set(reached.values())
+        stores = [(word, tile) for word, tile in stores if word != MAKE or tile in wanted]
+        stores.append((BARRIER, tiles.number(0.0)))
+        for load, grad in gradients(tiles, reached).items():
+            if load.word.endswith(START):
+                word, own = f"d{load.word.removesuffix(START)}", named(grad, load)
+                stores.append((word + FIRST, own))
+                more = tiles.make("unless_first", own, dims=grad.dims)
+                stores.append((word + BEFORE, tiles.add(self.load(word, BEFORE, grad.dims), more)))
+        about = "Go from the last chunk to the first: the gradients of the states before each."
+        return Kernel("course_back", about, tuple(stores), loop=-1)
+
+    def writes_back(self) -> Kernel:
+        """The gradients of what each chunk's writes and gates are made of, each chunk alone."""
+        reached, stores = self._back()
+        made = [(word, tile) for word, tile in stores if word == MAKE]
+        rest = [
+            (_grad(load.word), named(grad, load))
+            for load, grad in gradients(self.tiles, reached).items()
+            if ":" not in load.word
+        ]
+        about = "Give the gradients of what each chunk's writes and gates are made of."
+        return Kernel("writes_back", about, (*made, *sorted(rest)))
+
+    def _back(self) -> tuple[dict[Tile, Tile], list[tuple[str, Tile]]]:
+        """What reaches the writes and gates of a chunk, and the states before it by its update."""
+        self.begin()
+        tiles = self.tiles
+        reached: dict[Tile, Tile] = {}
+        touched: dict[Tile, None] = {}
+
+        def reach(value: Tile, grad: Tile) -> None:
+            if value.op != "number":
+                reached[value] = tiles.add(reached.get(value), grad)
+                touched[value] = None
+
+        for (expr, dims), word in self.stored.items():
+            reach(self.made(expr, dims), tiles.load(f"d{word}", dims))
+        stores = []
+        for part, form in self.forms.items():
+            touched.clear()
+            after = self._states_back(part, form, reach)
+            # all that takes these states is made before those of the next layer are loaded
+            stores += [(MAKE, reached[value]) for value in touched]
+            stores += [(f"d{word}{BEFORE}", grad) for word, grad in after.items()]
+        return reached, stores
+
+    def _states_back(
+        self, part: str, form: Affine, reach: Callable[[Tile, Tile], None]
+    ) -> dict[str, Tile]:
+        """What a chunk's update hands back: the gradients of a part's states before it."""
+        tiles, dims = self.tiles, self.shape(part)
+        words = [self.words[state] for state in form.states]
+        found = {w: self.load(f"g{w}", BEFORE, dims) for w in words}
+        for j, (var, _) in enumerate(form.states):
+            dW = self.load(f"d{words[j]}", AFTER, dims)
+            for a, word in enumerate(words):
+                whole = self.gates[part].whole(a, j)
+                if whole is None:
+                    continue
+                found[word] = tiles.add(found[word], tiles.mul(whole, dW))
+                if whole.op != "number":
+                    product = tiles.mul(self.load(word, BEFORE, dims), dW)
+                    for axis in dims:
+                        product = tiles.sum(product, axis)
+                    reach(whole, product)
+            state = State(var, part, words[j], dims)
+            for write in form.writes:
+                for left, u, _ in self.left(state, write, j):
+                    of_u, of_left = _added_back(tiles, u, left, dW)
+                    reach(u, of_u)
+                    reach(left, of_left)
+        return found
+
+
+def _grad(word: str) -> str:
+    return f"grad_{word}"
+
+
+def named(grad: Tile, load: Tile) -> Tile:
+    """Name a gradient after what it is of."""
+    return renamed(grad, f"grad_{load.name}")
+
+
+def added(tiles: Tiles, u: Tile, left: Tile, dims: Dims) -> Tile:
+    """sum_i u_i left_i^T: [m, n], [n] or a number."""
+    if len(dims) == 2:
+        return tiles.dot(u, left, (True, False), dims)
+    return tiles.sum(tiles.mul(left, u), "C")
+
+
+def _added_back(tiles: Tiles, u: Tile, left: Tile, dW: Tile) -> tuple[Tile, Tile]:
+    """The gradients of u and left of `added`."""
+    if len(dW.dims) == 2:
+        of_u = tiles.dot(left, dW, (False, True), u.dims)
+        return of_u, tiles.dot(u, dW, (False, False), left.dims)
+    of_u = tiles.mul(left, dW)
+    for axis in dW.dims:
+        of_u = tiles.sum(of_u, axis)
+    return of_u, tiles.mul(tiles.spread(u, left.dims), dW)
+
+
+@dataclass
+class _Read:
+    """The parts of a map as each token meets them."""
+
+    layers: Layers
+    when: str
+    var: str
+
+    def has(self, part: str) -> bool:
+        """Say whether there is such a part."""
+        return part in self.layers.forms
+
+    def _start(self, part: str) -> Tile:
+        layers = self.layers
+        return layers.load(layers.words[self.var, part], START, layers.shape(part))
+
+    def _number(self, part: str) -> int:
+        form = self.layers.forms[part]
+        return next(j for j, (var, _) in enumerate(form.states) if var == self.var)
+
+    def times(self, part: str, x: Tile) -> Tile:
+        """W_t x_t."""
+        layers, tiles = self.layers, self.layers.tiles
+        m, n = layers.shape(part)
+        if self.when == "start":
+            return tiles.dot(x, self._start(part), (False, True), ("C", m))
+        gates, form, late = layers.gates[part], layers.forms[part], self.when == "post"
+        j, y = self._number(part), None
+        for a, row in gates.asked(j, x, late).items():
+            W = layers.load(layers.words[form.states[a]], BEFORE, (m, n))
+            y = tiles.add(y, tiles.dot(row, W, (False, True), ("C", m)))
+        for write in form.writes:
+            if write.offset is None:
+                continue
+            for b, into in layers.keys(write):
+                scores = gates.reach(into, j, x, layers.kept(b, ("C", n)), late)
+                if scores is not None:
+                    u = layers.kept(write.offset, ("C", m))
+                    y = tiles.add(y, tiles.dot(scores, u, (False, False), ("C", m)))
+        return y or tiles.spread(tiles.number(0.0), ("C", m))
+
+    def vector(self, part: str) -> Tile:
+        """A vector at each token: F(t, 0) w + sum_i F(t, i) u_i b_i."""
+        layers, tiles = self.layers, self.layers.tiles
+        dims = layers.shape(part)
+        if self.when == "start":
+            return self._start(part)
+        gates, form, late = layers.gates[part], layers.forms[part], self.when == "post"
+        j, found = self._number(part), None
+        for a, (var, _) in enumerate(form.states):
+            since = gates.since(a, j, late)
+            if since is not None:
+                w = layers.load(layers.words[var, part], BEFORE, dims)
+                found = tiles.add(found, tiles.mul(since, w))
+        for write in form.writes:
+            if write.offset is None:
+                continue
+            for b, into in layers.keys(write):
+                table: Tile | None = None
+                for a in into:
+                    one = gates.table(a, j, late)
+                    table = table if one is None else tiles.add(table, one)
+                if table is not None:
+                    key = layers.kept(b, ("C", *dims))
+                    one = tiles.mul(key, layers.kept(write.offset, ("C",)))
+                    more = tiles.dot(table, one, (False, False), ("C", *dims))
+                    found = tiles.add(found, more)
+        return found or tiles.spread(tiles.number(0.0), dims)
+
+
+def moves(value: Tile) -> bool:
+    """Say whether a value hangs on the state before the chunk."""
+    return any(node.op == "load" and node.word.endswith(START) for node in postorder([value]))
+
+
+def loads(kernel: Kernel) -> list[Tile]:
+    """What a kernel loads."""
+    nodes = postorder([tile for _, tile in kernel.stores])
+    return [node for node in nodes if node.op == "load"]

@@ -1,0 +1,99 @@
+"""Cases of memories that move from chunk to chunk: maps with layers, at sizes that fit no block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+import nlc
+from tests.kernels.interpreted import both, compare, ratio, text_case
+from tests.references.specs import block, resolve
+
+# two states, two keys, all kinds of parts, read before and after each update and at a chunk's start
+DEEP = """
+  weights W_k2 : linear(d -> heads*d_k)
+  weights W_a, W_b : linear(d -> heads, bias)
+  k2, a, b = W_k2(x), sigmoid(W_a(x)), sigmoid(W_b(x))
+  memory M : mlp(d_k -> 7 -> d_v, bias, norm, act = silu) at fast {
+    key k
+    value v
+    state S = 0
+    init learned
+    update {
+      S = 0.9 * a * S - 0.2 * b * grad
+      M = (1 - 0.1 * a) * M + S
+    }
+  }
+  out = W_o(M(q) + prev(M)(k2))
+"""
+# a gated map, several keys a token, an objective of another kind, back to the start at times
+GATED = """
+  weights W_k2 : linear(d -> heads*d_k)
+  weights W_a : linear(d -> heads, bias)
+  k2, a = W_k2(x), sigmoid(W_a(x))
+  memory M : glu(d_k -> 6 -> d_v) at fast {
+    key k, k2
+    value v, 0.5 * v
+    objective sqrt(||M(key) - value||^2 + 0.1)
+    init learned
+    reset every 10 tokens
+    update { M = a * M - 0.3 * grad }
+  }
+  out = W_o(M(q))
+"""
+# one matrix whose gradient is that of its chunk's start; what moves it is a constant
+FIRST = """
+  weights W_a : linear(d -> heads, bias)
+  a = sigmoid(W_a(x))
+  memory M : linear(d_k -> d_v, bias) at fast {
+    key unit(k)
+    value v
+    through first_order
+    update { M = a * M - where(a > 0.5, 0.4, 0.1) * grad }
+  }
+  out = W_o(M(q))
+"""
+SMALL = {"dims.d": 6, "dims.heads": 2, "dims.d_k": 5, "levels.fast.chunk": 6}
+
+
+def shipped(name: str) -> dict[str, float]:
+    """A shipped spec at sizes that are no powers of two."""
+    known = dict(nlc.load(f"specs/{name}.nl").dims)
+    sizes = SMALL | ({"dims.d_v": 3} if "d_v" in known else {})
+    return compare(nlc.load(f"specs/{name}.nl", set=sizes), 19)
+
+
+def half() -> dict[str, float]:
+    """A whole block in float16, whose streams reach the kernels in that type."""
+    mine, truth, _ = both(nlc.load("specs/titans_lmm.nl", set=SMALL | {"dims.d_v": 3}), "mixer")
+    torch.manual_seed(2)
+    x = torch.randn(2, 13, 6, dtype=torch.float64)
+    y, state = truth(x)
+    our_y, ours = mine.half()(x.half())
+    our_y.float().sum().backward()
+    assert our_y.dtype == torch.float16
+    pairs = [(ours["M"][part], state["M"][part]) for part in state["M"]]
+    return {"half": max(ratio(our_y, y), *(ratio(a, b) for a, b in pairs))}
+
+
+def operations() -> dict[str, Any]:
+    """What torch asks of its operations, and whole graphs of `torch.compile`."""
+    from tests.kernels.cases import checked
+
+    return checked(resolve(block(DEEP, chunk="4")))
+
+
+CASES: dict[str, Callable[[], dict[str, Any]]] = {
+    "layers:deep": partial(text_case, block(DEEP, chunk="4"), 11),
+    "layers:gated": partial(text_case, block(GATED, chunk="5"), 13),
+    "layers:first": partial(text_case, block(FIRST, chunk="4"), 9),
+    "layers:half": half,
+    "layers:operations": operations,
+    **{
+        f"layers:{name}": partial(shipped, name)
+        for name in ("ttt_linear", "ttt_mlp", "titans_lmm", "omeganet", "tnt")
+    },
+}
