@@ -127,6 +127,9 @@ class Values:
             if len(x.dims) != 2 or (expr.op in REDUCE and not vector and expr.attr("keep")):
                 raise NoKernel(f"its update has `{expr.op}` over other axes")
             return self._over_last(expr, x)
+        if expr.op == "layernorm_slope" and tuple(expr.attr("axes")) == (-1,):
+            x, g = (self.value(arg, True) for arg in expr.args)
+            return self.layernorm_slope(x, g, float(expr.attr("eps")))
         return self._product(expr)
 
     def _product(self, expr: Expr) -> Tile:
@@ -210,12 +213,23 @@ class Values:
 
     def layernorm(self, x: Tile, eps: float = 1e-5) -> Tile:
         """(x - mean) / sqrt(variance + eps)."""
+        return self.tiles.binary("div", *self._deviation(x, eps))
+
+    def layernorm_slope(self, x: Tile, g: Tile, eps: float) -> Tile:
+        """The gradient in x of <g, y>, y = layernorm(x): (g - mean g - y mean <g, y>) / size."""
+        tiles = self.tiles
+        g, (difference, size) = tiles.spread(g, x.dims), self._deviation(x, eps)
+        y = tiles.binary("div", difference, size)
+        along = tiles.mul(y, self.mean(tiles.mul(g, y)))
+        return tiles.binary("div", tiles.sub(tiles.sub(g, self.mean(g)), along), size)
+
+    def _deviation(self, x: Tile, eps: float) -> tuple[Tile, Tile]:
         tiles = self.tiles
         difference = tiles.sub(x, self.mean(x))
         if _padded(x.dims[-1]):
             difference = tiles.here(difference, 0.0)
         variance = tiles.add(self.mean(tiles.mul(difference, difference)), tiles.number(eps))
-        return tiles.binary("div", difference, tiles.unary("sqrt", variance))
+        return difference, tiles.unary("sqrt", variance)
 
     def _over_last(self, expr: Expr, x: Tile) -> Tile:
         tiles = self.tiles
