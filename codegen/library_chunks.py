@@ -174,8 +174,20 @@ def rows_of(state: dict[str, Tensor], lead: tuple[int, ...]) -> dict[str, Tensor
 
 def as_rows(x: Tensor, rows: int, lead: tuple[int, ...]) -> Tensor:
     """Copies as rows of the batch: [B, T, *lead, ...] -> [B * copies, T, ...]."""
-    x = x.expand(rows, x.shape[1], *lead, *x.shape[2 + len(lead) :])
-    return x.movedim(1, 1 + len(lead)).flatten(0, len(lead))
+    return AsRows.apply(x.expand(rows, x.shape[1], *lead, *x.shape[2 + len(lead) :]), len(lead))
+
+
+class AsRows(torch.autograd.Function):
+    """Tokens behind leading axes, these as rows; its gradient lies in memory as x does."""
+
+    @staticmethod
+    def forward(ctx, x, lead):
+        ctx.front = (x.shape[0], *x.shape[2 : 2 + lead])
+        return x.movedim(1, 1 + lead).flatten(0, lead).contiguous()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.unflatten(0, ctx.front).movedim(len(ctx.front), 1).contiguous(), None
 
 
 def from_copies(x: Tensor, lead: tuple[int, ...]) -> Tensor:

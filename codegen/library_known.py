@@ -51,12 +51,12 @@ class Numbers:
         return self.given("reach", into, j, late)
 
     def since(self, j, late=True):
-        """F(t, 0), or F(t-1, 0): what is left of each first state in state j, n of [G, C, 1]."""
-        return [self.given("since", (a,), j, late) for a in self.states]
+        """F(t, 0), or F(t-1, 0): what is left of each first state in state j [G, C, n, 1]."""
+        return self.given("since", (), j, late)
 
     def left(self, into):
-        """F(C, i): what is left of a write in each state at the tile's end, n of [G, C, 1]."""
-        return [self.given("left", into, j, True) for j in self.states]
+        """F(C, i): what is left of a write in each state at the tile's end [G, C, n, 1]."""
+        return self.given("left", into, 0, True)
 
     def own(self):
         """F(C, 0) of each state in itself [G, n, 1]."""
@@ -81,21 +81,28 @@ class Numbers:
     def table(self, kind, into, j, late):
         if self.D.still and kind != "reach":
             return None
-        if kind == "own":
-            return torch.stack([self.parts(j, j)[1][:, -1:] for j in self.states], 1)
-        found = [self.parts(a, j) for a in into if self.D.numbers((a,), j) is not None]
-        if not found:
-            none = torch.zeros_like(self.parts(j, j)[1][:, 1:, None])
-            return None if kind == "reach" else none
-        inside, first, last = (sum(some[1:], some[0]) for some in zip(*found, strict=True))
         match kind:
             case "since":
-                return (first[:, 1:] if late else first[:, :-1]).unsqueeze(-1)
+                found = [self.total((a,), j)[1] for a in self.states]
+                since = torch.stack(found, -1).unsqueeze(-1)
+                return since[:, 1:] if late else since[:, :-1]
             case "left":
-                return last.unsqueeze(-1)
+                found = [self.total(into, j)[2] for j in self.states]
+                return torch.stack(found, -1).unsqueeze(-1)
+            case "own":
+                return torch.stack([self.parts(j, j)[1][:, -1:] for j in self.states], 1)
             case "whole":
-                return first[:, -1:, None]
-        return inside if late else F.pad(inside[:, :-1], (0, 0, 1, 0))
+                return self.total(into, j)[1][:, -1:, None]
+        found = self.total(into, j)[0]
+        return found if late or found is None else F.pad(found[:, :-1], (0, 0, 1, 0))
+
+    def total(self, into, j):
+        """Sums of the parts of tables from some states into one; 0 where none flows."""
+        found = [self.parts(a, j) for a in into if self.D.numbers((a,), j) is not None]
+        if not found:
+            _, first, last = self.parts(j, j)
+            return None, torch.zeros_like(first), torch.zeros_like(last)
+        return [sum(some[1:], some[0]) for some in zip(*found, strict=True)]
 
     def parts(self, a, j):
         """F_aj(t, i) by what is asked for: tokens i >= 1 by t >= 1, i = 0, and t = C."""
@@ -149,13 +156,14 @@ class Tile:
         """Read with queries [G, C, d_k], and move if the tile has not yet."""
         D, S, move = self.gates, self.starts, self.goes_on and self.after is None
         how = Along(S.n, S.wide, D.flows, q is not None, move)
-        given = [] if q is None else D.since(state, late)
-        given += [D.whole(*pair) for pair in D.flows] if move else []
+        given = [D.whole(*pair) for pair in D.flows] if move else []
         for e, keys in zip(self.writes, self.keys, strict=True):
             for b, into in keys:
                 table = None if q is None else D.reach(into, state, late)
-                given += [e, b, table, *(D.left(into) if move else [])]
-        y, after, first = AlongTile.apply(how, S.whole, q, D.own() if move else None, *given)
+                given += [e, b, table, D.left(into) if move else None]
+        since = None if q is None else D.since(state, late)
+        own = D.own() if move else None
+        y, after, first = AlongTile.apply(how, S.whole, q, since, own, *given)
         if move:
             self.after = Stacked(after, S.n, S.wide, first)
         return y
@@ -205,8 +213,8 @@ def solve_tile(r: int, asked: list[tuple[Tensor, int]], path: Tile, met: Tensor 
         if met is None:
             e = e + path.without(r).along(p, False, j)
         else:
-            (since,) = D.since(j, late=False)
-            e = e + met if since is None else torch.addcmul(e, met, since)
+            since = D.since(j, late=False)
+            e = e + met if since is None else torch.addcmul(e, met, since.squeeze(2))
         for b, into in path.keys[r]:
             table = D.reach(into, j, late=False)
             pairs += [] if table is None else [p, b, table]
