@@ -799,85 +799,80 @@ class AlongTile(torch.autograd.Function):
     y = sum_a s_a (q M_a^T) + sum_r (T_r * q b_r^T) e_r
     M_j <- sum_a w_aj M_a + sum_r (l_rj b_r)^T e_r
 
-    Given are the states, the queries, w_jj [G, n, 1], s_a [G, C, 1] and the other w_aj [G, 1, 1],
-    then e, b, T [G, C, C] and the numbers l_j [G, C, 1] of each write. None stands for a table that
-    is 0 and for numbers that are 1. The first state after the tile is given by itself, too.
+    Given are the states, the queries, numbers s [G, C, n, 1] and w_jj [G, n, 1], the other
+    w_aj [G, 1, 1], then e, b, T [G, C, C] and l [G, C, n, 1] of each write. None stands for a table
+    that is 0 and for numbers that are 1. The first state after the tile is given by itself, too.
     """
 
     @staticmethod
-    def forward(ctx, how, S, q, own, *given):
+    def forward(ctx, how, S, q, s, own, *given):
         ctx.how, met, y, after, first = how, [], None, None, None
-        since, flows, *writes = parted(how, given)
+        flows, writes = parted(how, given)
         if how.read:
-            y, met = read_along(how, S, q, since, writes)
+            y, met = read_along(how, S, q, s, writes)
         if how.move:
             after = flowed(how, how.flows, S, own, flows)
-            for e, b, _, *left in writes:
+            for e, b, _, left in writes:
                 x, z = (b, by_state(e, left)) if how.wide else (by_state(b, left), e)
                 after.baddbmm_(x.mT, z)
             first = state_in(how, after, 0).detach() if how.n > 1 else None
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(S, q, own, *given, *met)
+        ctx.save_for_backward(S, q, s, own, *given, *met)
         return y, after, first
 
     @staticmethod
     def backward(ctx, dy, dafter, dfirst):
-        how, (S, q, own, *given) = ctx.how, ctx.saved_tensors
-        _, of_S, of_q, of_own, *needs = ctx.needs_input_grad
+        how, (S, q, s, own, *given) = ctx.how, ctx.saved_tensors
+        _, of_S, of_q, of_s, of_own, *needs = ctx.needs_input_grad
         given, met = given[: len(needs)], given[len(needs) :]
-        since, flows, *writes = parted(how, given)
-        of_since, of_flows, *of_writes = parted(how, needs)
+        (flows, writes), (of_flows, of_writes) = parted(how, given), parted(how, needs)
         if torch.is_grad_enabled() and dy is not None:
             # this is differentiated again, and then what the states and writes met hangs on them
-            _, met = read_along(how, S, q, since, writes)
-        found = [[None] * len(write) for write in writes]
-        dS = dq = down = None
-        dsince, dflows = [None] * len(since), [None] * len(flows)
+            _, met = read_along(how, S, q, s, writes)
+        dwrites, dflows = [[None] * 4 for _ in writes], [None] * len(flows)
+        dS = dq = ds = down = None
         if dafter is not None or dfirst is not None:
             dafter = with_first(how, S, dafter, dfirst)
             dS = flowed(how, [(j, a) for a, j in how.flows], dafter, own, flows) if of_S else None
             down, dflows = flows_back(how, S, dafter, of_own, of_flows)
-            for back, *write in zip(found, writes, of_writes, strict=True):
-                move_back(how, dafter, *write, back)
+            for back, write, wanted in zip(dwrites, writes, of_writes, strict=True):
+                move_back(how, dafter, write, wanted, back)
         if dy is not None:
-            x, y, dq = read_back(how, S, q, since, met, dy, of_q, of_since, dsince)
+            x, y, dq, ds = read_back(how, S, q, s, met, dy, of_q, of_s)
             if of_S and dS is None and how.wide:
                 dS = torch.bmm(y.mT, x).mT
             elif of_S:
                 dS = added(dS, x.mT, y)
-            for back, scores, *write in zip(found, met[1:], writes, of_writes, strict=True):
-                dq = scores_back(q, dy, scores, dq, *write, back)
-        return None, dS, dq, down, *dsince, *dflows, *[x for back in found for x in back]
+            for back, write, wanted, x in zip(dwrites, writes, of_writes, met[1:], strict=True):
+                dq = scores_back(q, dy, x, dq, write, wanted, back)
+        return None, dS, dq, ds, down, *dflows, *[x for back in dwrites for x in back]
 
 
-def parted(how: Along, given: Any) -> list[Any]:
-    """Cut what is given into numbers of the states, how they flow, and each write."""
-    start = how.n if how.read else 0
-    writes = start + len(how.flows) if how.move else start
-    size = 3 + (how.n if how.move else 0)
-    cut = [given[i : i + size] for i in range(writes, len(given), size)]
-    return [given[:start], given[start:writes], *cut]
+def parted(how: Along, given: Any) -> tuple[Any, list[Any]]:
+    """Cut what is given into numbers between states, and each write."""
+    at = len(how.flows) if how.move else 0
+    return given[:at], [given[i : i + 4] for i in range(at, len(given), 4)]
 
 
-def by_state(x: Tensor, numbers: Any) -> Tensor:
+def by_state(x: Tensor, numbers: Tensor | None) -> Tensor:
     """Each state's number times x, side by side: [G, C, d] -> [G, C, n * d]."""
-    if len(numbers) == 1:
-        return x if numbers[0] is None else x * numbers[0]
-    return torch.cat([x * number for number in numbers], -1)
+    return x if numbers is None else (x.unsqueeze(2) * numbers).flatten(2)
 
 
-def over_states(parts: Any, numbers: Any) -> Tensor:
-    """The sum of parts, each times its state's number."""
-    total = parts[0] if numbers[0] is None else parts[0] * numbers[0]
-    for part, number in zip(parts[1:], numbers[1:], strict=True):
+def over_states(x: Tensor, numbers: Tensor | None) -> Tensor:
+    """The sum of what stands side by side, each times its state's number."""
+    if numbers is None:
+        return x
+    first, *more = zip(x.chunk(numbers.shape[2], 2), numbers.unbind(2), strict=True)
+    total = first[0] * first[1]
+    for part, number in more:
         total = torch.addcmul(total, part, number)
     return total
 
 
-def products(parts: Any, x: Tensor, needs: Any) -> list[Tensor | None]:
-    """The products of each part with x, token by token, where they are needed."""
-    pairs = zip(parts, needs, strict=True)
-    return [(part * x).sum(-1, keepdim=True) if need else None for part, need in pairs]
+def products(parts: Tensor, x: Tensor) -> Tensor:
+    """The products with x of what stands side by side, token by token [G, C, n, 1]."""
+    return (parts.unflatten(2, (-1, x.shape[2])) * x.unsqueeze(2)).sum(-1, keepdim=True)
 
 
 def by_states(how: Along, S: Tensor) -> Tensor:
@@ -926,68 +921,58 @@ def with_first(how: Along, S: Tensor, dafter: Tensor | None, dfirst: Tensor | No
 
 def move_back(how: Along, dafter: Tensor, write: Any, needs: Any, back: list[Any]) -> None:
     """Add to the gradients of a write what comes from the states after it."""
-    e, b, _, *left = write
-    of_e, of_b, _, *of_left = needs
+    e, b, _, left = write
+    of_e, of_b, _, of_left = needs
     if how.wide:
         dafter, small, large, of_small, of_large = dafter.mT, e, b, of_e, of_b
     else:
         small, large, of_small, of_large = b, e, of_b, of_e
     dsmall = dlarge = None
-    if of_large and not of_small and any(of_left):
-        # what a number is given then needs no product of its own
-        asked = [torch.bmm(small, x) for x in dafter.chunk(how.n, -2)]
-        dlarge = over_states(asked, left)
-        back[3:] = products(asked, large, of_left)
+    if of_large and not of_small and of_left:
+        # what the numbers are given then needs no product of its own
+        asked = torch.cat([torch.bmm(small, x) for x in dafter.chunk(how.n, -2)], -1)
+        dlarge, back[3] = over_states(asked, left), products(asked, large)
     else:
         dlarge = torch.bmm(by_state(small, left), dafter) if of_large else None
-        if of_small or any(of_left):
-            asked = torch.bmm(large, dafter.mT).chunk(how.n, -1)
+        if of_small or of_left:
+            asked = torch.bmm(large, dafter.mT)
             dsmall = over_states(asked, left) if of_small else None
-            back[3:] = products(asked, small, of_left)
+            back[3] = products(asked, small) if of_left else None
     back[:2] = (dsmall, dlarge) if how.wide else (dlarge, dsmall)
 
 
-def read_along(
-    how: Along, S: Tensor, q: Tensor, since: Any, writes: Any
-) -> tuple[Tensor, list[Any]]:
+def read_along(how: Along, S: Tensor, q: Tensor, s: Any, writes: Any) -> tuple[Tensor, list[Any]]:
     """The answers, and for gradients what met the states and the scores of each write."""
     if how.wide:
         asked = torch.bmm(q, S)
-        y = over_states(asked.chunk(how.n, -1), since)
-        met: list[Any] = [None if since[0] is None else asked]
+        y, met = over_states(asked, s), [None if s is None else asked]
     else:
-        met = [None]
-        y = torch.bmm(by_state(q, since), S)
-    for e, b, table, *_ in writes:
+        y, met = torch.bmm(by_state(q, s), S), [None]
+    for e, b, table, _ in writes:
         met.append(None if table is None else torch.bmm(q, b.mT))
         y = y if table is None else added(y, met[-1] * table, e)
     return y, met
 
 
 def read_back(
-    how: Along, S: Tensor, q: Tensor, since: Any, met: Any, dy: Tensor, of_q: bool, of_since: Any,
-    dsince: list[Any],
-) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
-    """Gradients of what the states were asked: theirs is x^T y; then that of the queries."""
+    how: Along, S: Tensor, q: Tensor, s: Any, met: Any, dy: Tensor, of_q: bool, of_s: bool
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Gradients of what the states were asked: theirs is x^T y, then of queries and numbers."""
     if how.wide:
-        x, y = q, by_state(dy, since)
-        if any(of_since):
-            dsince[:] = products(met[0].chunk(how.n, -1), dy, of_since)
-        return x, y, torch.bmm(y, S.mT) if of_q else None
-    x, y, dq = by_state(q, since), dy, None
-    if of_q or any(of_since):
-        asked = torch.bmm(dy, S.mT).chunk(how.n, -1)
-        dq = over_states(asked, since) if of_q else None
-        dsince[:] = products(asked, q, of_since)
-    return x, y, dq
+        y = by_state(dy, s)
+        dq = torch.bmm(y, S.mT) if of_q else None
+        return q, y, dq, products(met[0], dy) if of_s else None
+    asked = torch.bmm(dy, S.mT) if of_q or of_s else None
+    dq = over_states(asked, s) if of_q else None
+    return by_state(q, s), dy, dq, products(asked, q) if of_s else None
 
 
 def scores_back(
     q: Tensor, dy: Tensor, scores: Any, dq: Any, write: Any, needs: Any, back: list[Any]
 ) -> Tensor | None:
     """Add to the gradients of a write what comes from its answers; return that of the queries."""
-    e, b, table, *_ = write
-    of_e, of_b, of_table, *_ = needs
+    e, b, table, _ = write
+    of_e, of_b, of_table, _ = needs
     if table is None:
         return dq
     if of_e:
@@ -1042,12 +1027,12 @@ class Numbers:
         return self.given("reach", into, j, late)
 
     def since(self, j, late=True):
-        """F(t, 0), or F(t-1, 0): what is left of each first state in state j, n of [G, C, 1]."""
-        return [self.given("since", (a,), j, late) for a in self.states]
+        """F(t, 0), or F(t-1, 0): what is left of each first state in state j [G, C, n, 1]."""
+        return self.given("since", (), j, late)
 
     def left(self, into):
-        """F(C, i): what is left of a write in each state at the tile's end, n of [G, C, 1]."""
-        return [self.given("left", into, j, True) for j in self.states]
+        """F(C, i): what is left of a write in each state at the tile's end [G, C, n, 1]."""
+        return self.given("left", into, 0, True)
 
     def own(self):
         """F(C, 0) of each state in itself [G, n, 1]."""
@@ -1072,21 +1057,28 @@ class Numbers:
     def table(self, kind, into, j, late):
         if self.D.still and kind != "reach":
             return None
-        if kind == "own":
-            return torch.stack([self.parts(j, j)[1][:, -1:] for j in self.states], 1)
-        found = [self.parts(a, j) for a in into if self.D.numbers((a,), j) is not None]
-        if not found:
-            none = torch.zeros_like(self.parts(j, j)[1][:, 1:, None])
-            return None if kind == "reach" else none
-        inside, first, last = (sum(some[1:], some[0]) for some in zip(*found, strict=True))
         match kind:
             case "since":
-                return (first[:, 1:] if late else first[:, :-1]).unsqueeze(-1)
+                found = [self.total((a,), j)[1] for a in self.states]
+                since = torch.stack(found, -1).unsqueeze(-1)
+                return since[:, 1:] if late else since[:, :-1]
             case "left":
-                return last.unsqueeze(-1)
+                found = [self.total(into, j)[2] for j in self.states]
+                return torch.stack(found, -1).unsqueeze(-1)
+            case "own":
+                return torch.stack([self.parts(j, j)[1][:, -1:] for j in self.states], 1)
             case "whole":
-                return first[:, -1:, None]
-        return inside if late else F.pad(inside[:, :-1], (0, 0, 1, 0))
+                return self.total(into, j)[1][:, -1:, None]
+        found = self.total(into, j)[0]
+        return found if late or found is None else F.pad(found[:, :-1], (0, 0, 1, 0))
+
+    def total(self, into, j):
+        """Sums of the parts of tables from some states into one; 0 where none flows."""
+        found = [self.parts(a, j) for a in into if self.D.numbers((a,), j) is not None]
+        if not found:
+            _, first, last = self.parts(j, j)
+            return None, torch.zeros_like(first), torch.zeros_like(last)
+        return [sum(some[1:], some[0]) for some in zip(*found, strict=True)]
 
     def parts(self, a, j):
         """F_aj(t, i) by what is asked for: tokens i >= 1 by t >= 1, i = 0, and t = C."""
@@ -1140,13 +1132,14 @@ class Tile:
         """Read with queries [G, C, d_k], and move if the tile has not yet."""
         D, S, move = self.gates, self.starts, self.goes_on and self.after is None
         how = Along(S.n, S.wide, D.flows, q is not None, move)
-        given = [] if q is None else D.since(state, late)
-        given += [D.whole(*pair) for pair in D.flows] if move else []
+        given = [D.whole(*pair) for pair in D.flows] if move else []
         for e, keys in zip(self.writes, self.keys, strict=True):
             for b, into in keys:
                 table = None if q is None else D.reach(into, state, late)
-                given += [e, b, table, *(D.left(into) if move else [])]
-        y, after, first = AlongTile.apply(how, S.whole, q, D.own() if move else None, *given)
+                given += [e, b, table, D.left(into) if move else None]
+        since = None if q is None else D.since(state, late)
+        own = D.own() if move else None
+        y, after, first = AlongTile.apply(how, S.whole, q, since, own, *given)
         if move:
             self.after = Stacked(after, S.n, S.wide, first)
         return y
@@ -1196,8 +1189,8 @@ def solve_tile(r: int, asked: list[tuple[Tensor, int]], path: Tile, met: Tensor 
         if met is None:
             e = e + path.without(r).along(p, False, j)
         else:
-            (since,) = D.since(j, late=False)
-            e = e + met if since is None else torch.addcmul(e, met, since)
+            since = D.since(j, late=False)
+            e = e + met if since is None else torch.addcmul(e, met, since.squeeze(2))
         for b, into in path.keys[r]:
             table = D.reach(into, j, late=False)
             pairs += [] if table is None else [p, b, table]
@@ -1404,8 +1397,20 @@ def rows_of(state: dict[str, Tensor], lead: tuple[int, ...]) -> dict[str, Tensor
 
 def as_rows(x: Tensor, rows: int, lead: tuple[int, ...]) -> Tensor:
     """Copies as rows of the batch: [B, T, *lead, ...] -> [B * copies, T, ...]."""
-    x = x.expand(rows, x.shape[1], *lead, *x.shape[2 + len(lead) :])
-    return x.movedim(1, 1 + len(lead)).flatten(0, len(lead))
+    return AsRows.apply(x.expand(rows, x.shape[1], *lead, *x.shape[2 + len(lead) :]), len(lead))
+
+
+class AsRows(torch.autograd.Function):
+    """Tokens behind leading axes, these as rows; its gradient lies in memory as x does."""
+
+    @staticmethod
+    def forward(ctx, x, lead):
+        ctx.front = (x.shape[0], *x.shape[2 : 2 + lead])
+        return x.movedim(1, 1 + lead).flatten(0, lead).contiguous()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.unflatten(0, ctx.front).movedim(len(ctx.front), 1).contiguous(), None
 
 
 def from_copies(x: Tensor, lead: tuple[int, ...]) -> Tensor:
