@@ -176,11 +176,15 @@ def _merge_constants(make: Make, node: Expr) -> Expr | None:
     return make("mul", make("mul", _const(make, left * right), plain_a), plain_b)
 
 
-def _zero(node: Expr) -> bool:
-    """Say whether a value is 0 everywhere: 0, 0 * x, or an unsqueeze of such."""
-    while node.op in ("unsqueeze", "neg", "mul"):
+def _zero(node: Expr, depth: int = 3) -> bool:
+    """Say whether a value is 0 everywhere: 0, 0 * x, a product with such, or that in other axes."""
+    while node.op in ("unsqueeze", "neg", "mul", "reshape", "transpose"):
         zero = [arg for arg in node.args if number(arg) == 0.0]
+        if not zero and node.op == "mul" and depth and _zero(node.args[1], depth - 1):
+            return True
         node = zero[0] if zero else node.args[0]
+    if node.op in ("outer", "dot", "matvec", "matmul") and depth:
+        return any(_zero(arg, depth - 1) for arg in node.args)
     return number(node) == 0.0
 
 

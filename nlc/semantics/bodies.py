@@ -14,6 +14,7 @@ from nlc.ir.system import (
     Memory,
     Period,
 )  # fmt: skip
+from nlc.semantics.by_part import move_by_part
 from nlc.semantics.context import Context
 from nlc.semantics.initials import set_initials
 from nlc.semantics.memories import lead_of, resolve_pairs, variables
@@ -155,15 +156,30 @@ def _update(block: BlockResolver, body: Body) -> None:
         block.resolver.used_rules.add(scope.rules[-1])
     scope.begin()
     before = len(block.context.faults.found)
-    run(scope, statements)
+    if not body.inner_of:
+        run(scope, statements)
     if isinstance(scope, RuleScope):
         scope.move_all()
+        assert not isinstance(update, tuple)
+        if body.inner_of or (body.bad and _of_one_matrix(block, body, before)):
+            move_by_part(block, body, update)
         _at_call(block, scope.rules[-1], update, before)
     if not body.bad:
-        body.update = finish(scope)
+        body.update = body.update or finish(scope)
         if scope.in_window:
             _varies(block, body)
         _settle(block, body)
+
+
+def _of_one_matrix(block: BlockResolver, body: Body, before: int) -> bool:
+    """Say whether a rule's equations do not fit a map with parts; then all is as before them."""
+    faults = block.context.faults
+    shapes = all(diagnostic.code.startswith("NL04") for diagnostic in faults.found[before:])
+    if len(body.map.parts) < 2 or not shapes:
+        return False
+    del faults.found[before:]
+    body.statements, body.asks, body.points, body.bad = [], [], (), False
+    return True
 
 
 def _settle(block: BlockResolver, body: Body) -> None:

@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 RECENT = 256
 
 
+def _size_of(part: Part, side: str) -> int:
+    """Give the size of a part on one side: a vector of n entries has `in` = n and `out` = 1."""
+    if side == "in":
+        return part.shape[-1].size if part.shape else 1
+    return part.shape[-2].size if len(part.shape) > 1 else 1
+
+
 def over_tokens(call: tree.Call) -> tree.Expr | None:
     """Return what stands after `over =` if it names `tokens`, alone or among others."""
     over = next((k.value for k in call.keywords if k.name == "over"), None)
@@ -94,11 +101,12 @@ class BodyScope(Scope):
         return None if value is None else self.enter(value)
 
     def _size(self, name: tree.Name) -> Value:
-        shape = self.body.parts[0].shape if self.body.parts else ()
-        size = shape[-1].size if name.id == "in" and shape else 1
-        if name.id == "out" and len(shape) > 1:
-            size = shape[-2].size
-        return self.context.number(float(size), name.span)
+        sizes = [_size_of(part, name.id) for part in self.body.parts] or [1]
+        numbers = [self.context.number(float(size), name.span) for size in sizes]
+        if len(set(sizes)) == 1:
+            return numbers[0]
+        names = (part.name for part in self.body.parts)
+        return pack(self.body.map, tuple(zip(names, numbers, strict=True)))
 
     def _pair(self, name: tree.Name) -> Value:
         if not self.body.pairs:

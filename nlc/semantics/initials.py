@@ -153,13 +153,12 @@ def _state_initials(block: BlockResolver, body: Body) -> None:
     rule = rule_of(block, body)
     written = {s.name: s for s in (*body.written.states, *(rule.states if rule else ()))}
     for i, variable in enumerate(body.variables):
-        first, _, rest = variable.name.partition(".")
-        if first in body.inner:
-            inner = body.inner[first]
+        inner, rest, suffix = _inner_state(body, variable.name)
+        if inner is not None:
             if not rest:
                 set_initials(block, inner)
             parts = next(v.parts for v in inner.variables if v.name == rest)
-            parts = tuple(_outside(block, body, inner, part) for part in parts)
+            parts = tuple(_outside(block, body, inner, part, suffix) for part in parts)
             body.variables[i] = replace(variable, parts=parts)
             continue
         if not variable.name:
@@ -175,7 +174,18 @@ def _state_initials(block: BlockResolver, body: Body) -> None:
         body.variables[i] = replace(variable, parts=parts)
 
 
-def _outside(block: BlockResolver, body: Body, inner: Body, part: Part) -> Part:
+def _inner_state(body: Body, name: str) -> tuple[Body | None, str, str]:
+    """Split the name of a state: a memory of the rule, its state, and the part that it is for."""
+    for part, memories in body.inner_of.items():
+        plain = name.removesuffix(f".{part}")
+        first, _, rest = plain.partition(".")
+        if plain != name and first in memories:
+            return memories[first], rest, f".{part}"
+    first, _, rest = name.partition(".")
+    return body.inner.get(first), rest, ""
+
+
+def _outside(block: BlockResolver, body: Body, inner: Body, part: Part, suffix: str) -> Part:
     """Give the initial value of a rule's memory over the states of what the rule moves."""
     if part.initial.expr is None:
         return part
@@ -184,7 +194,7 @@ def _outside(block: BlockResolver, body: Body, inner: Body, part: Part) -> Part:
         if node.op != "state" or node.attr("memory") != inner.label:
             return None
         var = node.attr("var")
-        full = f"{inner.name}.{var}" if var else inner.name
+        full = (f"{inner.name}.{var}" if var else inner.name) + suffix
         variable = next(v for v in inner.variables if v.name == var)
         own = next(p for p in variable.parts if p.name == node.attr("part"))
         return state_leaf(block, body, full, own, node.attr("when"))

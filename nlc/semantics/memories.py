@@ -188,31 +188,51 @@ def variables(block: BlockResolver, body: Body) -> list[Variable]:
 
 
 def _inner_variables(block: BlockResolver, body: Body, rule: tree.Rule) -> list[Variable]:
-    """Find the memories inside a memory's rule: for it, they are extra states."""
+    """Find the memories inside a memory's rule: for it, they are extra states.
+
+    A map with several parts has one for each of them, unless all are like the map.
+    """
     if rule.name in body.rules:
         return []
+    if len(body.parts) == 1 or all(written.map.kind == "like" for written in rule.memories):
+        return _inner_of(block, body, rule, body.inner, body.parts[:1], "")
+    found: list[Variable] = []
+    for part in body.parts:
+        inner = body.inner_of.setdefault(part.name, {})
+        found += _inner_of(block, body, rule, inner, (part,), f".{part.name}")
+    return found
+
+
+def _inner_of(
+    block: BlockResolver,
+    body: Body,
+    rule: tree.Rule,
+    inner: dict[str, Body],
+    parts: tuple[Part, ...],
+    suffix: str,
+) -> list[Variable]:
     found: list[Variable] = []
     for written in rule.memories:
         try:
-            map = _inner_map(block.context, body, written)
+            map = _inner_map(block.context, body, written, parts)
         except Bad:
             body.bad = True
             continue
         for name in written.names:
-            inner = Body(name, written, body.level, map, lead=(), span=written.span)
-            inner.rules = (*body.rules, rule.name)
-            body.inner[name] = inner
-            for variable in variables(block, inner):
+            own = Body(name, written, body.level, map, lead=(), span=written.span)
+            own.rules = (*body.rules, rule.name)
+            inner[name] = own
+            for variable in variables(block, own):
                 full = f"{name}.{variable.name}" if variable.name else name
-                found.append(Variable(full, variable.parts, variable.span))
+                found.append(Variable(f"{full}{suffix}", variable.parts, variable.span))
     return found
 
 
-def _inner_map(context: Context, body: Body, written: tree.Memory) -> Map:
+def _inner_map(context: Context, body: Body, written: tree.Memory, parts: tuple[Part, ...]) -> Map:
     """Resolve the map of a memory inside a rule: `like self`, or a map over `in` and `out`."""
     if written.map.kind == "like":
-        return body.map
-    shape = body.parts[0].shape if body.parts else ()
+        return body.map if parts == body.parts[:1] else map_of(parts[0])
+    shape = parts[0].shape if parts else ()
     sides = {"in": shape[-1:] or (Axis("1", 1),), "out": shape[-2:-1] or (Axis("1", 1),)}
     sizes = {side: axis.size for side, (axis,) in sides.items()}
     map = resolve_map(context, written.map, sizes)
@@ -230,6 +250,17 @@ def _inner_map(context: Context, body: Body, written: tree.Memory) -> Map:
         chain=named(map.chain),
         parts=tuple(replace(part, shape=named(part.shape)) for part in map.parts),
     )
+
+
+def map_of(part: Part) -> Map:
+    """Make a map that is one tensor."""
+    match part.shape:
+        case (out, into):
+            return Map("linear", (into,), (out,), (into, out), (part,), text="linear")
+        case (axis,):
+            return Map("vector", (), (axis,), (axis,), (part,), text="vector")
+        case _:
+            return Map("scalar", (), (), (), (part,), text="scalar")
 
 
 def rule_of(block: BlockResolver, body: Body) -> tree.Rule | None:

@@ -69,6 +69,8 @@ class Body:
     batch: Shape = ()
     # the memories of its rule, and the rules around it
     inner: dict[str, Body] = field(default_factory=dict)
+    # and where there is one for each part of the map, by part
+    inner_of: dict[str, dict[str, Body]] = field(default_factory=dict)
     rules: tuple[str, ...] = ()
     span: Span | None = None
 

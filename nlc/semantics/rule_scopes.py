@@ -15,6 +15,7 @@ from nlc.ir.shape import Axis, show
 from nlc.ir.system import Part
 from nlc.semantics.axes import split
 from nlc.semantics.context import Bad
+from nlc.semantics.inputs import key_of
 from nlc.semantics.memories import rule_of
 from nlc.semantics.objectives import DEFAULT_OBJECTIVE, resolve_objective
 from nlc.semantics.records import Body
@@ -95,7 +96,19 @@ class RuleScope(UpdateScope):
     def find(self, name: tree.Name) -> Value | None:
         if name.id in self.body.inner:
             self.move(name.id)
+        if name.id == "key" and self.body.is_task and not self.body.pairs:
+            return self.input(name)
         return super().find(name)
+
+    def input(self, name: tree.Name) -> Value:
+        """What is moved is applied to this, where that learns from the task."""
+        if len(self.body.parts) > 1:
+            self.context.fail(
+                "NL0415", "one value is needed here", name.span,
+                f"`{self.body.name}` has several matrices, each with an input of its own",
+                "a rule moves each of them by itself",
+            )  # fmt: skip
+        return key_of(self, self.body, self.body.parts[0], name.span)
 
     def readable(self, expr: tree.Expr) -> Readable | None:
         match expr:

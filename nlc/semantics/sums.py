@@ -94,6 +94,10 @@ class _Settling:
         if node.op != "window":
             return None
         (x,), how = args, node.attr("how")
+        if node.attr("period") == ("tokens", self.window) and not any(map(_moves, postorder([x]))):
+            # the same at each token
+            number = self.graph.constant(float(self.window))
+            return x if how != "sum" else self.graph.make("mul", number, x, span=node.span)
         needs_totals = any(self._is_total(n) for n in postorder(args))
         # sums over updates are taken when a window ends, and then all totals are there
         again = needs_totals and node.attr("period") == ("tokens", self.window)
@@ -162,6 +166,12 @@ class _Settling:
         if node.op == "state":
             return self.moves(node.attr("memory"))
         return node.op != "window" and any(inner[id(arg)] for arg in node.args)
+
+
+def _moves(node: Expr) -> bool:
+    """Say whether a leaf may be another at each token, or known only at the end of a window."""
+    late = ("state", "variable", "window", "ask", "grad", "due", "route")
+    return node.op in TOKENS or node.op in late
 
 
 def _is_whole(node: Expr, inner: dict[int, bool]) -> bool:

@@ -196,11 +196,14 @@ def test_any_rule_is_the_optimizer_of_a_level_of_tokens(rule: str) -> None:
     agree_model(system(body, head=head), length=10)
 
 
-@pytest.mark.parametrize("rule", ["deep_momentum(lr = 0.1)", "delta_momentum(lr = 0.1)"])
-def test_rules_that_hold_matrices_move_linear_maps(rule: str) -> None:
-    """A rule with memories, and one that multiplies with its state."""
+@pytest.mark.parametrize("map", ["linear(d -> d)", "mlp(d -> 2*d -> d, bias)"])
+@pytest.mark.parametrize(
+    "rule", ["deep_momentum(lr = 0.1)", "delta_momentum(lr = 0.1)", "dgd(lr = 0.1)"]
+)
+def test_rules_of_one_matrix_move_each_of_a_map(rule: str, map: str) -> None:
+    """A rule with memories, one that multiplies with its state, one with the inputs of maps."""
     head = HEAD.replace("momentum(lr = 0.1)", rule)
-    agree_model(system("weights B : linear(d -> d) at mid; out = B(x)", head=head), length=10)
+    agree_model(system(f"weights B : {map} at mid; out = B(x)", head=head), length=10)
 
 
 def test_instances_in_calls_and_shared_ones_learn() -> None:

@@ -16,7 +16,7 @@ from nlc.passes.explicit import explicit
 from nlc.passes.plan import plan
 from tests.unit.codegen.agree import flat
 from tests.unit.codegen.online import agree_model, tokens
-from tests.unit.codegen.test_online import CHAIN, MODEL, system
+from tests.unit.codegen.test_online import CHAIN, HEAD, MODEL, system
 
 SYSTEMS = {
     "gradients at other values, beside one that asks for none": """
@@ -216,6 +216,73 @@ def test_sharpness_aware_steps_are_those_of_a_window_read_twice() -> None:
             _, turn, _, _, part = name.split(".", 4)
             found = state["repeat"][turn]["mixer"]["A"][part][row]
             torch.testing.assert_close(found, start[name] - 0.5 * g, rtol=0, atol=1e-12)
+
+
+RULES = """
+  sam(lr = 0.1, rho = 0.1) | muon(lr = 0.1) | adamuon(lr = 0.01) | rmsuon(lr = 0.01)
+  m3(lr = 0.01, f = 2) | delta_momentum(lr = 0.1) | dgd(lr = 0.1)
+"""
+MAPS = ("mlp(d -> 2*d -> d, bias)", "glu(d -> 2*d -> d)", "lora(d -> 2 -> d, act = silu, bias)")
+
+
+@pytest.mark.parametrize("map", MAPS)
+@pytest.mark.parametrize(
+    "rule", [r.strip() for r in RULES.replace("\n", "|").split("|") if r.strip()]
+)
+def test_a_rule_moves_maps_between_tokens_as_it_does_between_steps(rule: str, map: str) -> None:
+    """Two windows, each a step of the optimizer on the maps as weights, for any layer and bias."""
+    text = CHAIN.replace("sgd(lr = 0)", rule).replace(" at mid", "")
+    text = text.replace("mlp(d -> 2*d -> d, residual) at fast", f"{map} at fast")
+    online = compile_system(nlc.parse(text + MODEL)).model().double()
+    trained = compile_system(nlc.parse(text.replace(" at fast", "") + MODEL))
+    static = trained.model().double()
+    static.load_state_dict(online.state_dict())
+    for name, value in static.named_parameters():
+        value.requires_grad_(".mixer.A." in name)
+    x = tokens(5, 11, rows=1)
+    _, state = online(x)
+    name, _, rest = rule.partition("(")
+    words = dict(word.split(" = ") for word in rest[:-1].split(", "))
+    optimizer = trained.rule(name)(static, **{key: float(v) for key, v in words.items()})
+    for at in (0, 2):
+
+        def closure(at: int = at) -> torch.Tensor:
+            optimizer.zero_grad()
+            logits, _ = static(x[:, at : at + 2])
+            loss = torch.nn.functional.cross_entropy(
+                logits[0], x[0, at + 1 : at + 3], reduction="sum"
+            )
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+    for name, value in static.named_parameters():
+        if ".mixer.A." in name:
+            _, turn, _, _, part = name.split(".", 4)
+            found = state["repeat"][turn]["mixer"]["A"][part][0]
+            torch.testing.assert_close(found, value.detach(), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("update", "out", "code", "words"),
+    [
+        ("dgd(lr = 0.1)", "A(x) + A(2 * x)", "NL0503", "no one input"),
+        ("held(lr = 0.1)", "A(x)", "NL0415", "one part of several at another value"),
+    ],
+)
+def test_rules_say_what_of_a_map_they_cannot_move(
+    update: str, out: str, code: str, words: str
+) -> None:
+    """An input where there are two, a joint gradient where each matrix moves by itself."""
+    rule = "rule held(lr) { self = self - lr * self @ transpose(self) @ grad(at = 2 * self) }\n"
+    body = f"""
+  memory A : mlp(d -> d -> d) at mid {{ objective task; update {update} }}
+  out = {out}
+"""
+    with pytest.raises(SpecError) as error:
+        system(body, head=HEAD + rule)
+    (diagnostic,) = error.value.diagnostics
+    assert diagnostic.code == code and words in diagnostic.title
 
 
 @pytest.mark.parametrize(

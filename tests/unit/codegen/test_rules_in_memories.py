@@ -60,3 +60,18 @@ WINDOWS = ("adamw", "deep_momentum", "dgd", "m3", "muon", "sam")
 def test_a_rule_of_the_library_moves_a_memory(rule: str, period: str) -> None:
     text = SPEC.format(rule=rule, arguments=ARGUMENTS[rule], period=period)
     agree(nlc.parse(text), tokens=8)
+
+
+@pytest.mark.parametrize(
+    ("rule", "period", "map"),
+    [
+        ("delta_momentum", "1 token", "mlp(k -> k -> k, bias)"),
+        ("delta_momentum", "3 tokens", "glu(k -> k -> k)"),
+        ("deep_momentum", "3 tokens", "mlp(k -> k -> k)"),
+        ("muon", "1 token", "mlp(k -> 2*k -> k)"),
+    ],
+)
+def test_a_rule_for_one_matrix_moves_each_of_a_map(rule: str, period: str, map: str) -> None:
+    """With states, sizes and a memory of its own for each; a vector as a matrix of one row."""
+    text = SPEC.format(rule=rule, arguments=ARGUMENTS[rule], period=period)
+    agree(nlc.parse(text.replace("linear(k -> k) at", f"{map} at")), tokens=7)
