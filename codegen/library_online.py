@@ -3,6 +3,7 @@
 A model that is made on `OnlineModel` has, beside what is here:
 
     read_piece(tokens, state)      some tokens, with what learns as it is
+    read_ahead(tokens, state)      what comes before all that learns, which read_piece then is given
     read_step(tokens, state)       one token, so
     first_state(batch, like)       the state of its modules before the first token
     window_loss(logits, targets)   its objective, summed over a window
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.attention
+from nlc.codegen.library_opened import Opened, settle
 from torch import Tensor, nn
 
 
@@ -145,22 +147,34 @@ class OnlineModel(nn.Module):
         self, tokens: Tensor, now: dict[str, Any], window: int
     ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
         """Read a window that lies in no longer one, and learn from it."""
+        ahead, now = self.read_ahead(tokens[:, :-1], now)
         if torch.is_grad_enabled():
-            return self.learn_window(tokens, now, window)
+            return self.learn_window(tokens, now, window, ahead)
         parameters = [p for p in self.parameters() if p.requires_grad and p.is_leaf]
         try:
             # what then has a gradient depends on the points of a window
             for parameter in parameters:
                 parameter.requires_grad_(False)
-            return self.learn_window(tokens, now, window)
+            return self.learn_window(tokens, now, window, ahead)
         finally:
             for parameter in parameters:
                 parameter.requires_grad_(True)
 
+    def read_ahead(self, tokens: Tensor, state: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Run what comes before all that learns; nothing, where the model does not say what."""
+        return None, state
+
     def learn_window(
-        self, tokens: Tensor, now: dict[str, Any], window: int, around: tuple[Opened, ...] = ()
+        self,
+        tokens: Tensor,
+        now: dict[str, Any],
+        window: int,
+        ahead: Any,
+        around: tuple[Opened, ...] = (),
     ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
         """Read a window and learn from it: tokens [B, window + 1], the last one a target alone.
+
+        `ahead` is what has run for these tokens, as `read_ahead` gives it.
 
         Gives what the model gives, and the state in which all that learns at the end of this
         window, or of those inside it, has moved. `around` are the longer windows it lies in.
@@ -175,14 +189,14 @@ class OnlineModel(nn.Module):
         deep = self.is_deep(window) and keep
         with torch.enable_grad():
             begun = self.begin_window(now, window, mine)
-            outputs, now = self.read_window(tokens, begun, window, opened, keep)
+            outputs, now = self.read_window(tokens, begun, window, ahead, opened, keep)
             settle((mine,), deep, keep)
             grads = [mine.gradients()]
             for turn in range(max((at.asks for at in self.movers(window)), default=0)):
                 again = Opened(kept, twice)
                 there = self.ask_window(begun, now, window, mine, grads, turn)
                 there = self.begin_window(there, window, again, anew=False)
-                self.read_window(tokens, there, window, (again,), keep)
+                self.read_window(tokens, there, window, ahead, (again,), keep)
                 settle((again,), deep, keep)
                 grads.append(again.gradients())
             now = self.move_window(now, window, mine, grads)
@@ -195,6 +209,7 @@ class OnlineModel(nn.Module):
         tokens: Tensor,
         now: dict[str, Any],
         window: int,
+        ahead: Any,
         opened: tuple[Opened, ...],
         keep: bool,
     ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
@@ -202,7 +217,8 @@ class OnlineModel(nn.Module):
         place = self.window_lengths.index(window)
         if place == 0:
             with kernels(keep and any(map(self.is_deep, self.window_lengths))):
-                outputs, now = self.read_piece(tokens[:, :-1], now)
+                extra = () if ahead is None else (ahead,)
+                outputs, now = self.read_piece(tokens[:, :-1], now, *extra)
             outputs = as_tuple(outputs)
             loss = self.window_loss(outputs[0], tokens[:, 1:], *outputs[1:])
             for one in opened:
@@ -214,8 +230,8 @@ class OnlineModel(nn.Module):
         inner = self.window_lengths[place - 1]
         pieces = []
         for at in range(0, window, inner):
-            part = tokens[:, at : at + inner + 1]
-            piece, now = self.learn_window(part, now, inner, opened)
+            part, done = tokens[:, at : at + inner + 1], cut_out(ahead, at, inner)
+            piece, now = self.learn_window(part, now, inner, done, opened)
             pieces.append(piece)
         return tuple(torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True)), now
 
@@ -283,6 +299,13 @@ class OnlineModel(nn.Module):
         return any(at.through for at in self.movers(window))
 
 
+def cut_out(ahead: Any, at: int, count: int) -> Any:
+    """Give some tokens of what has run ahead."""
+    if isinstance(ahead, tuple):
+        return tuple(cut_out(part, at, count) for part in ahead)
+    return None if ahead is None else ahead[:, at : at + count]
+
+
 def as_tuple(outputs: Any) -> tuple[Tensor, ...]:
     """Give one result as a tuple too."""
     return outputs if isinstance(outputs, tuple) else (outputs,)
@@ -308,170 +331,6 @@ def with_part(state: dict[str, Any], path: str, own: dict[str, Any]) -> dict[str
     """Give a state in which an instance has another one."""
     name, _, rest = path.partition(".")
     return {**state, name: with_part(state[name], rest, own) if rest else own}
-
-
-class Opened:
-    """A window that is being read: the points of what learns from it, their values, its losses.
-
-    `slopes` are gradients of the losses that have been differentiated; `losses` wait for it. `kept`
-    says that something outside may ask for a gradient, `twice` that one is differentiated again.
-
-    Where none is, a point's products with tokens are `taken`: what the matrix was given, and what
-    came out. Their gradients are kept in `given`, and are one product at the end of the window.
-    """
-
-    def __init__(self, kept: bool, twice: bool) -> None:
-        self.points: list[Tensor] = []
-        self.values: list[Any] = []
-        self.slopes: list[Tensor | None] = []
-        self.losses: list[Tensor] = []
-        self.taken: list[list[tuple[Tensor, Tensor]]] = []
-        self.given: list[list[tuple[Tensor, Tensor]]] = []
-        self.kept, self.twice = kept, twice
-
-    def point_of(self, value: Any) -> Any:
-        """Make a state a point of its own, in which what follows is differentiable."""
-        self.values.append(value)
-        if isinstance(value, dict):
-            return {name: self.point(part) for name, part in value.items()}
-        return self.point(value)
-
-    def gradients(self) -> list[Any]:
-        """Give the gradients by what they belong to, as its values are given."""
-        found = iter(map(whole_gradient, self.points, self.slopes, self.given))
-        return [
-            {name: next(found) for name in value} if isinstance(value, dict) else next(found)
-            for value in self.values
-        ]
-
-    def point(self, value: Tensor) -> Tensor:
-        """Make one tensor a point."""
-        found = value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
-        self.points.append(found)
-        self.slopes.append(None)
-        self.taken.append([])
-        self.given.append([])
-        if not (self.twice or value.requires_grad):
-            found.taken = self.taken[-1]
-        return found
-
-    def add(self, slopes: Any) -> None:
-        """Add gradients of the points, and of what came of their products."""
-        for i, taken in enumerate(self.taken):
-            new, old = next(slopes), self.slopes[i]
-            self.slopes[i] = new if old is None else old if new is None else old + new
-            for x, _ in taken:
-                slope = next(slopes)
-                if slope is not None:
-                    self.given[i].append((slope, x))
-            taken.clear()
-
-
-def whole_gradient(
-    point: Tensor, slope: Tensor | None, given: list[tuple[Tensor, Tensor]]
-) -> Tensor:
-    """Give the gradient of a point: what is known of it, and products over tokens."""
-    if not given:
-        return torch.zeros_like(point) if slope is None else slope
-    dy, x = (
-        parts[0] if len(parts) == 1 else torch.cat(parts, 1) for parts in zip(*given, strict=True)
-    )
-    whole = slope_of(dy, x)
-    return whole if slope is None else slope + whole
-
-
-def settle(opened: tuple[Opened, ...], deep: bool, keep: bool) -> None:
-    """Differentiate the losses that wait, in all points at once, and add to the slopes.
-
-    `deep` gradients are differentiable, `keep` keeps the graph. The losses are those of each.
-    """
-    asked = []
-    for one in opened:
-        for point, taken in zip(one.points, one.taken, strict=True):
-            asked += [point, *(y for _, y in taken)]
-    losses = opened[-1].losses
-    if losses and asked:
-        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
-        if loss.requires_grad:
-            found = iter(
-                torch.autograd.grad(
-                    loss, asked, create_graph=deep, retain_graph=keep, allow_unused=True
-                )
-            )
-            for one in opened:
-                one.add(found)
-    for one in opened:
-        one.losses = []
-
-
-def learned_matvecs(matrix: Tensor, x: Tensor) -> Tensor:
-    """As `matvecs`, of what learns."""
-    front = torch.broadcast_shapes(matrix.shape[:-2], (x.shape[0], *x.shape[2:-1]))
-    x = x.expand(front[0], x.shape[1], *front[1:], x.shape[-1])
-    taken = getattr(matrix, "taken", None)
-    if taken is None or not torch.is_grad_enabled() or matrix.shape[:-2] != front:
-        return learned_product(matrix.expand(*front, *matrix.shape[-2:]), x, False)
-    y = learned_product(matrix.detach(), x, False)
-    y = y if y.requires_grad else y.requires_grad_()
-    taken.append((x.detach(), y))
-    return y
-
-
-def learned_product(matrix: Tensor, x: Tensor, turned: bool) -> Tensor:
-    """W x for every token, or W^T x: [B, *lead, m, k], [B, T, *lead, k] -> [B, T, *lead, m].
-
-    Its gradients are apart: who asks for that of x does not make that of W. They, and theirs, lie
-    in memory as W does.
-    """
-    if not torch.is_grad_enabled():
-        return plain_product(matrix, x, turned)
-    y = Applied.apply(x, [matrix], turned)
-    return y + Moved.apply(matrix, [x], turned) if matrix.requires_grad else y
-
-
-class Applied(torch.autograd.Function):
-    """W x as a function of x alone."""
-
-    @staticmethod
-    def forward(ctx, x, matrix, turned):
-        ctx.matrix, ctx.turned = matrix, turned
-        return plain_product(matrix[0], x, turned)
-
-    @staticmethod
-    def backward(ctx, dy):
-        return learned_product(ctx.matrix[0], dy, not ctx.turned), None, None
-
-
-class Moved(torch.autograd.Function):
-    """Zeros, with the gradient of W x as a function of W."""
-
-    @staticmethod
-    def forward(ctx, matrix, x, turned):
-        ctx.x, ctx.turned = x, turned
-        width = matrix.shape[-1 if turned else -2]
-        return matrix.new_zeros(()).expand(*x[0].shape[:-1], width)
-
-    @staticmethod
-    def backward(ctx, dy):
-        (x,) = ctx.x
-        return (slope_of(x, dy) if ctx.turned else slope_of(dy, x)), None, None
-
-
-def plain_product(matrix: Tensor, x: Tensor, turned: bool) -> Tensor:
-    """As `learned_product`, without gradients of its own."""
-    matrix = matrix if turned else matrix.mT
-    if matrix.ndim == 3:
-        return torch.bmm(x, matrix)
-    y = torch.bmm(x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3))
-    return y.unflatten(0, matrix.shape[:-2]).movedim(-2, 1)
-
-
-def slope_of(dy: Tensor, x: Tensor) -> Tensor:
-    """Sum dy x^T over tokens: [B, T, *lead, m], [B, T, *lead, k] -> [B, *lead, m, k]."""
-    if x.ndim == 3:
-        return torch.bmm(dy.mT, x)
-    dy, x = dy.movedim(1, -2), x.movedim(1, -2)
-    return torch.bmm(dy.flatten(0, -3).mT, x.flatten(0, -3)).unflatten(0, x.shape[:-2])
 
 
 def carries(now: dict[str, Any], opened: tuple[Opened, ...], deep: bool) -> bool:

@@ -24,6 +24,7 @@ FILES = (
     "library_entries",
     "library_attention",
     "library_slots",
+    "library_opened",
     "library_online",
 )
 

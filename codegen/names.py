@@ -18,7 +18,7 @@ from nlc.ir.system import System
 # what the emitted file itself uses, and letters that linters refuse
 TAKEN = frozenset({
     "torch", "nn", "F", "math", "Tensor", "Any", "self", "state", "after", "l", "O", "I",
-    "annotations", "device", "dtype", "super", "NamedTuple", "kernels",
+    "annotations", "device", "dtype", "super", "NamedTuple", "kernels", "ahead",
 })  # fmt: skip
 
 

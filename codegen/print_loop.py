@@ -251,6 +251,7 @@ def print_passes(printer: Printer, node: fx.Node, loop: Any) -> None:
         inputs = [texts[n] for n in loop.inputs]
         inputs += [printer.operand(m) for m in modules]
         inputs.append(f"{printer.operand(past, 17)}[str({index})]")
+        inputs += [f"{loop.ahead} if {index} == 0 else None"] if loop.ahead else []
         outs = [texts[n] for n in loop.outputs]
         target = outs[0] if len(outs) == 1 else f"({', '.join(outs)})"
         method = "" if loop.batch == 2 else ".step"

@@ -21,7 +21,7 @@ from nlc.codegen.program import Branch, Loop, Operand, Program, choose
 from nlc.codegen.writer import WIDTH, Writer, split_call
 from torch import fx
 
-ATOM, CALL, UNARY, PRODUCT, SUM, COMPARE, CHOICE = 18, 17, 14, 13, 12, 6, 1
+ATOM, CALL, UNARY, PRODUCT, SUM, EITHER, COMPARE, CHOICE = 18, 17, 14, 13, 12, 8, 6, 1
 
 INFIX: dict[Callable[..., Any], tuple[str, int]] = {
     operator.add: ("+", SUM), operator.sub: ("-", SUM),
@@ -29,6 +29,7 @@ INFIX: dict[Callable[..., Any], tuple[str, int]] = {
     operator.matmul: ("@", PRODUCT), operator.mod: ("%", PRODUCT),
     operator.lt: ("<", COMPARE), operator.le: ("<=", COMPARE), operator.gt: (">", COMPARE),
     operator.ge: (">=", COMPARE), operator.eq: ("==", COMPARE), operator.ne: ("!=", COMPARE),
+    operator.or_: ("|", EITHER),
 }  # fmt: skip
 
 # names for values that the spec gives none

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nlc.codegen.ahead import ahead_of
 from nlc.codegen.arguments import arguments
 from nlc.codegen.kept import keeps
 from nlc.codegen.names import identifier
@@ -345,15 +346,32 @@ class Runner:
             part.meta["name"] = keep.name
             scope.states[memory.name, keep.word, ""] = note(part, (), 1, wide=True)
 
-    def passes(self, stage: Passes) -> None:
-        """Run the passes of a repeat, one after another."""
-        scope, program = self.scope, self.scope.program
+    def carried(self, stage: Passes) -> list[fx.Node | None]:
+        """List what the first pass of a repeat is given."""
+        scope = self.scope
         given = [
             scope.spread(node, True) if node is not None and n in scope.unit.alike else node
             for n in stage.inputs
             for node in [scope.stream(n)]
         ]
-        carried = [g if g is None or g.meta.get("integer") else scope.low.narrow(g) for g in given]
+        return [g if g is None or g.meta.get("integer") else scope.low.narrow(g) for g in given]
+
+    def first_pass(self, stage: Passes | None) -> list[fx.Node]:
+        """Run what the first pass of a repeat does ahead of all that learns; give its streams."""
+        if stage is None:
+            return []
+        program = self.scope.program
+        past = program.call(operator.getitem, self.state, stage.name)
+        first = program.call(operator.getitem, past, "0")
+        node = program.module(f"{stage.name}[0].ahead", *self.carried(stage), first)
+        streams, after = program.unpack(node, [ahead_of(stage), f"{stage.name}_0"])
+        self.nested[stage.name] = program.call(operator.or_, past, {"0": after})
+        return [streams]
+
+    def passes(self, stage: Passes) -> None:
+        """Run the passes of a repeat, one after another."""
+        scope, program = self.scope, self.scope.program
+        carried = self.carried(stage)
         extra = [n for n in stage.outputs if n not in stage.inputs]
         modules = [
             program.input(identifier(n)) if self.owner.unit.kind == "pass" else program.attribute(n)
@@ -365,6 +383,7 @@ class Runner:
             tuple(identifier(n) for n in stage.inputs),
             tuple(identifier(n) for n in stage.outputs),
             scope.batch,
+            ahead_of(stage) if stage.ahead and scope.batch == 2 else "",
         )
         node = program.call(target, past, *carried, *modules)
         names = [*map(identifier, stage.outputs), stage.name]
@@ -384,12 +403,16 @@ def call_module(module: Any, *words: Any) -> Any:
 
 @dataclass(eq=False)
 class RepeatLoop:
-    """A loop over the passes of a repeat, as one call: (state, streams, shared modules)."""
+    """A loop over the passes of a repeat, as one call: (state, streams, shared modules).
+
+    `ahead` is the variable that holds what the first pass has done already, where it has.
+    """
 
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     batch: int
+    ahead: str = ""
 
     __name__ = "passes"
     __module__ = "nlc.codegen.torch_block"

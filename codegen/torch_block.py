@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from nlc.codegen.ahead import ahead_of, crossing, goes_on, in_stages
 from nlc.codegen.kept import keeps
 from nlc.codegen.names import Names, identifier
 from nlc.codegen.parameters import (
@@ -149,6 +150,8 @@ class UnitWriter:
             self.constructor(out)
             self.reset(out)
             self.initial_state(out)
+            if self.unit.ahead is not None:
+                self.method(out, 2, ahead=True)
             self.method(out, 2)
             self.method(out, 1)
             if self.unit.kind == "block":
@@ -382,12 +385,14 @@ class UnitWriter:
 
     # ---- forward and step ----------------------------------------------------------------------
 
-    def method(self, out: Writer, batch: int) -> None:
-        """Write `forward` (batch 2) or `step` (batch 1)."""
+    def method(self, out: Writer, batch: int, ahead: bool = False) -> None:
+        """Write `forward` (batch 2) or `step` (batch 1), or what comes `ahead` of what learns."""
         unit = self.unit
         name = "forward" if batch == 2 else "step"
         if unit.online:
             name = "read_piece" if batch == 2 else "read_step"
+        if ahead:
+            name = "read_ahead" if unit.online else "ahead"
         words, optional = [], False
         for entry in unit.inputs:
             optional = optional or entry.default is not None
@@ -398,18 +403,26 @@ class UnitWriter:
                 kind = "Tensor | None = None"
             words.append(f"{identifier(entry.name)}: {kind}")
         words += [f"{identifier(n)}: nn.Module" for n in self.passed()]
-        kind = "dict[str, Any]" if unit.online else "dict[str, Any] | None = None"
-        words.append(f"state: {kind}")
+        given = unit.online or ahead
+        words.append(f"state: {'dict[str, Any]' if given else 'dict[str, Any] | None = None'}")
+        goes_on = batch == 2 and unit.ahead is not None and not ahead
+        words += ["ahead: Any = None"] if goes_on else []
         results = len(unit.outputs)
         kind = "Tensor" if results == 1 else f"tuple[{', '.join(['Tensor'] * results)}]"
+        kind = "Any" if ahead else kind
         head = f"def {name}("
         for text in split_call(
             head, ["self", *words], f") -> tuple[{kind}, dict[str, Any]]:", out.room
         ):
             out.line(text)
         with out.indent():
-            out.docstring([self.about_method(batch)])
-            self.body(out, batch)
+            about = self.about_method(batch)
+            if ahead:
+                about = "Run what comes before all that learns, for any number of tokens."
+            elif goes_on:
+                about = f"{about[:-1]}; `ahead` is what has run."
+            out.docstring([about])
+            self.body(out, batch, ahead)
         out.blank()
 
     def passed(self) -> list[str]:
@@ -429,10 +442,15 @@ class UnitWriter:
             return f"Read {many}, with what learns as it is: {', '.join(shapes)}."
         return f"Run {many}: {', '.join(shapes)}."
 
-    def body(self, out: Writer, batch: int) -> None:
-        """Write the statements of `forward` or `step`."""
+    def body(self, out: Writer, batch: int, ahead: bool) -> None:
+        """Write the statements of `forward` or `step`, or of what comes `ahead`."""
         unit, program = self.unit, Program()
-        names = Names(reserved() | {identifier(i.name) for i in unit.inputs} | {"state"})
+        wanted = crossing(unit) if batch == 2 and unit.ahead is not None else []
+        taken = {identifier(i.name) for i in unit.inputs} | {"state"}
+        stage = goes_on(unit)
+        if wanted and not ahead:
+            taken |= {"ahead", *([ahead_of(stage)] if stage is not None else [])}
+        names = Names(reserved() | taken)
         state = program.input("state")
         inputs = {}
         for entry in unit.inputs:
@@ -456,22 +474,34 @@ class UnitWriter:
         nested: dict[str, fx.Node] = {}
         self.begin_states(scope, state)
         runner = Runner(self, scope, state, nested)
+        crossed = {}
+        if batch == 2 and unit.ahead is not None and not ahead:
+            for name in wanted:
+                word = identifier(name) if name in inputs else names.fresh(identifier(name))
+                crossed[name] = note(program.input(word), self.shapes.get(name, ()), batch)
+            scope.streams |= crossed
         if batch == 2:
-            for stage in unit.stages:
-                runner.stage(stage)
+            for part in self.stages(ahead):
+                runner.stage(part)
         else:
             runner.token(self.steps())
             runner.end_of_token([m.name for m in unit.memories])
         for memory in unit.memories:
             if memory.is_task:
                 collect(runner, memory)
-        outputs = [self.output(scope, name) for name in unit.outputs]
-        entries = self.state_entries(scope, nested, batch)
+        outputs = [self.output(scope, name) for name in (wanted if ahead else unit.outputs)]
+        if ahead:
+            outputs += runner.first_pass(stage)
+            entries = {path: nested[path] for path, _ in self.modules() if path in nested}
+        else:
+            entries = self.state_entries(scope, nested, batch)
         program.finish(
             (tuple(outputs), tuple(v for v in entries.values() if isinstance(v, fx.Node)))
         )
-        if not unit.online:
+        if not (unit.online or ahead):
             self.prologue(out, first, like, batch, program, scope)
+        if batch == 2 and unit.ahead is not None and not ahead:
+            self.take_ahead(out, [str(node.target) for node in crossed.values()])
         printer = Printer(program, out, names, self.used)
         printer.bind(state, "state")
         for name, node in inputs.items():
@@ -482,8 +512,27 @@ class UnitWriter:
         printer.run()
         texts = [printer.operand(o) for o in outputs]
         result = texts[0] if len(texts) == 1 else f"({', '.join(texts)})"
-        write_dict(out, printer, "state = ", entries)
+        write_dict(out, printer, "state = state | " if ahead else "state = ", entries)
         out.line(f"return {result}, state")
+
+    def stages(self, ahead: bool) -> Sequence[Any]:
+        """List the stages of a sequence: all, or what comes `ahead` of all that learns, or not."""
+        unit = self.unit
+        if unit.ahead is None:
+            return unit.stages
+        return in_stages(unit.steps[: unit.ahead] if ahead else unit.steps[unit.ahead :])
+
+    def take_ahead(self, out: Writer, names: list[str]) -> None:
+        """Write that what comes ahead runs now, where it has not; and take its streams."""
+        unit = self.unit
+        method = "read_ahead" if unit.online else "ahead"
+        words = [identifier(entry.name) for entry in unit.inputs]
+        out.line("if ahead is None:")
+        with out.indent():
+            out.line(f"ahead, state = self.{method}({', '.join(words)}, state)")
+        stage = goes_on(unit)
+        names += [ahead_of(stage)] if stage is not None else []
+        out.line(f"{', '.join(names)} = ahead")
 
     def prologue(
         self, out: Writer, first: fx.Node, like: fx.Node, batch: int, program: Program, scope: Scope
@@ -543,15 +592,22 @@ class UnitWriter:
     def state_entries(self, scope: Scope, nested: dict[str, Any], batch: int) -> dict[str, Any]:
         """The state after what was run."""
         entries: dict[str, Any] = {}
-        for memory in self.unit.memories:
+        unit = self.unit
+        for memory in unit.memories:
             for label, node in self.memory_entries(scope, memory):
                 entries[label] = node
-        for history in self.unit.histories:
+        for history in unit.histories:
             entries[history.slot] = scope.after.get(history.slot, None) or scope.past(history.slot)
         if self.unit.counts:
             count = scope.tokens() if batch == 2 else 1
             entries["position"] = scope.program.call(operator.add, scope.position, count)
-        entries |= {path: nested[path] for path, _ in self.modules() if path in nested}
+        for path, _ in self.modules():
+            if path in nested:
+                entries[path] = nested[path]
+            elif batch == 2 and unit.ahead is not None:
+                # it has run ahead
+                state = scope.program.input("state")
+                entries[path] = scope.program.call(operator.getitem, state, path)
         return entries
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from nlc.codegen.ahead import ahead_of_learning
 from nlc.codegen.library_source import library_texts
 from nlc.codegen.names import class_names
 from nlc.codegen.on_the_way import read_on_the_way
@@ -125,7 +126,7 @@ class Emitter:
     def classes(self) -> list[str]:
         """The text of every class, in order."""
         texts = []
-        made = units(self.system, self.plan)
+        made = ahead_of_learning(self.system, units(self.system, self.plan))
         blocks = {u.title: u for u in made if u.kind == "block"}
         shared = _shared(self.system)
         for unit in made:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from nlc.codegen import library
 from nlc.codegen.apply import apply_parts
 from nlc.codegen.kept import keeps
-from nlc.codegen.library_online import learned_matvecs
+from nlc.codegen.library_opened import learned_matvecs
 from nlc.codegen.lowering import Lowering, batch_of
 from nlc.codegen.program import Operand, Program, note
 from nlc.codegen.selected import Selected, choose, write_routed

@@ -32,7 +32,10 @@ from nlc.ir.system import (
 
 @dataclass(frozen=True)
 class Passes:
-    """`repeat` as a step: the unit of one pass, how often, and the streams through it."""
+    """`repeat` as a step: the unit of one pass, how often, and the streams through it.
+
+    `ahead` says that the first pass begins ahead of what learns from the task.
+    """
 
     name: str
     count: int
@@ -40,11 +43,16 @@ class Passes:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     shared: tuple[str, ...]
+    ahead: bool = False
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A class to be: `kind` is `block`, `pass` or `model`."""
+    """A class to be: `kind` is `block`, `pass` or `model`.
+
+    Of a model whose parts learn from the task while it reads, and of its first pass, so many steps
+    as `ahead` says come before all that learns, if it is worth while to run them by themselves.
+    """
 
     kind: str
     name: str
@@ -64,6 +72,7 @@ class Unit:
     counts: bool = False
     # a model whose parts learn from the task while it reads
     online: bool = False
+    ahead: int | None = None
 
     def memory(self, name: str) -> Memory:
         """Return a memory by name."""

@@ -36,9 +36,9 @@ EMITTED = frozenset({"initial_state", "repeat", "reset_parameters", "step"})
 # what those of models add that learn from the task while they read
 ONLINE = frozenset(
     """
-    arrive_at ask_window begin_window first_state is_deep learn_here learn_window learners
-    move_window movers online_levels read_piece read_step read_window whole_window window_lengths
-    window_loss
+    ahead arrive_at ask_window begin_window first_state is_deep learn_here learn_window learners
+    move_window movers online_levels read_ahead read_piece read_step read_window whole_window
+    window_lengths window_loss
     """.split()  # noqa: SIM905
 )
 
