@@ -321,6 +321,8 @@ class ValuePrinter:
                     return Block(f"{self.frame.along(dims[0])}.to(tl.float32)", dims)
                 c, r = (self.frame.placed(self.frame.along(d), d, dims) for d in dims)
                 return Block(f"tl.where({c} == {r}, 1.0, 0.0)", dims)
+        if len(args) != 1:
+            raise Unprintable(f"kernels of loops have no `{op}`")
         return self.reduction(node, args[0])
 
     def diagonal(self, w: Block, dim: Dim) -> Block:

@@ -21,8 +21,33 @@ from nlc.passes.simplify import build, simplify
 
 def written_out(graph: Graph, roots: Iterable[Expr], moves: Callable[[Expr], bool]) -> list[Expr]:
     """Write values out; `moves` holds for the leaves whose applications become operations."""
-    found = write_out(graph, lower(graph, roots, moves))
+    found = slopes_out(graph, write_out(graph, lower(graph, roots, moves)))
     return simplify(graph, simple_products(graph, found))
+
+
+def slopes_out(graph: Graph, roots: Iterable[Expr]) -> list[Expr]:
+    """Write the slope of a norm as what it is made of: (g - mean g - y mean(g y)) / s."""
+
+    def replace(node: Expr, args: tuple[Expr, ...]) -> Expr | None:
+        if node.op != "layernorm_slope":
+            return None
+        x, g = args
+        axes = tuple(node.attr("axes"))
+
+        def make(op: str, *parts: Expr, **attrs: object) -> Expr:
+            return build(graph, op, *parts, span=node.span, **attrs)
+
+        def mean(value: Expr) -> Expr:
+            return make("mean", value, axes=axes, keep=True)
+
+        eps = graph.constant(float(node.attr("eps")))
+        centred = make("sub", x, mean(x))
+        scale = make("sqrt", make("add", mean(make("mul", centred, centred)), eps))
+        y = make("div", centred, scale)
+        along = make("mul", y, mean(make("mul", g, y)))
+        return make("div", make("sub", make("sub", g, mean(g)), along), scale)
+
+    return rewrite(graph, roots, replace)
 
 
 def simple_products(graph: Graph, roots: Iterable[Expr]) -> list[Expr]:
@@ -107,5 +132,5 @@ def gradients_of(
         found = pull_back(graph, reached, is_leaf)
     except NoPath:
         return None
-    slopes = simplify(graph, [*found.values()])
+    slopes = simplify(graph, slopes_out(graph, found.values()))
     return dict(zip(found, slopes, strict=True))

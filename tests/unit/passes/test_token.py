@@ -74,6 +74,15 @@ def test_gradients_of_several_values_at_once_equal_autograd(evaluate) -> None:
         torch.testing.assert_close(ours.expand_as(true), true)
 
 
+def test_the_slope_of_a_norm_is_written_out(evaluate) -> None:
+    streams = Streams()
+    x, g = streams("x", H, N), streams("g", H, N)
+    slope = streams.graph.make("layernorm_slope", x, g, axes=(-1,), eps=1e-5)
+    (found,) = written_out(streams.graph, [slope], lambda node: False)
+    assert all(node.op != "layernorm_slope" for node in postorder([found]))
+    torch.testing.assert_close(*evaluate([found, slope], streams.leaves))
+
+
 def test_a_gradient_through_what_has_none_is_told() -> None:
     streams = Streams()
     x = streams("x", N)
