@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from nlc.codegen.names import identifier
@@ -40,7 +41,7 @@ def print_loop(printer: Printer, node: fx.Node, loop: Loop) -> None:
         _print_kernel(printer, node, loop, list(given), held)
         writer.depth += 1
     rows = [names.fresh(f"{row}_rows") for row in loop.rows]
-    for name in rows:
+    for name in [] if loop.once else rows:
         writer.line(f"{name} = []")
     inner = Printer(loop.body, writer, names, printer.used)
     taken = [names.fresh(item) for item in loop.items]
@@ -61,21 +62,36 @@ def print_loop(printer: Printer, node: fx.Node, loop: Loop) -> None:
         writer.line(f"{lengths} = cuts({position}, {items[0]}.shape[1], {loop.chunk})")
         pieces = [f"{row}.split({lengths}, 1)" for row in items]
         lines = _over(taken, pieces, writer.room)
+    elif loop.once:
+        lines = []
     else:
         lines = _header(loop, items, taken, texts, rest, writer.room, names.fresh)
     for line in lines:
         writer.line(line)
-    with writer.indent():
+    alone = [printer.bound.get(parts[i], "") for i in range(len(rows)) if i in parts]
+    if loop.once and len(alone) == 1:
+        # the one stream that is made may have its name at once
+        names.used.discard(alone[0])
+    with nullcontext() if loop.once else writer.indent():
         inner.run()
         results, after = loop.body.result
-        for name, row, value in zip(rows, loop.rows, results, strict=True):
+        for i, (name, row, value) in enumerate(zip(rows, loop.rows, results, strict=True)):
             text = inner.operand(value)
+            if loop.once:
+                if i in parts:
+                    bound = printer.bound.get(parts[i]) or printer.take(row, parts[i], node)
+                    names.used.add(bound)
+                    if text != bound:
+                        writer.line(f"{bound} = {text}")
+                continue
             writer.line(f"{name} += {text}" if row in loop.lists else f"{name}.append({text})")
         for name, value in zip(held, after, strict=True):
             text = inner.operand(value)
             if text != name:
                 writer.line(f"{name} = {text}")
     for i, (name, row) in enumerate(zip(rows, loop.rows, strict=True)):
+        if loop.once:
+            break
         if i in parts and row in loop.lists:
             printer.bind(parts[i], name)
         elif i in parts:

@@ -163,7 +163,8 @@ class Loop:
     With `length` it goes over windows of so many tokens, or what is left of them: its items are
     pieces of the sequences, `counter` is how many tokens a piece has, and rows are joined.
 
-    Where a `kernel` does the same, the call's last arguments are what that takes.
+    Where a `kernel` does the same, the call's last arguments are what that takes. One that runs
+    `once` is the one token at hand.
     """
 
     body: Program
@@ -177,6 +178,7 @@ class Loop:
     lists: tuple[str, ...] = ()
     length: int = 0
     kernel: LoopKernel | None = None
+    once: bool = False
 
     __name__ = "loop"
     __module__ = "nlc.codegen.program"

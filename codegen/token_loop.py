@@ -30,14 +30,22 @@ if TYPE_CHECKING:
 
 
 def token_loop(
-    runner: Runner, steps: Sequence[Step], memories: Sequence[str], chunk: int = 0
+    runner: Runner,
+    steps: Sequence[Step],
+    memories: Sequence[str],
+    chunk: int = 0,
+    once: Sequence[str] | None = None,
 ) -> None:
-    """Build the loop, over chunks where a length is given, and take its results."""
+    """Build the loop, over chunks where a length is given, and take its results.
+
+    With `once`, the streams that are asked for, it is the one token at hand.
+    """
     from nlc.codegen.runner import Runner as Inner
 
     outer, owner = runner.scope, runner.owner
     unit, body = owner.unit, Program()
     batch, suffix = (2, "_c") if chunk else (1, "_t")
+    one = once is not None
     items: dict[str, fx.Node] = {}
     around: dict[str, fx.Node] = {}
     carried: dict[str, fx.Node] = {}
@@ -113,6 +121,9 @@ def token_loop(
         if expr.op not in ("apply", "shift", "conv", "route") or inner(expr):
             return None
         node = outer.low.as_number(outer.low.tensor(expr))
+        if one:
+            around[word := body.unused(identifier(argument_name(expr)))] = node
+            return note(body.input(word), node.meta["shape"], batch_of(node), node.meta["wide"])
         if batch_of(node) < 2:
             return None
         items[word := body.unused(f"{identifier(argument_name(expr))}{suffix}")] = node
@@ -122,12 +133,20 @@ def token_loop(
     entries: dict[str, Held] = {}
     for memory_name in memories:
         for held in owner.held(unit.memory(memory_name)):
+            if one and held.key[1] != "prev":
+                # it changes where the token ends
+                around[held.name] = outer.states[held.key]
+                scope.states[held.key] = note(body.input(held.name), (), 1, wide=True)
+                continue
             scope.states[held.key] = hold(held.name, outer.states[held.key])
             entries[held.name] = held
     counter = None
     if chunk:
         assert outer.position is not None
         scope.position = hold("position", outer.position)
+    elif one and outer.position is not None:
+        around["position"] = outer.position
+        scope.position = body.input("position")
     elif unit.counts and _counts(runner, steps, memories):
         counter = body.unused("t")
         scope.position = body.input(counter)
@@ -141,9 +160,11 @@ def token_loop(
         runs.chunk(steps)
     else:
         runs.token(steps)
-        runs.end_of_token(memories, late=outer.late)
+        if not one:
+            runs.end_of_token(memories, late=outer.late)
     made = list(_made(steps))
-    needed = [name for name in made if name in _wanted(runner, steps)]
+    wanted = set(once) if once is not None else _wanted(runner, steps)
+    needed = [name for name in made if name in wanted]
     rows = [_row(scope, name) for name in needed]
     courses = [m for m in memories if m in _asked(runner, steps)] if chunk else []
     lists = [f"{identifier(name)}_path" for name in courses]
@@ -165,22 +186,23 @@ def token_loop(
     kernel: LoopKernel | None = None
     given: list[fx.Node] = []
     if not chunk and owner.loop_kernel is not None:
-        kernel, given = owner.loop_kernel(outer, steps, memories, wide, tuple(names))
+        kernel, given = owner.loop_kernel(outer, steps, memories, wide, tuple(names), one)
     loop = Loop(
         body, tuple(items), (*needed, *lists), tuple(names), counter,
-        "position" if counter else None, tuple(around), chunk, tuple(lists), kernel=kernel,
+        "position" if counter else None, tuple(around), chunk, tuple(lists),
+        kernel=kernel, once=one,
     )  # fmt: skip
     arguments = [*items.values(), *carried.values(), *around.values()]
     if counter:
         assert outer.position is not None
         arguments.append(outer.position)
-    if not items:
+    if not items and not one:
         arguments.append(outer.tokens())
     arguments += given
     node = outer.program.call(loop, *arguments)
     parts = outer.program.unpack(node, [*needed, *lists, *names])
     for name, part, row in zip(needed, parts, rows, strict=False):
-        outer.streams[name] = note(part, row.meta["shape"], 2, row.meta["wide"])
+        outer.streams[name] = note(part, row.meta["shape"], outer.batch, row.meta["wide"])
     outer.paths |= dict(zip(courses, parts[len(needed) :], strict=False))
     for name, part in zip(names, parts[len(rows) :], strict=True):
         note(part, (), 1, wide=True)

@@ -40,6 +40,7 @@ from nlc.codegen.torch_memory import (
     write_dict,
 )
 from nlc.codegen.torch_online import write_learning, write_tables
+from nlc.codegen.triton.token_group import Group
 from nlc.codegen.unit import Passes, Unit, expressions
 from nlc.codegen.unit import of_memory as updates_of
 from nlc.codegen.window_loop import collect
@@ -52,7 +53,7 @@ from nlc.ir.system import Call, Equation, Memory, System
 
 Comment = Callable[[Any], list[str]]
 LoopFinder = Callable[
-    [Scope, Sequence[Any], Sequence[str], Mapping[str, bool], tuple[str, ...]],
+    [Scope, Sequence[Any], Sequence[str], Mapping[str, bool], tuple[str, ...], bool],
     tuple[LoopKernel | None, list[fx.Node]],
 ]
 
@@ -96,6 +97,8 @@ class UnitWriter:
     system: System | None = None
     # finds the kernel of a loop over tokens, and what that takes
     loop_kernel: LoopFinder | None = None
+    # the updates and reads of one token that are one kernel
+    token_group: Group | None = None
 
     def __post_init__(self) -> None:
         unit = self.unit
@@ -484,7 +487,7 @@ class UnitWriter:
             for part in self.stages(ahead):
                 runner.stage(part)
         else:
-            runner.token(self.steps())
+            self.token(runner)
             runner.end_of_token([m.name for m in unit.memories])
         for memory in unit.memories:
             if memory.is_task:
@@ -533,6 +536,18 @@ class UnitWriter:
         stage = goes_on(unit)
         names += [ahead_of(stage)] if stage is not None else []
         out.line(f"{', '.join(names)} = ahead")
+
+    def token(self, runner: Runner) -> None:
+        """Run the steps of one token, some of which may be one kernel."""
+        group = self.token_group
+        if group is None:
+            runner.token(self.steps())
+            return
+        from nlc.codegen.token_loop import token_loop
+
+        runner.token(group.before)
+        token_loop(runner, group.inside, group.memories, once=group.rows)
+        runner.token(group.after)
 
     def prologue(
         self, out: Writer, first: fx.Node, like: fx.Node, batch: int, program: Program, scope: Scope

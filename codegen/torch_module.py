@@ -22,11 +22,12 @@ from nlc.codegen.torch_memory import MemoryWriter
 from nlc.codegen.torch_tiles import read_product
 from nlc.codegen.triton.fuse import fuse
 from nlc.codegen.triton.layer_plan import LayerPlan, in_chunk_loop
-from nlc.codegen.triton.loop_call import call_loop, find_loop
+from nlc.codegen.triton.loop_call import call_loop, find_loop, one_token
 from nlc.codegen.triton.loop_plan import LoopPlan
 from nlc.codegen.triton.module import emit_kernels
 from nlc.codegen.triton.plan import KernelPlan, plan_kernels
 from nlc.codegen.triton.sequential_step import StepPlan, plan_step, step_name
+from nlc.codegen.triton.token_group import Group, find_group
 from nlc.codegen.unit import Unit, expressions, of_memory, starts_anew, units
 from nlc.codegen.writer import Writer
 from torch import fx
@@ -52,6 +53,8 @@ class Emitter:
         self.steps: dict[tuple[str, str], StepPlan | str] = {}
         # the kernels of loops over tokens by (block, memories), or why there are none
         self.loops: dict[tuple[str, tuple[str, ...]], LoopPlan | str] = {}
+        # ... and the kernel of one token of a block, while decoding
+        self.tokens: dict[tuple[str, tuple[str, ...]], LoopPlan | str] = {}
         self.names = class_names(system)
 
     def comment(self, step: Any) -> list[str]:
@@ -131,23 +134,55 @@ class Emitter:
         shared = _shared(self.system)
         for unit in made:
             writers = self.memory_writers(unit.block) if unit.block is not None else {}
-            for memory in unit.memories:
-                out = Writer()
-                writers[memory.name].write(out)
-                texts.append(out.text())
+            group = self.token_group(unit, writers)
             out = Writer()
             owner = UnitWriter(
                 unit, writers, self.used, self.comment, blocks, self.about(unit),
                 shared_blocks=shared, system=self.system,
                 loop_kernel=self.loop_finder(unit, writers) if self.calculus else None,
+                token_group=group,
             )  # fmt: skip
             owner.write(out)
+            self.without_steps(unit, writers, group)
+            for memory in unit.memories:
+                own = Writer()
+                writers[memory.name].write(own)
+                texts.append(own.text())
             if unit.kind == "model":
                 from nlc.codegen.objective import write_loss
 
                 write_loss(self, owner, out)
             texts.append(out.text())
         return texts
+
+    def token_group(self, unit: Unit, writers: dict[str, MemoryWriter]) -> Group | None:
+        """The updates and reads of a block that are one kernel for one token."""
+        calculus, block = self.calculus, unit.block
+        if calculus is None or block is None:
+            return None
+        graph = self.system.graph_of
+
+        def printable(steps: Sequence[Any], memories: Sequence[str], rows: Sequence[str]) -> bool:
+            return one_token(calculus, graph, unit, writers, steps, memories, rows)
+
+        return find_group(graph, block, unit.outputs, printable)
+
+    def without_steps(
+        self, unit: Unit, writers: dict[str, MemoryWriter], group: Group | None
+    ) -> None:
+        """Leave out kernels of single steps that nothing calls."""
+        if group is None or not isinstance(self.tokens.get((unit.title, group.memories)), LoopPlan):
+            return
+        plain = {
+            name
+            for (title, names), plan in self.loops.items()
+            if title == unit.title and isinstance(plan, str)
+            for name in names
+        }
+        for name in group.memories:
+            if name not in plain:
+                writers[name].step_kernel = None
+                self.steps.pop((unit.title, name), None)
 
     def loop_finder(self, unit: Unit, writers: dict[str, MemoryWriter]) -> LoopFinder:
         """What finds the kernels of a unit's loops over tokens."""
@@ -160,12 +195,16 @@ class Emitter:
             memories: Sequence[str],
             wide: Mapping[str, bool],
             carried: tuple[str, ...],
+            once: bool,
         ) -> tuple[LoopKernel | None, list[fx.Node]]:
             key = (unit.title, tuple(memories))
+            graph = self.system.graph_of
             found = find_loop(
-                calculus, self.system.graph_of, unit, writers, outer, steps, memories, wide, carried
+                calculus, graph, unit, writers, outer, steps, memories, wide, carried, once
             )
-            self.loops[key] = found if isinstance(found, str) else found[0]
+            (self.tokens if once else self.loops)[key] = (
+                found if isinstance(found, str) else found[0]
+            )
             return (None, []) if isinstance(found, str) else (call_loop(found[0]), found[1])
 
         return find
@@ -236,9 +275,14 @@ class Emitter:
         """The loops over tokens that have kernels."""
         return {name: p for name, p in self.loops.items() if isinstance(p, LoopPlan)}
 
+    def planned_tokens(self) -> dict[tuple[str, tuple[str, ...]], LoopPlan]:
+        """The blocks that have a kernel of one token."""
+        return {name: p for name, p in self.tokens.items() if isinstance(p, LoopPlan)}
+
     def has_kernels(self) -> bool:
         """Say whether there is a `kernels.py`, once all classes are written."""
-        return bool(self.planned() or self.planned_steps() or self.planned_loops())
+        loops = {**self.planned_loops(), **self.planned_tokens()}
+        return bool(self.planned() or self.planned_steps() or loops)
 
     def kernels_text(self) -> tuple[str, tuple[Emitted, ...]]:
         """The whole of `kernels.py` and its kernels, or nothing where no memory has any."""
@@ -251,7 +295,8 @@ class Emitter:
         steps = [(plan, lines(*name)) for name, plan in self.planned_steps().items()]
         loops = [
             (plan, list(dict.fromkeys(line for name in names for line in lines(block, name))))
-            for (block, names), plan in self.planned_loops().items()
+            for found in (self.planned_loops(), self.planned_tokens())
+            for (block, names), plan in found.items()
         ]
         if not self.has_kernels():
             return "", ()
@@ -423,4 +468,8 @@ def emit_with_kernels(system: System, plan: Plan, spec: str, calculus: Calculus)
                 f"nor for one token: {step}" if isinstance(step, str) else "one token has its own"
             )
             plain[name] += f"; {told}"
+    for block, memories in emitter.planned_tokens():
+        for memory in memories:
+            if (block, memory) in plain:
+                plain[block, memory] += "; one token has its own"
     return WithKernels({**texts, "kernels.py": text} if text else texts, made, plain)

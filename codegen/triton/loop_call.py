@@ -44,13 +44,17 @@ def find_loop(
     memories: Sequence[str],
     wide: Mapping[str, bool],
     carried: tuple[str, ...],
+    once: bool = False,
 ) -> tuple[LoopPlan, list[fx.Node]] | str:
-    """Plan the kernels of a loop; `wide` are the streams it makes, `carried` what it carries."""
+    """Plan the kernels of a loop; `wide` are the streams it makes, `carried` what it carries.
+
+    With `once` it is one token, whose values all come as a row of each sequence.
+    """
     if not memories:
         return "nothing in it has a state"
     try:
         mine = [unit.memory(name) for name in memories]
-        found = loop_graph(graph, calculus, steps, mine, writers, list(wide), outer.late)
+        found = loop_graph(graph, calculus, steps, mine, writers, list(wide), outer.late, once)
         if {c.variable for c in found.carried} != set(carried):
             return "it carries more than states"
         nodes = {leaf.word: outer.low.tensor(leaf.expr) for leaf in found.leaves}
@@ -59,9 +63,29 @@ def find_loop(
             for word, node in nodes.items()
         }
         name = identifier("_".join([unit.title, *memories]).lower())
-        return plan_loop(found, calculus, name, how, wide), list(nodes.values())
+        return plan_loop(found, calculus, name, how, wide, once), list(nodes.values())
     except Unprintable as why:
         return str(why)
+
+
+def one_token(
+    calculus: Calculus,
+    graph: Graph,
+    unit: Unit,
+    writers: Mapping[str, MemoryWriter],
+    steps: Sequence[Any],
+    memories: Sequence[str],
+    rows: Sequence[str],
+) -> bool:
+    """Say whether some steps of one token are a kernel, before their streams are there."""
+    try:
+        mine = [unit.memory(name) for name in memories]
+        found = loop_graph(graph, calculus, steps, mine, writers, rows, (), True)
+        how = {leaf.word: (False, True, False) for leaf in found.leaves}
+        plan_loop(found, calculus, unit.title, how, dict.fromkeys(rows, True), True)
+    except Unprintable:
+        return False
+    return True
 
 
 def plan_loop(
@@ -70,17 +94,18 @@ def plan_loop(
     name: str,
     how: Mapping[str, tuple[bool, bool, bool]],
     wide_rows: Mapping[str, bool],
+    once: bool = False,
 ) -> LoopPlan:
     """Write the kernels of a loop; `how` says whether a leaf has tokens, rows, and is wide."""
     for carried in found.carried:
         if own_axes(carried.shape, found.lead) != carried.shape[len(found.lead) :]:
             raise Unprintable("its copies are mixed")
     try:
-        return _planned(Token(*split(found), how, wide_rows), calculus, name)
+        return _planned(Token(*split(found), how, wide_rows, once), calculus, name)
     except (Whole, Grown):
         # the way back needs it whole
         whole = {c.word: NONE for c in found.carried}
-        return _planned(Token(found, None, whole, how, wide_rows), calculus, name)
+        return _planned(Token(found, None, whole, how, wide_rows, once), calculus, name)
 
 
 def _planned(token: Token, calculus: Calculus, name: str) -> LoopPlan:
@@ -90,7 +115,7 @@ def _planned(token: Token, calculus: Calculus, name: str) -> LoopPlan:
     takes: dict[str, list[str]] = {}
     forward = LoopText(token).write(takes)
     back: tuple[str, tuple[Slope, ...], dict[str, str]] = ("", (), {})
-    if entries <= LARGEST_BACK:
+    if entries <= LARGEST_BACK and not token.once:
         # without gradients it is a kernel all the same
         with suppress(Unprintable):
             back = BackText(token).write_back(calculus, takes)
@@ -110,6 +135,7 @@ def _planned(token: Token, calculus: Calculus, name: str) -> LoopPlan:
         takes,
         tuple(c.variable for c in carried),
         {c.word: c.key[3] if c.several else "" for c in carried},
+        token.once,
     )
 
 
@@ -125,6 +151,5 @@ def call_loop(plan: LoopPlan) -> LoopKernel:
     """What a block writes in the place of the loop where kernels run."""
     guard = "takes" if plan.back else "steps"
     variables = tuple(dict.fromkeys(plan.variables))
-    return LoopKernel(
-        f"{plan.name}_loop", len(plan.given), variables, guard, next(iter(plan.keys.values()))
-    )
+    name = f"{plan.name}_{'token' if plan.once else 'loop'}"
+    return LoopKernel(name, len(plan.given), variables, guard, next(iter(plan.keys.values())))

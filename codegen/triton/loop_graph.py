@@ -93,17 +93,22 @@ def loop_graph(
     writers: Mapping[str, MemoryWriter],
     needed: Sequence[str],
     late: Iterable[str],
+    once: bool = False,
 ) -> LoopGraph:
-    """Follow one token through the steps of a loop; `needed` are the streams asked for outside."""
+    """Follow one token through the steps of a loop; `needed` are the streams asked for outside.
+
+    With `once` nothing comes after it: what happens where the token ends is left out.
+    """
     for memory in memories:
         _check(memory)
     lead = memories[0].lead
     if any(memory.lead != lead for memory in memories):
         raise Unprintable("its memories have different copies")
-    token = _Token(graph, list(memories))
+    token = _Token(graph, list(memories), once)
     for step in steps:
         token.step(step)
-    token.end(set(late))
+    if not once:
+        token.end(set(late))
     lines = {
         value: above
         for memory in memories
@@ -133,7 +138,7 @@ def _check(memory: Memory) -> None:
 class _Token:
     """States and streams as they stand while one token goes through the steps."""
 
-    def __init__(self, graph: Graph, memories: list[Memory]):
+    def __init__(self, graph: Graph, memories: list[Memory], once: bool):
         self.graph, self.memories = graph, memories
         self.first: dict[tuple[str, str, str, str], Expr] = {}
         for memory in memories:
@@ -141,7 +146,7 @@ class _Token:
                 for part in variable.parts:
                     key = (memory.name, "prev", variable.name, part.name)
                     self.first[key] = self._leaf(key, (*memory.lead, *part.shape))
-        for memory in memories:
+        for memory in [] if once else memories:
             if _has_start(memory):
                 for part in memory.map.parts:
                     key = (memory.name, "start", "", part.name)
@@ -218,10 +223,7 @@ class _Token:
         if key not in self.first or when == "initial":
             return None
         if when == "start":
-            start = (key[0], "start", "", part)
-            if start not in self.first:
-                raise Unprintable("it reads the state of a chunk's start")
-            return self.first[start]
+            return self.first.get((key[0], "start", "", part))
         return self.first[key] if when == "prev" else self.now[key]
 
     def end(self, late: set[str]) -> None:
@@ -276,6 +278,7 @@ def _closed(
         variable = state_variable(memory, key[2])
         word = variable = starts[key[0]] if key[1] == "start" else variable
         several = len(memory.variable(key[2]).parts) > 1
+        names.used |= {variable} if several else set()
         word = names.fresh(f"{word}_{identifier(key[3])}" if several else word)
         names.used |= {f"{word}_{tail}" for tail in ("after", "starts", "kept")}
         names.used.add(f"grad_{word}")

@@ -27,7 +27,11 @@ ROLES = ("loop", "loop_back")
 
 def write_loop(plan: LoopPlan, about: Sequence[str], digest: str, made: list[Emitted]) -> str:
     """Write the kernels of a loop and what starts them."""
-    return _Launch(plan, list(about), digest).write(made)
+    if plan.once:
+        from nlc.codegen.triton.token_launch import TokenLaunch
+
+        return TokenLaunch(plan, list(about), digest).write(made)
+    return LoopLaunch(plan, list(about), digest).write(made)
 
 
 def loop_states(plan: LoopPlan) -> dict[str, list[Held]]:
@@ -38,21 +42,41 @@ def loop_states(plan: LoopPlan) -> dict[str, list[Held]]:
     return found
 
 
-class _Launch:
+class LoopLaunch:
+    """Writes what belongs to one loop."""
+
+    kind = "loop"
+    told = "Walk over a sequence: the streams it makes, and the states after it."
+
     def __init__(self, plan: LoopPlan, about: list[str], digest: str):
         self.plan, self.about, self.digest = plan, about, digest
-        self.table = f"{plan.name.upper()}_LOOP_BLOCKS"
-        self.op = f"{plan.name}_loop_op"
+        self.table = f"{plan.name.upper()}_{self.kind.upper()}_BLOCKS"
+        self.op = f"{plan.name}_{self.kind}_op"
         self.out = Writer()
         self.leaves = [g.word for g in plan.given]
         self.states = [h.word for h in plan.held]
         self.rows = [r.word for r in plan.rows]
-        self.starts = [f"{word}_starts" for word in self.states]
+        self.starts = [] if plan.once else [f"{word}_starts" for word in self.states]
         self.after = [f"{word}_after" for word in self.states]
-        self.like = next(g.word for g in plan.given if g.tokens)
+        self.like = next((g.word for g in plan.given if g.tokens), self.states[0])
 
     def write(self, made: list[Emitted]) -> str:
         """Write everything."""
+        plan = self.plan
+        self.blocks()
+        self.kernel("loop", "forward", "Walk over all tokens", plan.forward, "C", "V", "KEEP")
+        if plan.back:
+            about = "Walk back over all tokens"
+            self.kernel("loop_back", "back", about, plan.back, "C", "V")
+        self.forward()
+        if plan.back:
+            self.back()
+        self.function()
+        made += [self.emitted(role) for role in ROLES[: 2 if plan.back else 1]]
+        return self.out.text()
+
+    def blocks(self) -> None:
+        """The table of block sizes."""
         plan, out = self.plan, self.out
         out.line(f"{self.table} = {{")
         forward, back = plan.warps
@@ -63,30 +87,20 @@ class _Launch:
         out.line(f'    "interpreter": Blocks({tile}, {part}, {forward}, {back}, 1),')
         out.line("}")
         out.blank(2)
-        self.kernel("loop", "forward", "Walk over all tokens", plan.forward, "C", "V", "KEEP")
-        if plan.back:
-            about = "Walk back over all tokens"
-            self.kernel("loop_back", "back", about, plan.back, "C", "V")
-        self.forward()
-        if plan.back:
-            self.back()
-        self.function()
+
+    def emitted(self, role: str) -> Emitted:
+        """What is known of a kernel."""
+        plan = self.plan
         narrow = frozenset(g.word for g in plan.given if not g.wide)
         largest = max((sizes(h.own) for h in plan.held), key=lambda s: (len(s), s))
         rows, columns = (*largest, 1, 1)[:2]
-        for role in ROLES[: 2 if plan.back else 1]:
-            name = f"{plan.name}_{role}_kernel"
-            made.append(
-                Emitted(
-                    name, plan.name, role, self.table, narrow, role == "loop_back", columns, rows,
-                    walks=True,
-                )
-            )  # fmt: skip
-        return out.text()
+        name, back = f"{plan.name}_{role}_kernel", role == "loop_back"
+        return Emitted(name, plan.name, role, self.table, narrow, back, columns, rows, walks=True)
 
     def kernel(self, role: str, which: str, about: str, body: str, *constants: str) -> None:
         plan, out = self.plan, self.out
-        words = [*(f"{word}_ptr" for word in plan.takes[which]), "T", "H", "N"]
+        words = [f"{word}_ptr" for word in plan.takes[which]]
+        words += [] if plan.once else ["T", "H", "N"]
         words += [f"{c}: tl.constexpr" for c in constants if c != "V" or plan.parts]
         each = "some rows of each sequence and copy" if plan.parts else "each sequence and copy"
         out.line("@triton.jit")
@@ -254,13 +268,16 @@ class _Launch:
         several = {v for v, held in states.items() if plan.keys[held[0].word]}
         kinds = {v: "dict[str, Tensor]" if v in several else "Tensor" for v in states}
         words = [*(f"{word}: Tensor" for word in self.leaves)]
-        words += [f"{variable}: {kind}" for variable, kind in kinds.items()]
+        # the parts of a state come as one dict
+        taken = {v: v if v in several else held[0].word for v, held in states.items()}
+        words += [f"{taken[variable]}: {kind}" for variable, kind in kinds.items()]
         results = ["Tensor"] * len(self.rows) + list(kinds.values())
         kind = results[0] if len(results) == 1 else f"tuple[{', '.join(results)}]"
-        for text in split_call(f"def {plan.name}_loop(", words, f") -> {kind}:", out.room):
+        head = f"def {plan.name}_{self.kind}("
+        for text in split_call(head, words, f") -> {kind}:", out.room):
             out.line(text)
         with out.indent():
-            out.docstring(["Walk over a sequence: the streams it makes, and the states after it."])
+            out.docstring([self.told])
             for variable in states:
                 for held in states[variable]:
                     if variable in several:
@@ -276,28 +293,28 @@ class _Launch:
                 for tokens in [f"{self.like}.shape[1]"]
             ]
             given += [f"in_rows({h.word}, front, {len(h.own)}, True, True)" for h in plan.held]
-            out.call(f"found = {self.op}(", [*given, "torch.is_grad_enabled()"])
+            given += [] if plan.once else ["torch.is_grad_enabled()"]
+            out.call(f"found = {self.op}(", given)
             self.results(states, several)
         out.blank()
 
     def results(self, states: dict[str, list[Held]], several: set[str]) -> None:
         """What is given back, as a block has it."""
         plan, out = self.plan, self.out
-        n, s = len(self.rows), len(self.states)
-        one = n + 2 * s == 1
+        n, s = len(self.rows), len(self.starts)
+        one = n + s + len(self.states) == 1
         texts = []
         narrow = next((g.word for g in plan.given if g.tokens and not g.wide), "")
         narrow = narrow or next((g.word for g in plan.given if not g.wide), "")
         for i, row in enumerate(plan.rows):
-            shape = f"{self.like}.shape[1], *front[1:]"
+            front = "*front" if plan.once else f"front[0], {self.like}.shape[1], *front[1:]"
             own = "".join(f", {size}" for size in sizes(row.own))
             cast = "" if row.wide else f".to({narrow}.dtype)"
-            name = f"found[{i}]"
-            texts.append(f"{name}.reshape(front[0], {shape}{own}){cast}")
-        assert not one
+            texts.append(f"found[{i}].reshape({front}{own}){cast}")
         places = {h.word: i + n + s for i, h in enumerate(plan.held)}
         for variable, held in states.items():
-            parts = [f"found[{places[h.word]}].reshape({h.word}.shape)" for h in held]
+            made = {h.word: "found" if one else f"found[{places[h.word]}]" for h in held}
+            parts = [f"{made[h.word]}.reshape({h.word}.shape)" for h in held]
             if variable not in several:
                 texts.append(parts[0])
                 continue

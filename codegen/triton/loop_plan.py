@@ -91,6 +91,8 @@ class LoopPlan:
     # by state: the variable that a block has it in, and which part of it, if it has several
     variables: tuple[str, ...]
     keys: dict[str, str]
+    # one token, not a loop
+    once: bool = False
 
     @property
     def parts(self) -> bool:
@@ -119,6 +121,7 @@ class Token:
     words: dict[str, Places]
     how: Mapping[str, tuple[bool, bool, bool]]
     wide_rows: Mapping[str, bool]
+    once: bool = False
     given: dict[str, Given] = field(init=False)
     held: list[Held] = field(init=False)
     rows: list[Row] = field(init=False)
@@ -136,7 +139,7 @@ class Token:
             copies = bool(lead) and own != shape
             given = Given(leaf.word, shape, own, tokens, rows, copies, wide, still)
             self.given[leaf.word] = given
-        if not any(g.tokens for g in self.given.values()):
+        if not self.once and not any(g.tokens for g in self.given.values()):
             raise Unprintable("nothing in it depends on the token")
         self.held = [
             Held(c.word, c.shape, c.shape[len(lead) :], self.words[c.word])
@@ -185,7 +188,7 @@ class Token:
         """How many entries of states a program has, with what stays the same for all tokens."""
         part = self.channels()
         total = sum(math.prod(self.block_sizes(h.own, h.split, part)) for h in self.held)
-        for leaf in self.leaves(self.roots()):
+        for leaf in [] if self.once else self.leaves(self.roots()):
             given = self.given.get(leaf.attr("name"))
             if given is not None and not given.tokens:
                 total += math.prod(self.block_sizes(given.own, leaf.attr("split"), part))

@@ -111,6 +111,7 @@ class LoopText:
                 self.out.line(f"{word} = {text}")
 
     def at_token(self) -> None:
+        """Write where token t of the copy stands in [B, T, H]."""
         self.out.line("at = (copy // H * T + t) * H + copy % H")
 
     def head(self) -> list[str]:
@@ -131,42 +132,66 @@ class LoopText:
         return out.lines
 
     def write(self, takes: dict[str, list[str]]) -> str:
+        """Write the body, and say which tensors it takes."""
         values = self.token.roots()
         leaves = self.token.leaves(values)
         known: dict[Expr, Block] = {}
         self.enter(leaves, False, "copy", known)
         for held in self.held:
-            known[self.state(held)] = self.load(held.word, held.word, held.own, held.split, "copy")
+            if not self.token.once or self.state(held) in leaves:
+                word = held.word
+                known[self.state(held)] = self.load(word, word, held.own, held.split, "copy")
+        if self.token.once:
+            self.one_token(values, known)
+        else:
+            self.all_tokens(values, leaves, known)
+        starts = [] if self.token.once else [f"{h.word}_starts" for h in self.held]
+        takes["forward"] = [
+            *self.given,
+            *(h.word for h in self.held),
+            *(r.word for r in self.rows),
+            *starts,
+            *(f"{h.word}_after" for h in self.held),
+        ]
+        return "\n".join([*self.head(), *self.out.lines])
+
+    def one_token(self, values: list[Expr], known: dict[Expr, Block]) -> None:
+        """Move by one token: what is given has one row for each copy."""
+        printer = ValuePrinter(self.frame, self.out, known, self.graph.comments)
+        made = printer.run(values)
+        self.store_rows(printer, made[len(self.held) :], "copy")
+        for held, value in zip(self.held, made, strict=False):
+            dims = self.frame.dims(held.own, held.split)
+            text = self.full(printer, value, dims)
+            self.store(f"{held.word}_after", held.own, held.split, "copy", text)
+
+    def all_tokens(self, values: list[Expr], leaves: list[Expr], known: dict[Expr, Block]) -> None:
+        """Walk over all tokens, tile by tile."""
         self.out.line("for tile in range(N):")
         with self.out.indent():
             self.out.line("if KEEP:")
             with self.out.indent():
                 self.out.line("# the way back begins from here")
                 for held in self.held:
-                    self.store(f"{held.word}_starts", held.own, held.split,
-                        "(copy * N + tile)", held.word,
-                    )  # fmt: skip
+                    start, place = f"{held.word}_starts", "(copy * N + tile)"
+                    self.store(start, held.own, held.split, place, held.word)
             self.out.line("for t in range(tile * C, tl.minimum(tile * C + C, T)):")
             with self.out.indent():
                 self.at_token()
                 self.enter(leaves, True, "at", known)
                 printer = ValuePrinter(self.frame, self.out, known, self.graph.comments)
                 made = printer.run(values)
-                for row, value in zip(self.rows, made[len(self.held) :], strict=True):
-                    dims = self.frame.dims(row.own, row.split)
-                    text = printer.fitted(value, dims) if value.dims != dims else value.text
-                    self.store(row.word, row.own, row.split, "at", text)
+                self.store_rows(printer, made[len(self.held) :], "at")
                 self.advance(printer, made[: len(self.held)])
         for held in self.held:
             self.store(f"{held.word}_after", held.own, held.split, "copy", held.word)
-        takes["forward"] = [
-            *self.given,
-            *(h.word for h in self.held),
-            *(r.word for r in self.rows),
-            *(f"{h.word}_starts" for h in self.held),
-            *(f"{h.word}_after" for h in self.held),
-        ]
-        return "\n".join([*self.head(), *self.out.lines])
+
+    def store_rows(self, printer: ValuePrinter, values: list[Block], start: str) -> None:
+        """Store the streams of a token."""
+        for row, value in zip(self.rows, values, strict=True):
+            dims = self.frame.dims(row.own, row.split)
+            text = printer.fitted(value, dims) if value.dims != dims else value.text
+            self.store(row.word, row.own, row.split, start, text)
 
 
 def _is_number(text: str) -> bool:

@@ -66,7 +66,7 @@ def kernels_text(report: KernelsReport) -> str:
         lines.append(f"  registers and shared memory are not told: {report.missing}")
     for memory in dict.fromkeys(kernel.memory for kernel in report.kernels):
         own = [k for k in report.kernels if k.memory == memory]
-        course = [k for k in own if k.role != "step"]
+        course = [k for k in own if k.role not in ONE_TOKEN]
         forward = [k for k in course if not k.role.endswith("_back")]
         # the tiles are solved anew on the way back
         back = len(course) - len(forward) + any(k.role == "tiles" for k in own)
@@ -84,13 +84,14 @@ def kernels_text(report: KernelsReport) -> str:
     return "\n".join(lines) + "\n"
 
 
+ONE_TOKEN = ("step", "token")
 HEAD = ["kernel", "a program for", "warps", "registers", "spilled", "shared memory"]
 
 
 def _rows(report: KernelsReport, kernels: list[Emitted]) -> Iterator[list[str]]:
     yield HEAD
     for kernel in kernels:
-        whole = kernel.loop or kernel.walks or kernel.role == "step"
+        whole = kernel.loop or kernel.walks or kernel.role in ONE_TOKEN
         each = "each sequence and copy" if whole else "each tile"
         yield _row(report, kernel.name, kernel.role, each)
 

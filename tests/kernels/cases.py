@@ -208,11 +208,11 @@ NONLINEAR = """
 
 
 def steps(system: Any, block_name: str = "mixer", tokens: int = 5) -> dict[str, float]:
-    """Token by token without gradients, where each memory moves by one kernel."""
+    """Token by token without gradients, where all memories of a block move by one kernel."""
     mine, truth, compiled = both(system, block_name)
     kernels = compiled.module.kernels  # type: ignore[attr-defined]
-    found = [name for name in vars(kernels) if name.endswith("_step_op")]
-    assert found
+    found = [name for name in vars(kernels) if name.endswith(("_step_op", "_token_op"))]
+    assert len(found) == 1, found
     calls = dict.fromkeys(found, 0)
 
     def listen(name: str) -> Callable[..., Any]:
@@ -246,12 +246,12 @@ def step_operation() -> dict[str, Any]:
     mine, _, compiled = both(small("titans_linear"), "mixer")
     kernels = compiled.module.kernels  # type: ignore[attr-defined]
     given: list[tuple[torch.Tensor, ...]] = []
-    real = kernels.mixer_m_step_op
-    kernels.mixer_m_step_op = lambda *args: given.append(args) or real(*args)
+    real = kernels.mixer_m_token_op
+    kernels.mixer_m_token_op = lambda *args: given.append(args) or real(*args)
     x = torch.randn(2, 6)
     with torch.no_grad():
         _, state = mine.step(x)
-        kernels.mixer_m_step_op = real
+        kernels.mixer_m_token_op = real
         checked = torch.library.opcheck(real, given[0])
         assert set(checked.values()) == {"SUCCESS"}, checked
         torch._dynamo.reset()

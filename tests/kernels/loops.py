@@ -123,10 +123,40 @@ def looped(system: System, tokens: int, name: str = "mixer") -> dict[str, float]
 def at_every_token(name: str, tokens: int = 3) -> dict[str, float]:
     """A shipped spec whose chunks are one token long, at small sizes."""
     given = nlc.load(f"specs/{name}.nl")
-    small = {"d": 6, "heads": 2, "d_k": 4, "d_v": 3, "hidden": 4, "units": 5, "rank": 3}
-    sizes: dict[str, Any] = {f"dims.{k}": small[k] for k in dict(given.dims) if k in small}
+    sizes = small_sizes(given)
     sizes |= {f"levels.{level.name}.chunk": 1 for level in given.levels if level.chunk > 1}
     return looped(nlc.load(f"specs/{name}.nl", set=sizes), tokens)
+
+
+def small_sizes(given: System) -> dict[str, Any]:
+    """Dims that are small, and no powers of two where they may be."""
+    small = {"d": 6, "heads": 2, "d_k": 4, "d_v": 3, "hidden": 4, "units": 5, "rank": 3}
+    return {f"dims.{key}": small[key] for key in dict(given.dims) if key in small}
+
+
+def one_token(name: str) -> dict[str, Any]:
+    """A shipped spec, token by token: all its memories that go together are one launch."""
+    from tests.kernels.cases import steps
+
+    given = nlc.load(f"specs/{name}.nl")
+    return steps(nlc.load(f"specs/{name}.nl", set=small_sizes(given)))
+
+
+def half_tokens() -> dict[str, Any]:
+    """One token in float16: types as without kernels."""
+    mine, truth, _ = both(resolve(block(TIED)), "mixer")
+    plain = compile_system(resolve(block(TIED)), "torch").block("mixer")
+    plain.load_state_dict(mine.state_dict())
+    torch.manual_seed(2)
+    state = after = other = None
+    for x in torch.randn(3, 2, 6, dtype=torch.float64):
+        with torch.no_grad():
+            y, state = mine.half().step(x.half(), state)
+            z, after = truth.step(x, after)
+            w, other = plain.half().step(x.half(), other)
+    assert y.dtype == w.dtype
+    assert [v.dtype for v in state.values()] == [v.dtype for v in other.values()]
+    return {"half": max(ratio(y, z), *(ratio(state[name], after[name]) for name in "KM"))}
 
 
 def half() -> dict[str, float]:
@@ -162,6 +192,13 @@ def operations() -> dict[str, Any]:
     return found
 
 
+def tied_tokens() -> dict[str, float]:
+    """Two memories, the second of which is asked with what the first says, in one launch."""
+    from tests.kernels.cases import steps
+
+    return steps(resolve(block(TIED)))
+
+
 def random_loop(seed: int) -> dict[str, float]:
     """A random update with an activation of the state, which leaves it no normal form."""
     body = Writer(seed).body()
@@ -184,5 +221,14 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
         f"loop:{name}": partial(at_every_token, name)
         for name in ("titans_lmm", "ttt_linear", "ttt_mlp", "yaad", "memora", "omeganet", "tnt")
     },
+    "token:tied": tied_tokens,
+    "token:half": half_tokens,
+    **{
+        f"token:{name}": partial(one_token, name)
+        for name in (
+            "self_modifying_titans", "titans_mag", "ttt_mlp", "tnt", "omeganet", "consolidation",
+            "routed_slots", "hybrid", "linear_attention", "surprise", "memora", "longhorn",
+        )
+    },
     "loop:surprise": partial(at_every_token, "surprise", 9),
-}
+}  # fmt: skip

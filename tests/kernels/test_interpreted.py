@@ -71,6 +71,11 @@ def test_one_token_is_one_kernel_where_nobody_asks_for_gradients() -> None:
     small(interpreted("step:nonlinear", "step:titans_linear", "step:rwkv7", "step:operation"))
 
 
+def test_all_memories_of_a_block_are_one_launch_for_one_token() -> None:
+    small(interpreted("token:self_modifying_titans", "token:tied", "token:titans_mag"))
+    assert interpreted("token:half")["token:half"]["half"] < 5e-3
+
+
 def test_block_sizes_are_found_by_measuring() -> None:
     found = interpreted("tuned")["tuned"]
     assert found["row"] == found["now"] == [64, 16, 2, 2, 1]
@@ -108,6 +113,8 @@ def test_steps_of_other_systems_are_one_kernel_each() -> None:
     names = ("deltanet", "gated_deltanet", "states", "mesanet", "omega", "gla", "gated_oja", "kda")
     more = ("comba", "gdn2", "linear_attention", "gated_deltaproduct")
     small(interpreted(*(f"step:{name}" for name in (*names, *more))))
+    deep = ("ttt_mlp", "tnt", "omeganet", "consolidation", "routed_slots", "hybrid", "longhorn")
+    small(interpreted(*(f"token:{name}" for name in (*deep, "surprise", "memora"))))
     small(interpreted(*(f"step:random:{seed}" for seed in range(12))), 1e-4)
 
 
