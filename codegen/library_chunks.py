@@ -273,7 +273,8 @@ def below(states: list[Tensor], m: Moves) -> list[Tensor]:
 
 def above(M: Tensor, m: Moves, like: Tensor) -> Tensor:
     """Undo `below` for one state."""
-    return from_matrix(M.mT.reshape(as_matrix(like, m).shape), m)
+    x, shape = M.mT, as_matrix(like, m).shape
+    return from_matrix(x if x.shape == shape else x.reshape(shape), m)
 
 
 def lead_of(state: Tensor, m: Moves) -> tuple[int, ...]:
