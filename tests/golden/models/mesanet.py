@@ -23,12 +23,53 @@ def wide(x: Tensor) -> Tensor:
 
 def unit(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-12) -> Tensor:
     """x / max(||x||, eps)."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return Unit.apply(x, dim, eps)
     return x / torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(eps)
+
+
+class Unit(torch.autograd.Function):
+    """As `unit`; its gradient has nothing along y, where x is longer than eps."""
+
+    @staticmethod
+    def forward(ctx, x, dim, eps):
+        ctx.save_for_backward(x)
+        ctx.dim, ctx.eps = dim, eps
+        return x / torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(eps)
+
+    @staticmethod
+    def backward(ctx, dy):
+        (x,) = ctx.saved_tensors
+        length = torch.linalg.vector_norm(x, dim=ctx.dim, keepdim=True)
+        scale = 1 / length.clamp_min(ctx.eps)
+        y = x * scale
+        along = (dy * y).sum(ctx.dim, keepdim=True) * (length > ctx.eps)
+        return (dy - y * along) * scale, None, None
 
 
 def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Tensor:
     """x / sqrt(mean(x^2) + eps)."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return Rmsnorm.apply(x, dim, eps)
     return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
+
+
+class Rmsnorm(torch.autograd.Function):
+    """As `rmsnorm`; its gradient is (dy - y mean(y dy)) / sqrt(mean(x^2) + eps)."""
+
+    @staticmethod
+    def forward(ctx, x, dim, eps):
+        ctx.save_for_backward(x)
+        ctx.dim, ctx.eps = dim, eps
+        return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, grad = wide(ctx.saved_tensors[0]), wide(dy)
+        scale = torch.rsqrt(x.square().mean(ctx.dim, keepdim=True) + ctx.eps)
+        y = x * scale
+        along = (grad * y).mean(ctx.dim, keepdim=True)
+        return ((grad - y * along) * scale).to(dy.dtype), None, None
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -428,10 +469,12 @@ class Products(torch.autograd.Function):
     @staticmethod
     def forward(ctx, g):
         tokens = g.shape[-1]
-        below = torch.ones(tokens, 1 + tokens, dtype=torch.bool, device=g.device).tril()
-        found = g.new_ones(*g.shape[:-1], 1 + tokens, 1 + tokens)
-        found[..., 1:, :] = torch.where(below, g.unsqueeze(-1), 1.0)
-        found = found.cumprod(-2).tril()
+        one = g.new_ones(1 + tokens, 1 + tokens)
+        lower, below = one.tril(), one[1:].tril()
+        first = one[:1].expand(*g.shape[:-1], 1, 1 + tokens)
+        # each number where its products go on, and 1 elsewhere
+        rows = torch.addcmul(one[1:] - below, g.unsqueeze(-1), below)
+        found = torch.cat([first, rows], -2).cumprod(-2).mul_(lower)
         ctx.save_for_backward(found)
         return found
 

@@ -396,10 +396,12 @@ class Products(torch.autograd.Function):
     @staticmethod
     def forward(ctx, g):
         tokens = g.shape[-1]
-        below = torch.ones(tokens, 1 + tokens, dtype=torch.bool, device=g.device).tril()
-        found = g.new_ones(*g.shape[:-1], 1 + tokens, 1 + tokens)
-        found[..., 1:, :] = torch.where(below, g.unsqueeze(-1), 1.0)
-        found = found.cumprod(-2).tril()
+        one = g.new_ones(1 + tokens, 1 + tokens)
+        lower, below = one.tril(), one[1:].tril()
+        first = one[:1].expand(*g.shape[:-1], 1, 1 + tokens)
+        # each number where its products go on, and 1 elsewhere
+        rows = torch.addcmul(one[1:] - below, g.unsqueeze(-1), below)
+        found = torch.cat([first, rows], -2).cumprod(-2).mul_(lower)
         ctx.save_for_backward(found)
         return found
 

@@ -440,7 +440,28 @@ def orthogonal(
 
 def unit(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-12) -> Tensor:
     """x / max(||x||, eps)."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return Unit.apply(x, dim, eps)
     return x / torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(eps)
+
+
+class Unit(torch.autograd.Function):
+    """As `unit`; its gradient has nothing along y, where x is longer than eps."""
+
+    @staticmethod
+    def forward(ctx, x, dim, eps):
+        ctx.save_for_backward(x)
+        ctx.dim, ctx.eps = dim, eps
+        return x / torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(eps)
+
+    @staticmethod
+    def backward(ctx, dy):
+        (x,) = ctx.saved_tensors
+        length = torch.linalg.vector_norm(x, dim=ctx.dim, keepdim=True)
+        scale = 1 / length.clamp_min(ctx.eps)
+        y = x * scale
+        along = (dy * y).sum(ctx.dim, keepdim=True) * (length > ctx.eps)
+        return (dy - y * along) * scale, None, None
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:

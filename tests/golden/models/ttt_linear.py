@@ -23,7 +23,27 @@ def wide(x: Tensor) -> Tensor:
 
 def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Tensor:
     """x / sqrt(mean(x^2) + eps)."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return Rmsnorm.apply(x, dim, eps)
     return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
+
+
+class Rmsnorm(torch.autograd.Function):
+    """As `rmsnorm`; its gradient is (dy - y mean(y dy)) / sqrt(mean(x^2) + eps)."""
+
+    @staticmethod
+    def forward(ctx, x, dim, eps):
+        ctx.save_for_backward(x)
+        ctx.dim, ctx.eps = dim, eps
+        return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, grad = wide(ctx.saved_tensors[0]), wide(dy)
+        scale = torch.rsqrt(x.square().mean(ctx.dim, keepdim=True) + ctx.eps)
+        y = x * scale
+        along = (grad * y).mean(ctx.dim, keepdim=True)
+        return ((grad - y * along) * scale).to(dy.dtype), None, None
 
 
 def layernorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-5) -> Tensor:
@@ -480,10 +500,12 @@ class Products(torch.autograd.Function):
     @staticmethod
     def forward(ctx, g):
         tokens = g.shape[-1]
-        below = torch.ones(tokens, 1 + tokens, dtype=torch.bool, device=g.device).tril()
-        found = g.new_ones(*g.shape[:-1], 1 + tokens, 1 + tokens)
-        found[..., 1:, :] = torch.where(below, g.unsqueeze(-1), 1.0)
-        found = found.cumprod(-2).tril()
+        one = g.new_ones(1 + tokens, 1 + tokens)
+        lower, below = one.tril(), one[1:].tril()
+        first = one[:1].expand(*g.shape[:-1], 1, 1 + tokens)
+        # each number where its products go on, and 1 elsewhere
+        rows = torch.addcmul(one[1:] - below, g.unsqueeze(-1), below)
+        found = torch.cat([first, rows], -2).cumprod(-2).mul_(lower)
         ctx.save_for_backward(found)
         return found
 
@@ -1293,7 +1315,8 @@ def below(states: list[Tensor], m: Moves) -> list[Tensor]:
 
 def above(M: Tensor, m: Moves, like: Tensor) -> Tensor:
     """Undo `below` for one state."""
-    return from_matrix(M.mT.reshape(as_matrix(like, m).shape), m)
+    x, shape = M.mT, as_matrix(like, m).shape
+    return from_matrix(x if x.shape == shape else x.reshape(shape), m)
 
 
 def lead_of(state: Tensor, m: Moves) -> tuple[int, ...]:
