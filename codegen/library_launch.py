@@ -170,11 +170,14 @@ class Launch(NamedTuple):
         B, _, H = self.size
         return like.new_empty(B, H, self.N, *d, dtype=torch.float32)
 
-    def run(self, kernel: Any, *tensors: Tensor, loop: bool = False) -> None:
-        """Start a kernel: a program for each tile, or one that loops over them."""
+    def run(self, kernel: Any, *tensors: Tensor, loop: bool = False, cut: bool = False) -> None:
+        """Start a kernel: a program for each tile, or one that loops over them.
+
+        `cut`: it goes over blocks of d_v.
+        """
         B, T, H = self.size
         b = self.blocks
-        V = min(up(self.d_v), b.channels) if loop else up(self.d_v)
+        V = min(up(self.d_v), b.channels) if loop or cut else up(self.d_v)
         grid = (B * H, -(-self.d_v // V)) if loop else (B * H, self.N)
         dot = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}.get(self.dot, tl.float32)
         tf32 = torch.backends.cuda.matmul.allow_tf32

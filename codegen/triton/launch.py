@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nlc.codegen.triton.back import read_back, states_back, tiles_back
+from nlc.codegen.triton.cut_printer import CutPrinter, is_cut
 from nlc.codegen.triton.graph import Dims
 from nlc.codegen.triton.printer import KernelPrinter
 from nlc.codegen.triton.solve import Kernel, Solve
@@ -33,6 +34,8 @@ class Launcher:
     used: set[str]
     dims: dict[str, Dims] = field(default_factory=dict)
     made: list[Emitted] = field(default_factory=list)
+    # the kernels that go over blocks of d_v
+    cut: set[str] = field(default_factory=set)
 
     def write(self, out: Writer) -> None:
         """Write everything."""
@@ -66,7 +69,9 @@ class Launcher:
         return (f"_{state + 1}" if state else "") + ("" if late else "_before")
 
     def _kernel(self, out: Writer, kernel: Kernel) -> None:
-        printer = KernelPrinter(kernel, out, self.used, self.about)
+        cut = is_cut(kernel, self.solve.sizes["V"])
+        kind = CutPrinter if cut else KernelPrinter
+        printer = kind(kernel, out, self.used, self.about, cut=cut)
         printer.write(f"{self.name}_{kernel.name}_kernel")
         out.blank(2)
         self.tensors[kernel.name] = printer.tensors()
@@ -82,8 +87,11 @@ class Launcher:
                 self.solve.sizes["V"],
                 self.solve.keeping.gates,
                 self.solve.keeping.tile,
+                cut=cut,
             )
         )
+        if cut:
+            self.cut.add(kernel.name)
         for node in postorder(printer.roots):
             if node.op == "load":
                 self.dims[node.word] = node.dims
@@ -120,7 +128,8 @@ class Launcher:
 
     def _start(self, out: Writer, kernel: str, loop: bool = False) -> None:
         words = [f"{self.name}_{kernel}_kernel", *self.tensors[kernel]]
-        out.call("run.run(", [*words, *(["loop=True"] if loop else [])])
+        how = [*(["loop=True"] if loop else []), *(["cut=True"] if kernel in self.cut else [])]
+        out.call("run.run(", [*words, *how])
 
     def _declare(self, out: Writer, name: str, words: list[str], results: int, about: str) -> None:
         kinds = ["Tensor"] * results

@@ -50,6 +50,8 @@ class KernelPrinter:
     about: list[str]
     names: Names = field(default_factory=lambda: Names(set(RESERVED) | set(NAMED)))
     bound: dict[Tile, str] = field(default_factory=dict)
+    # whether it goes over blocks of the channels of values
+    cut: bool = False
     uses: dict[Tile, int] = field(default_factory=dict)
 
     @property
@@ -103,10 +105,10 @@ class KernelPrinter:
         values = any("V" in d for d in dims)
         if keys:
             out.line("ck = tl.arange(0, K)")
-        if values:
-            out.line(f"cv = {'tl.program_id(1) * V + ' if kernel.loop else ''}tl.arange(0, V)")
         self.dims = dims
-        if ("K", "V") in dims:
+        if values and not self.cut:
+            out.line(f"cv = {'tl.program_id(1) * V + ' if kernel.loop else ''}tl.arange(0, V)")
+        if ("K", "V") in dims and not self.cut:
             out.line("in_m = (ck < d_k)[:, None] & (cv < d_v)[None, :]")
         if kernel.loop:
             out.line("# M^T of a state [B, H, d_v, d_k]")
@@ -126,7 +128,7 @@ class KernelPrinter:
             self._tile()
 
     def _tile(self) -> None:
-        kernel, out = self.kernel, self.out
+        out = self.out
         if any("C" in dims for dims in self.dims):
             out.line("# of row b and copy h: token t of the tile stands at (b, tile * C + t, h)")
             out.line("here = tile * C + t < T")
@@ -134,20 +136,23 @@ class KernelPrinter:
         if self.dims & {("C", "K")}:
             out.line("in_k = here[:, None] & (ck < d_k)[None, :]")
             out.line("at_k = at[:, None] * d_k + ck[None, :]")
-        if self.dims & {("C", "V")}:
+        if self.dims & {("C", "V")} and not self.cut:
             out.line("in_v = here[:, None] & (cv < d_v)[None, :]")
             out.line("at_v = at[:, None] * d_v + cv[None, :]")
         if self.dims & {(), ("K",), ("K", "V")}:
             out.line("this = copy * N + tile")
-        if self.dims & {("K", "V")}:
+        if self.dims & {("K", "V")} and not self.cut:
             out.line("at_m = (this * d_k + ck[:, None]) * d_v + cv[None, :]")
         if self.dims & {("K",)}:
             out.line("is_k = ck < d_k")
-        stored = set()
+        self._run()
+
+    def _run(self) -> None:
+        """Write the values of a tile."""
+        kernel, out = self.kernel, self.out
         for word, tile in kernel.stores:
             self._make(tile)
             self._store_tile(word, tile)
-            stored.add(word)
         for tile in kernel.after:
             self._make(tile)
         for (carried, _), tile in zip(kernel.carried, kernel.after, strict=True):
@@ -199,10 +204,10 @@ class KernelPrinter:
         self.bound[node] = self.names.fresh(node.name or SHORT.get(node.op, "x"))
         return self.bound[node]
 
-    def _say(self, name: str, body: str, node: Tile) -> None:
+    def _say(self, name: str, body: str, node: Tile, sign: str = "=") -> None:
         shape = ", ".join(self.size(axis) for axis in self.seen(node.dims))
         about = f"  # [{shape}]" + (f" {node.about}" if node.about else "")
-        line = f"{name} = {body}"
+        line = f"{name} {sign} {body}"
         if len(line) + len(about) <= self.out.room:
             self.out.line(line + about)
             return
@@ -219,7 +224,7 @@ class KernelPrinter:
         head, _, rest = body.partition("(")
         end = closing(rest)
         inside, tail = split_arguments(rest[:end]), rest[end:]
-        for text in split_call(f"{name} = {head}(", inside, tail, self.out.room):
+        for text in split_call(f"{name} {sign} {head}(", inside, tail, self.out.room):
             self.out.line(text)
 
     def _alone(self, node: Tile) -> bool:

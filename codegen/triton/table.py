@@ -29,6 +29,12 @@ SIZES: dict[int, Row] = {
 # what differs on one machine
 ROWS: dict[tuple[str, int], Row] = {
     ("gfx942", 64): (32, 64, 4, 4, 2),
+    ("gfx942", 128): (16, 32, 8, 8, 2),
+}
+# what differs by how gates are kept: where more values are held at once, tiles are shorter
+KEPT: dict[tuple[str, int], Row] = {
+    ("CoupledGates", 128): (16, 32, 8, 8, 2),
+    ("RelativeGates", 128): (16, 32, 8, 8, 2),
 }
 # the interpreter: small tiles, so that short sequences have several
 INTERPRETER: Row = (16, 16, 4, 4, 1)
@@ -94,6 +100,7 @@ def block_sizes(keeping: Keeping, d_k: int, d_v: int) -> dict[str, Row]:
     found = {}
     for name in ARCHITECTURES:
         row = ROWS.get((name, size), SIZES[size])
+        row = KEPT.get((keeping.gates, size), row)
         row = measured().get((name, keeping.gates, size), row)
         if keeping.gates == "RelativeGates":
             # longer tiles may leave what float32 can hold

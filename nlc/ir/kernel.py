@@ -16,7 +16,7 @@ class Emitted:
     `table` names its block sizes, `narrow` are the tensors in the streams' type, and `loop` says
     that a program goes over tiles. Sizes are those of keys and values; `gates` says how gates are
     kept, and `tile` over how many tokens at most. One that `walks` goes over all tokens, and `loop`
-    says that it goes back.
+    says that it goes back; one that is `cut` goes over blocks of values.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Emitted:
     gates: str = ""
     tile: int = 0
     walks: bool = False
+    cut: bool = False
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def _compile(module: Any, kernel: Emitted, architecture: str, narrow: str) -> Re
     function = getattr(module, kernel.name)
     blocks = getattr(module, kernel.table)[architecture]
     d_k, d_v = kernel.d_k, kernel.d_v
-    V = min(module.up(d_v), blocks.channels) if kernel.loop else module.up(d_v)
+    V = min(module.up(d_v), blocks.channels) if kernel.loop or kernel.cut else module.up(d_v)
     dot = {"bf16": tl.bfloat16, "fp16": tl.float16}.get(narrow, tl.float32)
     constants = {
         "d_k": d_k, "d_v": d_v, "C": blocks.tokens, "K": module.up(d_k), "V": V,

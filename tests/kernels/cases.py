@@ -270,6 +270,16 @@ def step_random(seed: int) -> dict[str, Any]:
     return steps(resolve(block(Writer(seed).body())))
 
 
+def wide(name: str, block_name: str = "mixer", tokens: int = 18) -> dict[str, float]:
+    """A shipped spec whose values have more channels than a program holds at once."""
+    known = dict(nlc.load(f"specs/{name}.nl").dims)
+    sizes = {**SMALL, "dims.heads": 1, "dims.d_v": 70}
+    given = nlc.load(f"specs/{name}.nl", set={k: v for k, v in sizes.items() if k[5:] in known})
+    _, _, compiled = both(given, block_name)
+    assert any(kernel.cut for kernel in compiled.with_kernels.kernels)
+    return compare(given, tokens, block_name)
+
+
 def tuned() -> dict[str, Any]:
     """Block sizes are searched: kernels run with each, and all of them give the same."""
     from nlc.compiled import compile_system
@@ -314,6 +324,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     },
     "operations": lambda: checked(resolve(block(STATES))),
     "tuned": tuned,
+    **{f"wide:{name}": partial(wide, name) for name in ("gated_deltanet", "titans_linear", "gla")},
     "rwkv7": partial(shipped, "rwkv7", "time_mix"),
     **{
         name: partial(shipped, name)

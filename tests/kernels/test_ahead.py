@@ -102,7 +102,17 @@ def test_what_kernels_of_maps_with_layers_take(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [32, 128])
+@pytest.mark.parametrize("size", [32, 128, 256])
 def test_kernels_of_other_sizes_compile(size: int) -> None:
     for architecture in ARCHITECTURES:
         check(compiled("gated_deltanet", architecture, d_k=size, d_v=size))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["titans_linear", "rwkv7", "gla"])
+def test_kernels_of_128_channels_spill_little(name: str) -> None:
+    known = dict(nlc.load(f"specs/{name}.nl").dims)
+    sizes = {key: 128 for key in ("d_k", "d_v") if key in known}
+    for kernel in compiled(name, "sm_90", **sizes):
+        assert kernel["faults"] == []
+        assert kernel["spilled"] <= 128, kernel["role"]

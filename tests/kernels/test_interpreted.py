@@ -76,6 +76,10 @@ def test_all_memories_of_a_block_are_one_launch_for_one_token() -> None:
     assert interpreted("token:half")["token:half"]["half"] < 5e-3
 
 
+def test_kernels_over_blocks_of_values_agree() -> None:
+    small(interpreted("wide:gated_deltanet", "wide:titans_linear"))
+
+
 def test_block_sizes_are_found_by_measuring() -> None:
     found = interpreted("tuned")["tuned"]
     assert found["row"] == found["now"] == [64, 16, 2, 2, 1]
@@ -138,6 +142,11 @@ def test_steps_of_other_systems_are_one_kernel_each() -> None:
 )
 def test_kernels_of_shipped_systems_agree(name: str) -> None:
     small(interpreted(name))
+
+
+@pytest.mark.slow
+def test_kernels_over_blocks_of_values_with_gates_by_channel_agree() -> None:
+    small(interpreted("wide:gla"))
 
 
 @pytest.mark.slow
