@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 
 def write_window(writer: MemoryWriter, out: Writer) -> None:
     """Write what runs inside a window."""
-    if any(kind == "apply" for kind, *_ in writer.reads) and writer.shared is None:
+    # a shared read is of the state as it is, not of that at the start
+    shared = writer.shared is not None
+    if any(kind == "apply" and not (shared and when == "prev") for kind, when, *_ in writer.reads):
         _read(writer, out)
     if any(kind == "routed" for kind, *_ in writer.reads):
         write_routed(writer, out, 2)

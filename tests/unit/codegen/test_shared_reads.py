@@ -58,7 +58,12 @@ GATED = """block mixer(x[d], teach[d]) -> out[d] {
   out = teach + F(x)
 }
 """
-SHARED = {"a chain of levels": CHAIN, "heads that begin anew": HEADS, "a gated map": GATED}
+SHARED = {
+    "a chain of levels": CHAIN,
+    "heads that begin anew": HEADS,
+    "a gated map": GATED,
+    "beside a read of its start": HEADS.replace("M(k_t)", "M(k_t) + initial(M)(2 * k_t)"),
+}
 
 
 @pytest.mark.parametrize("name", SHARED)
