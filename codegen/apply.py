@@ -80,7 +80,7 @@ def apply_parts(low: Lowering, expr: Expr, parts: Mapping[str, fx.Node]) -> fx.N
         if not x.meta.get("integer"):
             x = low.mark(low.program.method("long", x), x.meta["shape"], x)
         return low.mark(
-            low.program.call(library.rows, parts["weight"], x), expr.shape, parts["weight"], x
+            low.program.call(library.table_rows, parts["weight"], x), expr.shape, parts["weight"], x
         )
     site = Site(low, form, parts, int(expr.attr("lead")))
     y = MAPS[form.kind](site, flat_input(low, form, x))

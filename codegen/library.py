@@ -241,7 +241,7 @@ def matvec(matrix: Tensor, x: Tensor) -> Tensor:
     return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
 
 
-def rows(table: Tensor, index: Tensor) -> Tensor:
+def table_rows(table: Tensor, index: Tensor) -> Tensor:
     """Look up: table [..., n, d] with one per leading axis, index [..., more] -> [..., more, d]."""
     front = table.shape[:-2]
     flat = index.reshape(*index.shape[: len(front)], -1, 1).expand(*front, -1, table.shape[-1])

@@ -48,6 +48,25 @@ class Conv(nn.Module):
         return y, joined[:, 1:].to(past.dtype)
 
 
+def convolve(
+    x: Tensor, past: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """As `Conv`, with weights of each sequence's own: weight [B, channels, 1, width]."""
+    joined = torch.cat((past.to(x.dtype), x), 1)
+    taps = joined.unfold(1, weight.shape[-1], 1)
+    y = (taps * weight[:, None, :, 0]).sum(-1)
+    y = y if bias is None else y + bias[:, None]
+    return y.to(x.dtype), joined[:, x.shape[1] :].to(past.dtype)
+
+
+def convolve_step(
+    x: Tensor, past: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """As `convolve`, for one token: x [B, channels]."""
+    y, past = convolve(x[:, None], past, weight, bias)
+    return y[:, 0], past
+
+
 class Tensors(nn.Module):
     """Holds parameters by name, without values; whoever holds it draws them."""
 

@@ -10,7 +10,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from nlc.codegen import library
+from nlc.codegen import library, library_maps
 from nlc.codegen.apply import apply_module, apply_parts, unsplit
 from nlc.codegen.arguments import state_name
 from nlc.codegen.lowering import Lowering, batch_of, rank_of
@@ -389,15 +389,21 @@ class Scope:
         return self.spread(x, is_alike([expr], self.unit.alike))
 
     def conv(self, expr: Expr) -> fx.Node:
-        """A causal convolution by its module."""
-        slot, weight = str(expr.attr("slot")), str(expr.args[1].attr("name")).split(".")[0]
+        """A causal convolution by its module, or with weights that are a state."""
+        slot, owner = str(expr.attr("slot")), expr.args[1]
         x = self.low.narrow(self.full(self.low.tensor(expr.args[0]), expr.args[0]))
         shape = x.meta["shape"]
         if len(shape) > 1:
             inner = unsplit(x, len(shape))
             x = inner or note(self.program.method("flatten", x, self.batch), shape[:1], self.batch)
-        path = weight if self.batch == 2 else f"{weight}.step"
-        node = self.program.module(path, x, self.past(slot))
+        if owner.op == "state":
+            function = library_maps.convolve if self.batch == 2 else library_maps.convolve_step
+            weights = [self.low.tensor(part) for part in expr.args[1:]]
+            node = self.program.call(function, x, self.past(slot), *weights)
+        else:
+            weight = str(owner.attr("name")).split(".")[0]
+            path = weight if self.batch == 2 else f"{weight}.step"
+            node = self.program.module(path, x, self.past(slot))
         y = self.remember(node, slot, expr, bool(self.like.meta["wide"]), "convolved")
         if len(shape) > 1:
             from nlc.ir.shape import sizes

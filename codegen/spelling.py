@@ -304,6 +304,9 @@ def _lookup(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
     table, index = args
     if not index.meta.get("integer"):
         index = low.mark(low.program.method("long", index), index.meta["shape"], index)
+    if batch_of(table):
+        # one for each sequence
+        return low.make(expr, library.table_rows, table, index)
     return low.make(expr, F.embedding, index, table)
 
 

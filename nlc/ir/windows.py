@@ -26,6 +26,17 @@ def tokens_of(memory: Memory) -> list[Expr]:
     return [node for node in postorder(_update(memory)) if known(memory, node)]
 
 
+def read_of(node: Expr) -> tuple[Expr, ...]:
+    """List the parts of a map that a node reads, or the node itself."""
+    match node.op:
+        case "apply" | "conv":
+            return node.args[1:]
+        case "lookup":
+            return node.args[:1]
+        case _:
+            return (node,)
+
+
 def summed(node: Expr) -> Iterator[Expr]:
     """Yield the terms of a sum over tokens that are summed one by one."""
     match node.op:

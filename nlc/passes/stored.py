@@ -13,7 +13,7 @@ from dataclasses import replace
 from nlc.ir.expr import Expr, Graph, postorder, rewrite
 from nlc.ir.schedule import made_by
 from nlc.ir.system import Block, Equation, Memory, Step, Update
-from nlc.ir.windows import tokens_of
+from nlc.ir.windows import read_of, tokens_of
 from nlc.passes.hoist import fresh
 
 
@@ -63,8 +63,7 @@ def _kept(graph: Graph, memory: Memory, taken: set[str]) -> tuple[Memory, list[S
         if id(node) in seen:
             continue
         seen.add(id(node))
-        parts = node.args[1:] if node.op == "apply" else (node,)
-        if any(_other(memory, part) for part in parts):
+        if any(_other(memory, part) for part in read_of(node)):
             name = fresh(f"{memory.name}_key", taken)
             made.append(Equation(name, node, "", node.span))
             streams[id(node)] = graph.make("stream", name=name, shape=node.shape, span=node.span)

@@ -28,7 +28,7 @@ from nlc.semantics.online import check_names
 from nlc.semantics.records import Body, Stream, Unordered
 from nlc.semantics.scopes import BlockScope
 from nlc.semantics.values import Struct
-from nlc.semantics.weights import declare_task_memory, declare_weights, with_optimizer
+from nlc.semantics.weights import check_single, declare_task_memory, declare_weights, with_optimizer
 from nlc.source import Span
 from nlc.syntax import tree
 from nlc.syntax.print_expression import print_map
@@ -175,7 +175,11 @@ class BlockResolver:
         levels = written.levels
         try:
             map = resolve_map(self.context, written.map)
-            if map.kind in ("conv", "table"):
+            task = isinstance(written.objective, tree.Name) and written.objective.id == "task"
+            if task:
+                copies = bool(written.axes) or written.slots is not None
+                check_single(self, map, copies, written.map.span)
+            elif map.kind in ("conv", "table"):
                 self.context.fail(
                     "NL0518", f"`{map.kind}` cannot be a memory's map", written.map.span,
                     "a memory maps keys to values",
@@ -205,7 +209,6 @@ class BlockResolver:
             if not self.claim(name, "a memory", span):
                 continue
             level = levels[i if len(levels) > 1 else 0]
-            task = isinstance(written.objective, tree.Name) and written.objective.id == "task"
             if task and self.context.levels[level].period.unit == "steps":
                 declare_task_memory(self, written, name, level, map, span)
                 continue

@@ -184,6 +184,12 @@ class BodyScope(Scope):
 
     def apply(self, what: Readable, call: tree.Call) -> Value:
         if what.map.kind == "conv":
+            if what.name == self.body.name:
+                self.context.fail(
+                    "NL0518", f"`{what.name}` is applied where it moves", call.span,
+                    "a convolution remembers streams, which its own update does not",
+                    "apply it in an equation of the block",
+                )  # fmt: skip
             return self.enter(self.block.scope.apply(what, call))
         return super().apply(what, call)
 

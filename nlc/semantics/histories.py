@@ -174,7 +174,9 @@ def convolve(block: BlockResolver, what: Readable, call: tree.Call) -> Expr:
         )  # fmt: skip
     width = what.map.option("width")
     assert isinstance(width, int)
-    slot = block.histories.conv_slot(what.name, wide, width)
+    # a memory's own name in the state is its weights'
+    name = f"past_{what.name}" if what.memory else what.name
+    slot = block.histories.conv_slot(name, wide, width)
     done = graph.make("conv", wide, *what.parts, slot=slot, width=width, span=call.span)
     if n == 1:
         return done

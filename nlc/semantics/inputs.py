@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nlc.ir.expr import Expr, postorder
-from nlc.ir.shape import sizes
+from nlc.ir.shape import ONE, sizes
 from nlc.ir.system import Part
 from nlc.semantics.context import several
 from nlc.semantics.memories import pair_value, state_leaf
@@ -40,7 +40,12 @@ def key_of(scope: UpdateScope, body: Body, part: Part, span: Span) -> Expr:
         count = len(body.map.inputs)
         x = scope.make("reshape", x, last=count, axes=body.map.chain[:1], span=span)
     parts = {p.name: state_leaf(scope.block, body, "", p, "prev") for p in body.map.parts}
-    return make(_Layers(scope, body, parts, span), x, part.name)
+    key = make(_Layers(scope, body, parts, span), x, part.name)
+    # it enters all slots alike, and what else it has one of for all copies
+    axes = tuple(axis for axis in key.shape[:-1] if axis != ONE) + key.shape[-1:]
+    if len(axes) == len(key.shape):
+        return key
+    return scope.make("reshape", key, last=len(key.shape), axes=axes, span=span)
 
 
 def _application(block: BlockResolver, body: Body) -> Expr:

@@ -255,7 +255,7 @@ def _inner_map(context: Context, body: Body, written: tree.Memory, parts: tuple[
 def map_of(part: Part) -> Map:
     """Make a map that is one tensor."""
     match part.shape:
-        case (out, into):
+        case (*_, out, into):
             return Map("linear", (into,), (out,), (into, out), (part,), text="linear")
         case (axis,):
             return Map("vector", (), (axis,), (axis,), (part,), text="vector")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from nlc.ir.expr import Expr, Graph, postorder, rewrite
 from nlc.ir.system import Kept
+from nlc.ir.windows import read_of
 
 # leaves of another value at each token; states depend on whose they are
 TOKENS = ("stream", "position", "shift", "conv", "attend")
@@ -43,8 +44,7 @@ def lasts(graph: Graph, roots: Iterable[Expr], own: str) -> list[Expr]:
         node, done = stack.pop()
         if id(node) in new:
             continue
-        parts = node.args[1:] if node.op == "apply" else (node,)
-        given = any(n.op == "state" and n.attr("memory") != own for n in parts)
+        given = any(n.op == "state" and n.attr("memory") != own for n in read_of(node))
         if node.op == "grad":
             given = any(n.op in TOKENS for n in postorder(node.args[:1]))
         if node.op == "window":
@@ -155,7 +155,7 @@ class _Settling:
 
     def _is_read(self, node: Expr) -> bool:
         """Say whether a value is a stream, or what a token takes from a memory that moves on."""
-        parts = node.args[1:] if node.op == "apply" else (node,)
+        parts = read_of(node)
         return node.op in TOKENS or any(
             part.op == "state" and self.moves(part.attr("memory")) for part in parts
         )

@@ -36,7 +36,7 @@ def declare_weights(block: BlockResolver, written: tree.Weights) -> None:
         level = _weights_level(block, written)
         online = block.context.levels[level].period.unit == "tokens"
         if online:
-            _check_adapts(block, map, written)
+            check_single(block, map, bool(lead), written.map.span)
         else:
             map = _weights_init(block, map, written.init)
             check_copied(block, map, lead, written.init, written.span)
@@ -63,15 +63,12 @@ def declare_weights(block: BlockResolver, written: tree.Weights) -> None:
             block.weights[name] = Weight(name, map, level, lead, span=span)
 
 
-def _check_adapts(block: BlockResolver, map: Map, written: tree.Weights) -> None:
-    """Refuse maps that cannot differ from sequence to sequence."""
-    if map.kind in ("conv", "table"):
+def check_single(block: BlockResolver, map: Map, copies: bool, span: Span) -> None:
+    """Refuse copies or slots of what reads streams as they are: a convolution, a table."""
+    if map.kind in ("conv", "table") and copies:
         block.context.fail(
-            "NL0518", f"a `{map.kind}` cannot learn while the sequence is read", written.map.span,
-            f"at `{written.level}` these weights are a memory",
-            "place them at a level of steps; a memory is a `linear`, `mlp`, `glu`, `lora`, "
-            "`vector`, `matrix` or `scalar`",
-            (block.context.levels[written.level or ""].span, "the level"),
+            "NL0518", f"a `{map.kind}` that learns while the sequence is read is one", span,
+            "several copies of it", "leave the axes and slots out, or use another map for each",
         )  # fmt: skip
 
 

@@ -147,6 +147,23 @@ SYSTEMS = {
   }
   out = A(D(x)) + B(x) + C
 """,
+    "convolutions, before a memory and after it": """
+  weights c : conv(d, width = 3, bias) at fast
+  weights W_k, W_v : linear(d -> d)
+  memory M : linear(d -> d) at tok {
+    key    unit(W_k(c(x)))
+    value  W_v(x)
+    update sgd(lr = 0.1)
+  }
+  memory e : conv(d, width = 2) at mid {
+    objective task; update sam(lr = 0.1); reset every 8 tokens
+  }
+  memory A : linear(d -> d) at mid {
+    objective task
+    update { self = self - 0.1 * grad - 0.01 * mean(outer(c(x), e(x)), over = tokens) }
+  }
+  out = e(M(c(x))) + c(W_v(A(x)))
+""",
     "in slots that tokens select": """
   weights r : linear(d -> n)
   memory A : linear(d -> d) at mid {
@@ -162,6 +179,15 @@ SYSTEMS = {
     slots n; route r(x); select top_k(1)
   }
   out = A(B(C(x)))
+""",
+    "of the inputs of what slots hold": """
+  weights r : linear(d -> n)
+  memory A : mlp(d -> d -> d, bias) at fast {
+    objective task
+    slots n; route r(x); select top_k(1)
+    update dgd(lr = 0.1)
+  }
+  out = A(x)
 """,
     "in slots that all tokens use": """
   weights r : linear(d -> n)
@@ -216,6 +242,29 @@ def test_sharpness_aware_steps_are_those_of_a_window_read_twice() -> None:
             _, turn, _, _, part = name.split(".", 4)
             found = state["repeat"][turn]["mixer"]["A"][part][row]
             torch.testing.assert_close(found, start[name] - 0.5 * g, rtol=0, atol=1e-12)
+
+
+TABLE = """
+model {
+  vocab 11
+  x[d] = embed(tokens)
+  x = x + mixer(rmsnorm(x), tokens)
+  logits = unembed(rmsnorm(x))
+}
+"""
+
+
+@pytest.mark.parametrize("rule", ["adamw", "dgd(lr = 0.1)"])
+def test_a_table_learns_while_it_is_read(rule: str) -> None:
+    """Each sequence has rows of its own; a rule that asks for an input is given 0."""
+    text = HEAD.replace("momentum(lr = 0.1)", rule) + (
+        "block mixer(x[d], ids) -> out[d] {\n"
+        "  weights E : table(11 -> d) at mid\n"
+        "  memory A : linear(d -> d) at fast {\n    objective task\n"
+        "    update { self = self - 0.1 * grad - sum(outer(x, E(ids)), over = tokens) }\n  }\n"
+        "  out = E(ids) * A(x)\n}\n"
+    )
+    agree_model(nlc.parse(text + TABLE), length=9)
 
 
 RULES = """
