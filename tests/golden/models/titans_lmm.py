@@ -116,18 +116,6 @@ def matvec(matrix: Tensor, x: Tensor) -> Tensor:
     return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
 
 
-def rows(x: Tensor, chosen: Chosen, has: tuple[bool, ...]) -> Tensor:
-    """What each row sees of x [B, *leading axes, ...], of which it `has` some: [R, 1 ..., ...]."""
-    for place, here in enumerate(has):
-        x = x if here else x.unsqueeze(1 + place)
-    slots = len(has)
-    rest = x.shape[1 + slots :]
-    each = x.shape[slots] > 1
-    x = x.expand(*chosen.front[:-1], x.shape[slots], *rest).flatten(0, slots)
-    found = x.index_select(0, chosen.parts if each else chosen.groups)
-    return found.view(found.shape[0], *[1] * sum(has), *rest)
-
-
 def matvecs(matrix: Tensor, x: Tensor) -> Tensor:
     """One matrix for all tokens: [B, *lead, m, k], [B, T, *lead, k] -> [B, T, *lead, m]."""
     if matrix.shape[:-2] != (x.shape[0], *x.shape[2:-1]):
@@ -1546,6 +1534,18 @@ class Chosen(NamedTuple):
     groups: Tensor
     weights: Tensor
     front: tuple[int, ...]
+
+
+def rows(x: Tensor, chosen: Chosen, has: tuple[bool, ...]) -> Tensor:
+    """What each row sees of x [B, *leading axes, ...], of which it `has` some: [R, 1 ..., ...]."""
+    for place, here in enumerate(has):
+        x = x if here else x.unsqueeze(1 + place)
+    slots = len(has)
+    rest = x.shape[1 + slots :]
+    each = x.shape[slots] > 1
+    x = x.expand(*chosen.front[:-1], x.shape[slots], *rest).flatten(0, slots)
+    found = x.index_select(0, chosen.parts if each else chosen.groups)
+    return found.view(found.shape[0], *[1] * sum(has), *rest)
 
 
 class MixerM(nn.Module):
