@@ -102,6 +102,7 @@ class Program:
 
     def finish(self, results: Operand) -> None:
         """Set what the function returns, drop what nothing uses, and share what two may."""
+        from nlc.codegen.in_place import add_in_place
         from nlc.codegen.pairs import pair_slopes
 
         self.graph.output(results)
@@ -109,6 +110,7 @@ class Program:
             if node.op not in ("placeholder", "output") and not node.users:
                 self.graph.erase_node(node)
         pair_slopes(self.graph)
+        add_in_place(self.graph)
 
     @property
     def result(self) -> Operand:
