@@ -13,7 +13,6 @@ from torch import fx
 
 from nlc.ir.shape import sizes
 
-
 TAKE_IN = {torch.addcmul: "addcmul_", torch.addcdiv: "addcdiv_"}
 
 

@@ -616,8 +616,7 @@ class MixerM(nn.Module):
         )
         M_S_layer1_weight = torch.addcmul(value_6, value_3, M_S["layer1.weight"])
         # M = alpha * M - eta * newton_schulz(S)   (spec.nl:58)
-        M_layer1_weight = torch.addcmul(
-            value * M["layer1.weight"],
+        M_layer1_weight = (value * M["layer1.weight"]).addcmul_(
             value_1,
             newton_schulz(M_S_layer1_weight, 5, ((3.4445, -4.775, 2.0315),), 1e-07),
             value=-1,
@@ -632,8 +631,7 @@ class MixerM(nn.Module):
             value_3,
             M_S["layer2.weight"],
         )
-        M_layer2_weight = torch.addcmul(
-            value * M["layer2.weight"],
+        M_layer2_weight = (value * M["layer2.weight"]).addcmul_(
             value_1,
             newton_schulz(M_S_layer2_weight, 5, ((3.4445, -4.775, 2.0315),), 1e-07),
             value=-1,

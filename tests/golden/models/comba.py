@@ -554,8 +554,7 @@ class MixerS(nn.Module):
         k = wide(k)
         product = (b / 2.0).unsqueeze(1) * matvec(S, k)
         # S = a * S - beta * grad   (spec.nl:43)
-        S = torch.addcmul(
-            a.unsqueeze(2).unsqueeze(3) * S,
+        S = (a.unsqueeze(2).unsqueeze(3) * S).addcmul_(
             beta.unsqueeze(2).unsqueeze(3) * (product - v + product).unsqueeze(3),
             k.unsqueeze(2),
             value=-1,

@@ -1499,11 +1499,8 @@ class MixerMK(nn.Module):
         gelu, slope = gelu_with_slope(matvec(layer1_weight_1, k_1))
         total = k - v + matvec(layer2_weight, gelu - F.gelu(matvec(layer1_weight_1, wide(v))))
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:36)
-        value_3 = torch.addcmul(
-            value * layer1_weight,
-            value_2 * matvec(layer1_weight, k_1).unsqueeze(2),
-            value_1,
-            value=-1,
+        value_3 = (value * layer1_weight).addcmul_(
+            value_2 * matvec(layer1_weight, k_1).unsqueeze(2), value_1, value=-1
         )
         M_k_layer1_weight = torch.addcmul(
             value_3,
@@ -1511,8 +1508,8 @@ class MixerMK(nn.Module):
             value_1,
             value=-1,
         )
-        M_k_layer2_weight = torch.addcmul(
-            value * M_k["layer2.weight"], value_2 * total.unsqueeze(2), gelu.unsqueeze(1), value=-1
+        M_k_layer2_weight = (value * M_k["layer2.weight"]).addcmul_(
+            value_2 * total.unsqueeze(2), gelu.unsqueeze(1), value=-1
         )
         return {"layer1.weight": M_k_layer1_weight, "layer2.weight": M_k_layer2_weight}
 
@@ -1625,11 +1622,8 @@ class MixerMV(nn.Module):
         gelu, slope = gelu_with_slope(matvec(layer1_weight_1, k_1))
         total = k - v + matvec(layer2_weight, gelu - F.gelu(matvec(layer1_weight_1, wide(v))))
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:36)
-        value_3 = torch.addcmul(
-            value * layer1_weight,
-            value_2 * matvec(layer1_weight, k_1).unsqueeze(2),
-            value_1,
-            value=-1,
+        value_3 = (value * layer1_weight).addcmul_(
+            value_2 * matvec(layer1_weight, k_1).unsqueeze(2), value_1, value=-1
         )
         M_v_layer1_weight = torch.addcmul(
             value_3,
@@ -1637,8 +1631,8 @@ class MixerMV(nn.Module):
             value_1,
             value=-1,
         )
-        M_v_layer2_weight = torch.addcmul(
-            value * M_v["layer2.weight"], value_2 * total.unsqueeze(2), gelu.unsqueeze(1), value=-1
+        M_v_layer2_weight = (value * M_v["layer2.weight"]).addcmul_(
+            value_2 * total.unsqueeze(2), gelu.unsqueeze(1), value=-1
         )
         return {"layer1.weight": M_v_layer1_weight, "layer2.weight": M_v_layer2_weight}
 
@@ -1753,11 +1747,8 @@ class MixerMMem(nn.Module):
         gelu, slope = gelu_with_slope(matvec(layer1_weight_1, k_1))
         total = k - v + matvec(layer2_weight, gelu - F.gelu(matvec(layer1_weight_1, wide(v))))
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:36)
-        value_3 = torch.addcmul(
-            value * layer1_weight,
-            value_2 * matvec(layer1_weight, k_1).unsqueeze(2),
-            value_1,
-            value=-1,
+        value_3 = (value * layer1_weight).addcmul_(
+            value_2 * matvec(layer1_weight, k_1).unsqueeze(2), value_1, value=-1
         )
         M_mem_layer1_weight = torch.addcmul(
             value_3,
@@ -1765,11 +1756,8 @@ class MixerMMem(nn.Module):
             value_1,
             value=-1,
         )
-        M_mem_layer2_weight = torch.addcmul(
-            value * M_mem["layer2.weight"],
-            value_2 * total.unsqueeze(2),
-            gelu.unsqueeze(1),
-            value=-1,
+        M_mem_layer2_weight = (value * M_mem["layer2.weight"]).addcmul_(
+            value_2 * total.unsqueeze(2), gelu.unsqueeze(1), value=-1
         )
         return {"layer1.weight": M_mem_layer1_weight, "layer2.weight": M_mem_layer2_weight}
 
@@ -1883,11 +1871,8 @@ class MixerMEta(nn.Module):
         value_3 = matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v)))).squeeze(-1)
         value_4 = (matvec(layer2_weight, gelu).squeeze(-1) - value_3).unsqueeze(1)
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:47)
-        value_5 = torch.addcmul(
-            value * layer1_weight,
-            value_2 * matvec(layer1_weight, k).unsqueeze(2),
-            value_1,
-            value=-1,
+        value_5 = (value * layer1_weight).addcmul_(
+            value_2 * matvec(layer1_weight, k).unsqueeze(2), value_1, value=-1
         )
         M_eta_layer1_weight = torch.addcmul(
             value_5,
@@ -2008,11 +1993,8 @@ class MixerMAlpha(nn.Module):
         value_3 = matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v)))).squeeze(-1)
         value_4 = (matvec(layer2_weight, gelu).squeeze(-1) - value_3).unsqueeze(1)
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:47)
-        value_5 = torch.addcmul(
-            value * layer1_weight,
-            value_2 * matvec(layer1_weight, k).unsqueeze(2),
-            value_1,
-            value=-1,
+        value_5 = (value * layer1_weight).addcmul_(
+            value_2 * matvec(layer1_weight, k).unsqueeze(2), value_1, value=-1
         )
         M_alpha_layer1_weight = torch.addcmul(
             value_5,

@@ -205,10 +205,8 @@ class MixerS(nn.Module):
     def step(self, e: Tensor, k: Tensor, v: Tensor, S: Tensor) -> Tensor:
         """Move by one token."""
         # S = (1 - e * k^2) * S + e * v * k   (spec.nl:34)
-        S = torch.addcmul(
-            (1.0 - e.unsqueeze(2) * k.square().unsqueeze(1)) * S,
-            wide((e * v).unsqueeze(2)),
-            wide(k.unsqueeze(1)),
+        S = ((1.0 - e.unsqueeze(2) * k.square().unsqueeze(1)) * S).addcmul_(
+            wide((e * v).unsqueeze(2)), wide(k.unsqueeze(1))
         )
         return S
 

@@ -490,10 +490,8 @@ class MixerS(nn.Module):
     def step(self, a: Tensor, step: Tensor, v: Tensor, B: Tensor, S: Tensor) -> Tensor:
         """Move by one token."""
         # S = a * S + step * outer(v, B)   (spec.nl:35)
-        S = torch.addcmul(
-            a.unsqueeze(2).unsqueeze(3) * S,
-            step.unsqueeze(2).unsqueeze(3) * wide(v).unsqueeze(3),
-            wide(B.unsqueeze(1)).unsqueeze(2),
+        S = (a.unsqueeze(2).unsqueeze(3) * S).addcmul_(
+            step.unsqueeze(2).unsqueeze(3) * wide(v).unsqueeze(3), wide(B.unsqueeze(1)).unsqueeze(2)
         )
         return S
 

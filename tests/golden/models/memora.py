@@ -583,8 +583,7 @@ class MixerM(nn.Module):
         value_4 = layernorm_slope(value_1, 2.0 * (k + value_3 - v) * value_2)
         value_5 = eta.unsqueeze(2)
         # L.layer1 = L.layer1 @ diag(alpha) - grad.layer1 @ diag(eta)   (spec.nl:46)
-        M_L_layer1_weight = torch.addcmul(
-            M_L["layer1.weight"] * value,
+        M_L_layer1_weight = (M_L["layer1.weight"] * value).addcmul_(
             (matvec(layer2_weight.mT, value_4) * slope).unsqueeze(3),
             value_5 * k_1.unsqueeze(2),
             value=-1,

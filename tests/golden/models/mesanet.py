@@ -566,10 +566,8 @@ class MixerH(nn.Module):
         """Move by one token."""
         k = wide(k)
         # H = gamma * H + beta * outer(k, k)   (spec.nl:35)
-        H = torch.addcmul(
-            gamma.unsqueeze(2).unsqueeze(3) * H,
-            beta.unsqueeze(2).unsqueeze(3) * k.unsqueeze(3),
-            k.unsqueeze(2),
+        H = (gamma.unsqueeze(2).unsqueeze(3) * H).addcmul_(
+            beta.unsqueeze(2).unsqueeze(3) * k.unsqueeze(3), k.unsqueeze(2)
         )
         return H
 
@@ -604,10 +602,8 @@ class MixerG(nn.Module):
     def step(self, gamma: Tensor, beta: Tensor, v: Tensor, k: Tensor, G: Tensor) -> Tensor:
         """Move by one token."""
         # G = gamma * G + beta * outer(v, k)   (spec.nl:41)
-        G = torch.addcmul(
-            gamma.unsqueeze(2).unsqueeze(3) * G,
-            beta.unsqueeze(2).unsqueeze(3) * wide(v).unsqueeze(3),
-            wide(k).unsqueeze(2),
+        G = (gamma.unsqueeze(2).unsqueeze(3) * G).addcmul_(
+            beta.unsqueeze(2).unsqueeze(3) * wide(v).unsqueeze(3), wide(k).unsqueeze(2)
         )
         return G
 

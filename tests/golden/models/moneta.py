@@ -677,8 +677,7 @@ class MixerM(nn.Module):
         )
         value_3 = eta.unsqueeze(2)
         # A.layer1 = A.layer1 @ diag(alpha) - grad.layer1 @ diag(eta)   (spec.nl:45)
-        M_A_layer1_weight = torch.addcmul(
-            M_A["layer1.weight"] * value,
+        M_A_layer1_weight = (M_A["layer1.weight"] * value).addcmul_(
             (matvec(layer2_weight.mT, value_2) * slope).unsqueeze(3),
             value_3 * k_1.unsqueeze(2),
             value=-1,

@@ -582,11 +582,8 @@ class TimeMixS(nn.Module):
     def step(self, w: Tensor, kappa: Tensor, a: Tensor, v: Tensor, k: Tensor, S: Tensor) -> Tensor:
         """Move by one token."""
         # S = S @ (diag(w) - outer(kappa, a * kappa)) + outer(v, k)   (spec.nl:80)
-        value = torch.addcmul(
-            S * w.unsqueeze(2),
-            matvec(S, wide(kappa)).unsqueeze(3),
-            wide(a * kappa).unsqueeze(2),
-            value=-1,
+        value = (S * w.unsqueeze(2)).addcmul_(
+            matvec(S, wide(kappa)).unsqueeze(3), wide(a * kappa).unsqueeze(2), value=-1
         )
         S = torch.addcmul(value, wide(v).unsqueeze(3), wide(k).unsqueeze(2))
         return S

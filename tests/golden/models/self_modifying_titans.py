@@ -1414,11 +1414,8 @@ class MixerMK(nn.Module):
         value = k_1.unsqueeze(1)
         value_1 = eta.unsqueeze(1).unsqueeze(2)
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:34)
-        value_2 = torch.addcmul(
-            alpha.unsqueeze(1).unsqueeze(2) * M_k,
-            value_1 * matvec(M_k, k_1).unsqueeze(2),
-            value,
-            value=-1,
+        value_2 = (alpha.unsqueeze(1).unsqueeze(2) * M_k).addcmul_(
+            value_1 * matvec(M_k, k_1).unsqueeze(2), value, value=-1
         )
         M_k = torch.addcmul(
             value_2, value_1 * matvec(M_k_start, wide(k - v)).unsqueeze(2), value, value=-1
@@ -1496,11 +1493,8 @@ class MixerMV(nn.Module):
         value = k_1.unsqueeze(1)
         value_1 = eta.unsqueeze(1).unsqueeze(2)
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:34)
-        value_2 = torch.addcmul(
-            alpha.unsqueeze(1).unsqueeze(2) * M_v,
-            value_1 * matvec(M_v, k_1).unsqueeze(2),
-            value,
-            value=-1,
+        value_2 = (alpha.unsqueeze(1).unsqueeze(2) * M_v).addcmul_(
+            value_1 * matvec(M_v, k_1).unsqueeze(2), value, value=-1
         )
         M_v = torch.addcmul(
             value_2, value_1 * matvec(M_v_start, wide(k - v)).unsqueeze(2), value, value=-1
@@ -1578,14 +1572,13 @@ class MixerMMem(nn.Module):
         value = k_1.unsqueeze(1)
         value_1 = eta.unsqueeze(1).unsqueeze(2)
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:34)
-        value_2 = torch.addcmul(
-            alpha.unsqueeze(1).unsqueeze(2) * M_mem,
-            value_1 * matvec(M_mem, k_1).unsqueeze(2),
+        product = value_1 * matvec(M_mem_start, wide(k - v)).unsqueeze(2)
+        product_1 = value_1 * matvec(M_mem, k_1).unsqueeze(2)
+        M_mem = torch.addcmul(
+            (alpha.unsqueeze(1).unsqueeze(2) * M_mem).addcmul_(product_1, value, value=-1),
+            product,
             value,
             value=-1,
-        )
-        M_mem = torch.addcmul(
-            value_2, value_1 * matvec(M_mem_start, wide(k - v)).unsqueeze(2), value, value=-1
         )
         return M_mem
 

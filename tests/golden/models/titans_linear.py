@@ -662,8 +662,7 @@ class MixerM(nn.Module):
         """Move by one token."""
         k = wide(k)
         # S = eta * S - theta * grad   (rules.nl:27)
-        M_S = torch.addcmul(
-            eta.unsqueeze(2).unsqueeze(3) * M_S,
+        M_S = (eta.unsqueeze(2).unsqueeze(3) * M_S).addcmul_(
             theta.unsqueeze(2).unsqueeze(3) * (matvec(M, k) - v).unsqueeze(3),
             k.unsqueeze(2),
             value=-1,

@@ -1649,8 +1649,7 @@ class MixerM(nn.Module):
         difference = matvec(layer2_weight, gelu) - v
         value_1 = theta.unsqueeze(2).unsqueeze(3)
         # S = eta * S - theta * grad   (spec.nl:18)
-        M_S_layer1_weight = torch.addcmul(
-            value * M_S["layer1.weight"],
+        M_S_layer1_weight = (value * M_S["layer1.weight"]).addcmul_(
             value_1 * (matvec(layer2_weight.mT, difference) * slope).unsqueeze(3),
             k.unsqueeze(2),
             value=-1,
@@ -1658,11 +1657,8 @@ class MixerM(nn.Module):
         value_2 = wide((1.0 - alpha).unsqueeze(2).unsqueeze(3))
         # self = (1 - alpha) * self + S   (spec.nl:19)
         M_layer1_weight = torch.addcmul(M_S_layer1_weight, value_2, M["layer1.weight"])
-        M_S_layer2_weight = torch.addcmul(
-            value * M_S["layer2.weight"],
-            value_1 * difference.unsqueeze(3),
-            gelu.unsqueeze(2),
-            value=-1,
+        M_S_layer2_weight = (value * M_S["layer2.weight"]).addcmul_(
+            value_1 * difference.unsqueeze(3), gelu.unsqueeze(2), value=-1
         )
         M_layer2_weight = torch.addcmul(M_S_layer2_weight, value_2, M["layer2.weight"])
         M = {"layer1.weight": M_layer1_weight, "layer2.weight": M_layer2_weight}

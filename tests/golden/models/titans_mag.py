@@ -1813,8 +1813,7 @@ class MixerM(nn.Module):
         difference = matvec(layer2_weight, gelu) - F.silu(M_v)
         value_2 = theta.unsqueeze(2).unsqueeze(3)
         # S = eta * S - theta * grad   (rules.nl:27)
-        M_S_layer1_weight = torch.addcmul(
-            value * M_S["layer1.weight"],
+        M_S_layer1_weight = (value * M_S["layer1.weight"]).addcmul_(
             value_2 * (matvec(layer2_weight.mT, difference) * slope).unsqueeze(3),
             value_1.unsqueeze(2),
             value=-1,
@@ -1822,11 +1821,8 @@ class MixerM(nn.Module):
         value_3 = wide((1.0 - alpha).unsqueeze(2).unsqueeze(3))
         # self = (1 - alpha) * self + S   (rules.nl:28)
         M_layer1_weight = torch.addcmul(M_S_layer1_weight, value_3, M["layer1.weight"])
-        M_S_layer2_weight = torch.addcmul(
-            value * M_S["layer2.weight"],
-            value_2 * difference.unsqueeze(3),
-            gelu.unsqueeze(2),
-            value=-1,
+        M_S_layer2_weight = (value * M_S["layer2.weight"]).addcmul_(
+            value_2 * difference.unsqueeze(3), gelu.unsqueeze(2), value=-1
         )
         M_layer2_weight = torch.addcmul(M_S_layer2_weight, value_3, M["layer2.weight"])
         M = {"layer1.weight": M_layer1_weight, "layer2.weight": M_layer2_weight}

@@ -1901,8 +1901,7 @@ class MixerN(nn.Module):
         difference = matvec(layer2_weight, gelu) - v
         value_1 = theta.unsqueeze(2).unsqueeze(3)
         # S = eta * S - theta * grad   (rules.nl:27)
-        N_S_layer1_weight = torch.addcmul(
-            value * N_S["layer1.weight"],
+        N_S_layer1_weight = (value * N_S["layer1.weight"]).addcmul_(
             value_1 * (matvec(layer2_weight.mT, difference) * slope).unsqueeze(3),
             k.unsqueeze(2),
             value=-1,
@@ -1910,11 +1909,8 @@ class MixerN(nn.Module):
         value_2 = wide((1.0 - alpha).unsqueeze(2).unsqueeze(3))
         # self = (1 - alpha) * self + S   (rules.nl:28)
         N_layer1_weight = torch.addcmul(N_S_layer1_weight, value_2, N["layer1.weight"])
-        N_S_layer2_weight = torch.addcmul(
-            value * N_S["layer2.weight"],
-            value_1 * difference.unsqueeze(3),
-            gelu.unsqueeze(2),
-            value=-1,
+        N_S_layer2_weight = (value * N_S["layer2.weight"]).addcmul_(
+            value_1 * difference.unsqueeze(3), gelu.unsqueeze(2), value=-1
         )
         N_layer2_weight = torch.addcmul(N_S_layer2_weight, value_2, N["layer2.weight"])
         N = {"layer1.weight": N_layer1_weight, "layer2.weight": N_layer2_weight}
@@ -2033,8 +2029,7 @@ class MixerL(nn.Module):
         difference = matvec(layer2_weight, gelu) - v
         value_1 = theta.unsqueeze(2).unsqueeze(3)
         # S = eta * S - theta * grad   (rules.nl:27)
-        L_S_layer1_weight = torch.addcmul(
-            value * L_S["layer1.weight"],
+        L_S_layer1_weight = (value * L_S["layer1.weight"]).addcmul_(
             value_1 * (matvec(layer2_weight.mT, difference) * slope).unsqueeze(3),
             k.unsqueeze(2),
             value=-1,
@@ -2042,11 +2037,8 @@ class MixerL(nn.Module):
         value_2 = wide((1.0 - alpha).unsqueeze(2).unsqueeze(3))
         # self = (1 - alpha) * self + S   (rules.nl:28)
         L_layer1_weight = torch.addcmul(L_S_layer1_weight, value_2, L["layer1.weight"])
-        L_S_layer2_weight = torch.addcmul(
-            value * L_S["layer2.weight"],
-            value_1 * difference.unsqueeze(3),
-            gelu.unsqueeze(2),
-            value=-1,
+        L_S_layer2_weight = (value * L_S["layer2.weight"]).addcmul_(
+            value_1 * difference.unsqueeze(3), gelu.unsqueeze(2), value=-1
         )
         L_layer2_weight = torch.addcmul(L_S_layer2_weight, value_2, L["layer2.weight"])
         L = {"layer1.weight": L_layer1_weight, "layer2.weight": L_layer2_weight}

@@ -1791,16 +1791,14 @@ class MixerM(nn.Module):
         value_1 = matvec(layer2_weight, gelu)
         difference = k + torch.addcmul(M_start["norm.bias"], layernorm(value_1), norm_weight) - v
         value_2 = torch.abs(difference) <= delta
-        value_3 = torch.addcmul(
-            torch.where(value_2, number(1.0, alpha), 0.0) * difference,
-            wide(torch.where(value_2, number(0.0, alpha), 1.0) * delta),
-            torch.sign(difference),
+        value_3 = wide(torch.where(value_2, number(0.0, alpha), 1.0) * delta)
+        product = torch.where(value_2, number(1.0, alpha), 0.0) * difference
+        value_4 = layernorm_slope(
+            value_1, product.addcmul_(value_3, torch.sign(difference)) * norm_weight
         )
-        value_4 = layernorm_slope(value_1, value_3 * norm_weight)
         value_5 = eta.unsqueeze(2)
         # M.layer1 = M.layer1 @ diag(alpha) - grad.layer1 @ diag(eta)   (spec.nl:42)
-        M_layer1_weight = torch.addcmul(
-            M["layer1.weight"] * value,
+        M_layer1_weight = (M["layer1.weight"] * value).addcmul_(
             (matvec(layer2_weight.mT, value_4) * slope).unsqueeze(3),
             value_5 * k_1.unsqueeze(2),
             value=-1,
