@@ -87,10 +87,13 @@ def in_rows(x: Tensor, front: tuple[int, ...], rank: int, rows: bool, copies: bo
 
 
 def each_token(x: Tensor, front: tuple[int, ...], rank: int, tokens: int, copies: bool) -> Tensor:
-    """Give all rows, tokens and copies a value: [B, T, (*lead), *own] -> [B, T, H, *own]."""
+    """Give all rows, tokens and copies a value: [B, T, *lead, *own] -> [B, T, H, *own].
+
+    What is one for all copies stays so: [B, T, *own].
+    """
     own = x.shape[x.ndim - rank :]
     if not copies:
-        x = x.reshape(*x.shape[:2], *[1] * (len(front) - 1), *own)
+        return x.reshape(*x.shape[:2], *own).expand(front[0], tokens, *own).contiguous()
     return (
         x.expand(front[0], tokens, *front[1:], *own)
         .reshape(front[0], tokens, -1, *own)

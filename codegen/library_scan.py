@@ -45,6 +45,13 @@ def scan_rows(writes: list[Write], gates: list[list[Any]], states: list[Tensor])
     return Rows(after, before, n), *after[:, -1].mT.split(d, -1)
 
 
+def given_rows(states: list[Tensor], rows: list[Tensor]) -> Rows:
+    """The course of states [B, *lead, d] that are known after every token: [B, T, *lead, d]."""
+    after = torch.cat(rows, -1).unsqueeze(-1)
+    first = torch.cat(states, -1)[:, None, ..., None]
+    return Rows(after, torch.cat([first, after[:, :-1]], 1), len(states))
+
+
 def scanned(w: Tensor, x: Tensor, h: Tensor) -> Tensor:
     """h_t = carried(h_{t-1}, w_t) + x_t for x [B, T, .., n * d, 1], w [B, T, .., n, n, 1 or d]."""
     tokens, n = x.shape[1], w.shape[-2]

@@ -29,6 +29,7 @@ from nlc.codegen.program import Program, note
 from nlc.codegen.torch_update import write_asks, write_move
 from nlc.codegen.triton.layer_plan import LayerPlan
 from nlc.codegen.triton.plan import KernelPlan
+from nlc.codegen.triton.rows_call import RowsPlan
 from nlc.codegen.triton.sequential_step import StepPlan
 from nlc.codegen.unit import of_memory as evaluated
 from nlc.codegen.writer import Writer, split_call
@@ -74,6 +75,7 @@ class MemoryWriter:
     on_the_way: Expr | None = None
     shared: SharedRead | None = None
     step_kernel: StepPlan | None = None
+    rows_kernel: RowsPlan | None = None
     step_arguments: dict[Expr, str] = field(init=False)
     asks: list[dict[str, Expr]] = field(init=False)
     ask_arguments: list[dict[Expr, str]] = field(init=False)

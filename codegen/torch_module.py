@@ -26,6 +26,7 @@ from nlc.codegen.triton.loop_call import call_loop, find_loop, one_token
 from nlc.codegen.triton.loop_plan import LoopPlan
 from nlc.codegen.triton.module import emit_kernels
 from nlc.codegen.triton.plan import KernelPlan, plan_kernels
+from nlc.codegen.triton.rows_call import RowsPlan, plan_rows
 from nlc.codegen.triton.sequential_step import StepPlan, plan_step, step_name
 from nlc.codegen.triton.token_group import Group, find_group
 from nlc.codegen.unit import Unit, expressions, of_memory, starts_anew, units
@@ -121,6 +122,13 @@ class Emitter:
             writer.layer_kernels = planned
         elif isinstance(planned, KernelPlan):
             writer.kernels = planned
+        if writer.schedule.kind == "scan" and not writer.schedule.entries and self.calculus:
+            name = step_name(block.name, writer.memory.name)
+            rows = plan_rows(writer, self.calculus, self.system.graph_of, name)
+            self.loops[block.name, (writer.memory.name,)] = (
+                rows if isinstance(rows, str) else rows.loop
+            )
+            writer.rows_kernel = rows if isinstance(rows, RowsPlan) else None
         step = plan_step(writer, step_name(block.name, writer.memory.name))
         self.steps[block.name, writer.memory.name] = step
         writer.step_kernel = step if isinstance(step, StepPlan) else None

@@ -15,6 +15,7 @@ from nlc.codegen.names import identifier
 from nlc.codegen.program import Operand, Program, note
 from nlc.codegen.tile_vectors import Vectors, equations, gate_value
 from nlc.codegen.triton.call import read_word, write_course
+from nlc.codegen.triton.rows_call import write_rows
 from nlc.codegen.writer import Writer, split_call
 from torch import fx
 
@@ -50,6 +51,9 @@ def write_run(writer: MemoryWriter, out: Writer) -> None:
     if writer.kernels is not None:
         with out.indent():
             write_course(writer, writer.kernels, out, segment)
+    if writer.rows_kernel is not None:
+        with out.indent():
+            write_rows(writer, writer.rows_kernel, out)
     if segment:
         _segments(writer, out, form, segment)
         return

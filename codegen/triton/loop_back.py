@@ -198,7 +198,7 @@ class BackText(LoopText):
             value = made[leaf]
             text = printer.fitted(value, dims) if value.dims != dims else value.text
             start = "at" if slope.split or self.axis is None else (
-                "(part * tl.num_programs(0) * T + at)"
+                "(part.to(tl.int64) * tl.num_programs(0) * T + at)"
             )  # fmt: skip
             self.store(slope.word, slope.leaf.own, slope.split, start, text)
         for leaf, slope in sums:

@@ -36,7 +36,7 @@ CHEAP = frozenset({
 # names that kernels and what starts them use themselves
 WORDS = {
     "T", "H", "N", "C", "V", "KEEP", "at", "tile", "t", "s", "part", "parts", "count", "step",
-    "blocks", "front", "keep", "found", "ctx", "came", "inputs", "output", "B", "place",
+    "blocks", "front", "keep", "found", "ctx", "came", "inputs", "output", "B", "place", "row",
 }  # fmt: skip
 
 

@@ -130,10 +130,12 @@ class LoopLaunch:
         for text in ("return (", *(f"    {text}," for text in texts), ")"):
             out.line(text)
 
-    def sizes(self) -> None:
+    def sizes(self, back: bool = False) -> None:
         """What both operations begin with."""
         out = self.out
-        out.line(f"B, T, H = {self.like}.shape[:3]")
+        held = self.starts[0] if back else self.states[0]
+        out.line(f"B, T = {self.like}.shape[:2]")
+        out.line(f"H = {held}.shape[0] // B")
         out.line(f"blocks = {self.table}[architecture({self.like}.device)]")
         out.line("N = -(-T // blocks.tokens)")
 
@@ -202,8 +204,9 @@ class LoopLaunch:
         name = f"{self.op}_back"
         self.declare(name, words, ["Tensor"] * len(results), "Give the gradients of what it took.")
         with out.indent():
-            self.sizes()
-            if plan.axis is not None:
+            self.sizes(back=True)
+            shared = [*(s.split for s in plan.slopes), *(h.split for h in plan.held)]
+            if plan.axis is not None and not all(shared):
                 out.line(f"parts = -(-{plan.axis.size} // blocks.channels)")
             for held in plan.held:
                 count = "B * H" if held.split or not plan.parts else "parts * B * H"
@@ -255,6 +258,10 @@ class LoopLaunch:
             slope.word if slope.split or not self.plan.parts else f"{slope.word}.sum(0)"
             for slope in found
         ]
+        if found[0].leaf.tokens and not found[0].leaf.copies:
+            # of all copies
+            over = "sum" if found[0].leaf.alike else "squeeze"
+            texts = [f"{text}.{over}(2)" for text in texts]
         total = " + ".join(texts)
         total = f"({total})" if len(texts) > 1 else total
         return f"{total}.to({word}.dtype)"

@@ -21,13 +21,18 @@ from nlc.ir.shape import Axis, Shape
 
 # entries of a state that a program has of its rows
 PART = 1 << 10
+# ... where a state is one row: more programs rather than longer ones
+CHANNELS = 1 << 7
 # products of whole matrices in one kernel: they are exact, and each is long
 PRODUCTS = 12
 
 
 @dataclass(frozen=True)
 class Given:
-    """How a leaf comes: for each token, row and copy or not; `still` leaves have no gradient."""
+    """How a leaf comes: for each token, row and copy or not; `still` leaves have no gradient.
+
+    It is `alike` where several copies have one.
+    """
 
     word: str
     shape: Shape
@@ -37,6 +42,7 @@ class Given:
     copies: bool
     wide: bool
     still: bool
+    alike: bool
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,8 @@ class Token:
             own = own_axes(shape, lead)
             still = leaf.expr.op in ("position", "due")
             copies = bool(lead) and own != shape
-            given = Given(leaf.word, shape, own, tokens, rows, copies, wide, still)
+            alike = bool(lead) and not copies
+            given = Given(leaf.word, shape, own, tokens, rows, copies, wide, still, alike)
             self.given[leaf.word] = given
         if not self.once and not any(g.tokens for g in self.given.values()):
             raise Unprintable("nothing in it depends on the token")
@@ -168,7 +175,8 @@ class Token:
         if self.axis is None:
             return 1
         others = max(math.prod(self.block_sizes(h.own, h.split, 1)) for h in self.held if h.split)
-        return max(self.least, 4, min(block(self.axis.size), PART // others))
+        most = PART // others if others > 1 else CHANNELS
+        return max(self.least, 4, min(block(self.axis.size), most))
 
     def products(self, roots: Sequence[Expr]) -> int:
         """Count products of whole matrices."""

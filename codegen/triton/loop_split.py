@@ -25,6 +25,10 @@ Places = frozenset[int]
 NONE: Places = frozenset()
 
 
+# a row of so many channels is one program's
+SHORT = 128
+
+
 class Whole(Exception):
     """An axis cannot be split."""
 
@@ -262,7 +266,7 @@ def split(found: LoopGraph) -> tuple[LoopGraph, Axis | None, dict[str, Places]]:
     own = best.shape[len(found.lead) :]
     for place in range(-len(own), 0):
         axis = own[place]
-        if axis.size == 1:
+        if axis.size <= (SHORT if len(own) == 1 else 1):
             continue
         made = _attempt(found, {best.word: frozenset({place})}, axis.size)
         if made is not None:

@@ -90,7 +90,9 @@ class LoopText:
             places = frozenset(leaf.attr("split"))
             word = f"{given.word}_part" if places else given.word
             word = self.frame.names.fresh(word) if places else word
-            known[leaf] = self.load(word, given.word, given.own, places, start)
+            # what is one for all copies is there once
+            own = "row" if given.tokens and given.alike else start
+            known[leaf] = self.load(word, given.word, given.own, places, own)
 
     def state(self, held: Held) -> Expr:
         return leaf_stream(self.graph.graph, held.word, held.shape, tuple(held.split))
@@ -111,8 +113,9 @@ class LoopText:
                 self.out.line(f"{word} = {text}")
 
     def at_token(self) -> None:
-        """Write where token t of the copy stands in [B, T, H]."""
-        self.out.line("at = (copy // H * T + t) * H + copy % H")
+        """Write where token t of the sequence stands in [B, T], and of the copy in [B, T, H]."""
+        self.out.line("row = copy // H * T + t")
+        self.out.line("at = row * H + copy % H")
 
     def head(self) -> list[str]:
         """What every kernel begins with."""

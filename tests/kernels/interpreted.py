@@ -104,10 +104,11 @@ def run(names: list[str]) -> Iterator[dict[str, Any]]:
             from tests.kernels.cases import step_random
 
             yield {"case": name, **step_random(int(name.removeprefix("step:random:")))}
-        elif name.startswith("loop:random:"):
-            from tests.kernels.loops import random_loop
+        elif name.startswith(("loop:random:", "scan:random:")):
+            from tests.kernels.loops import RANDOM
 
-            yield {"case": name, **random_loop(int(name.removeprefix("loop:random:")))}
+            kind, _, seed = name.split(":")
+            yield {"case": name, **RANDOM[kind](int(seed))}
         else:
             yield {"case": name, **known[name]()}
 

@@ -12,7 +12,7 @@ import nlc
 from nlc.compiled import compile_system
 from nlc.ir.system import System
 from tests.kernels.interpreted import both, compare, ratio
-from tests.properties.test_affine import Writer
+from tests.properties.test_affine import Writer, rows
 from tests.references.specs import block, resolve
 from tests.unit.codegen.agree import total
 
@@ -208,6 +208,18 @@ def random_loop(seed: int) -> dict[str, float]:
     return looped(resolve(block(text)), 5)
 
 
+def scan(name: str) -> dict[str, float]:
+    """A shipped spec whose states of one row are walked by a kernel."""
+    given = nlc.load(f"specs/{name}.nl")
+    return looped(nlc.load(f"specs/{name}.nl", set=small_sizes(given)), 9)
+
+
+def random_scan(seed: int) -> dict[str, float]:
+    """Random states of one row, whose channels move each for itself."""
+    return looped(resolve(block(rows(seed))), 9)
+
+
+RANDOM = {"loop": random_loop, "scan": random_scan}
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "loop:rows": lambda: looped(resolve(block(ROWS)), 5),
     "loop:square": lambda: looped(resolve(block(SQUARE)), 6),
@@ -221,6 +233,8 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
         f"loop:{name}": partial(at_every_token, name)
         for name in ("titans_lmm", "ttt_linear", "ttt_mlp", "yaad", "memora", "omeganet", "tnt")
     },
+    "scan:longhorn": partial(scan, "longhorn"),
+    "scan:linear_attention": partial(scan, "linear_attention"),
     "token:tied": tied_tokens,
     "token:half": half_tokens,
     **{

@@ -89,6 +89,7 @@ def test_block_sizes_are_found_by_measuring() -> None:
 
 def test_a_loop_over_tokens_is_one_kernel_each_way() -> None:
     small(interpreted("loop:rows", "loop:starts", "loop:surprise"))
+    small(interpreted("scan:longhorn", "scan:random:0"))
 
 
 def test_loops_in_half_precision_and_their_operations() -> None:
@@ -110,6 +111,7 @@ def test_loops_of_other_updates_are_kernels() -> None:
 @pytest.mark.slow
 def test_loops_of_random_updates_are_kernels() -> None:
     small(interpreted(*(f"loop:random:{seed}" for seed in range(12))), 1e-4)
+    small(interpreted(*(f"scan:random:{seed}" for seed in range(12)), "scan:linear_attention"))
 
 
 @pytest.mark.slow
