@@ -1,12 +1,12 @@
 """What a memory's copies write, said of one copy: the others are further rows of the batch.
 
 In: normal forms, what their writes are made of, and the memory's leading axes. Out: the same
-without those axes, or None where something reads across copies, or holds them and no tokens.
+without those axes, or None where something reads across copies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from nlc.ir.expr import Expr, Graph, postorder
@@ -36,15 +36,13 @@ class OneCopy:
 
 
 def one_copy(
-    forms: list[tuple[str, Affine]], given: dict[Expr, bool], lead: Shape
+    forms: list[tuple[str, Affine]], given: Collection[Expr], lead: Shape
 ) -> OneCopy | None:
-    """Take the leading axes out of what forms write; `given` are arguments, and if tokens move."""
+    """Take the leading axes out of what forms write over the `given` arguments."""
     roots = [e for _, form in forms for e in of_writes(form)]
     graph, new, led = Graph(), dict[Expr, Expr](), dict[Expr, bool]()
-    for number, (expr, moves) in enumerate(given.items()):
+    for number, expr in enumerate(given):
         led[expr] = leads(expr.shape, lead)
-        if led[expr] and not moves:
-            return None
         shape = expr.shape[len(lead) :] if led[expr] else expr.shape
         new[expr] = graph.make("stream", name=f"{number}", shape=shape)
     leaves = dict(new)
@@ -73,7 +71,7 @@ def one_copy(
         if sizes(made.shape) != sizes(node.shape[len(lead) :]):
             return None
         new[node] = made
-    return OneCopy([(p, _with(form, new.__getitem__)) for p, form in forms], leaves)
+    return OneCopy([(p, with_writes(form, new.__getitem__)) for p, form in forms], leaves)
 
 
 def of_writes(form: Affine) -> list[Expr]:
@@ -126,7 +124,9 @@ def _each(node: Expr, led: dict[Expr, bool], lead: int) -> bool:
             return kind == "reduction" and all(-behind <= a < 0 for a in node.attr("axes"))
 
 
-def _with(form: Affine, new: Callable[[Expr], Expr]) -> Affine:
+def with_writes(form: Affine, new: Callable[[Expr], Expr]) -> Affine:
+    """Put other expressions in the places of what the writes of a form are made of."""
+
     def one(expr: Expr | None) -> Expr | None:
         return None if expr is None else new(expr)
 

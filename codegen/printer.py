@@ -77,6 +77,11 @@ def is_library(function: object) -> bool:
     return str(getattr(function, "__module__", "")).startswith("nlc.codegen.library")
 
 
+def default_name(node: fx.Node) -> str:
+    """Name a value by what made it."""
+    return TEMPORARY.get(node.target) or "value"
+
+
 @dataclass
 class Printer:
     """Prints one program; `used` collects the library's functions it calls."""
@@ -276,7 +281,7 @@ class Printer:
         if node.target is operator.getitem and isinstance(node.args[1], str):
             key = node.args[1]
             return f"{self.operand(node.args[0])}_{key}" if key.isdigit() else key
-        return TEMPORARY.get(node.target) or "value"
+        return default_name(node)
 
     def settle(self, value: Operand, room: int, wanted: str = "result") -> None:
         """Give a value a name where its text is too long to stand where it is used."""

@@ -8,48 +8,28 @@ the reads of its course: the map read layer by layer, each at every token's own 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from nlc.codegen import library_chunks, library_gates, library_tiles
 from nlc.codegen.apply import MAPS, Site, apply_parts, flat_input, split_output
+from nlc.codegen.chunk_writes import lead_of, moving, write_writes
 from nlc.codegen.lowering import Lowering, batch_of
-from nlc.codegen.one_copy import OneCopy, leads, of_writes, one_copy
 from nlc.codegen.program import Operand, Program, note
 from nlc.codegen.read_ends import cut_end
-from nlc.codegen.tile_vectors import Vectors, equations, gate_value
+from nlc.codegen.tile_vectors import equations, gate_value
 from nlc.codegen.torch_tiles import read_name
 from nlc.codegen.triton.layer_plan import write_layer_course, write_layer_read
 from nlc.codegen.writer import Writer, split_call
 from torch import fx
 
-from nlc.ir.expr import Expr, postorder
-from nlc.ir.normal_form import Affine, still_parts
-from nlc.ir.shape import Shape, sizes
+from nlc.ir.expr import Expr
+from nlc.ir.normal_form import still_parts
+from nlc.ir.shape import sizes
 from nlc.ir.system import Part
 
 if TYPE_CHECKING:
     from nlc.codegen.torch_memory import MemoryWriter
-
-
-def moving(writer: MemoryWriter) -> list[tuple[str, Affine]]:
-    """List the forms of the parts that move; at least one does."""
-    still = still_parts(writer.forms)
-    return [(part, form) for part, form in writer.forms if part not in still]
-
-
-def copies(writer: MemoryWriter) -> OneCopy | None:
-    """Say what one copy writes, where copies run as rows of the batch."""
-    if not writer.memory.lead:
-        return None
-    needed = set(postorder([e for _, form in moving(writer) for e in of_writes(form)]))
-    given = {e: writer.varies(e) for e in writer.run_arguments if e in needed}
-    return one_copy(moving(writer), given, writer.memory.lead)
-
-
-def lead_of(writer: MemoryWriter) -> Shape:
-    """The leading axes that stand beside tokens while the memory runs."""
-    return () if copies(writer) else writer.memory.lead
 
 
 def write_head(writer: MemoryWriter, out: Writer, about: str, course: str, asked: str = "") -> None:
@@ -77,13 +57,13 @@ def write_chunks(writer: MemoryWriter, out: Writer) -> None:
     with out.indent():
         if writer.layer_kernels is not None:
             write_layer_course(writer, writer.layer_kernels, out, asked)
-        streams, ends = _writes(writer, out), False
+        (streams, names), ends = write_writes(writer, out), False
         if asked:
             [(_, when, var, _)] = writer.reads
             # between resets what stays does so throughout
             ends = _write_reader(writer, out, when, var, cut=memory.reset is None)
             out.blank()
-        _moves(writer, out)
+        _moves(writer, out, names)
         _call(writer, out, streams, f"(read, {asked}{', finish' if ends else ''})")
     out.blank()
 
@@ -104,68 +84,11 @@ def _asked(writer: MemoryWriter) -> str:
     return next(free) if writer.on_the_way is not None else ""
 
 
-def _writes(writer: MemoryWriter, out: Writer) -> list[str]:
-    """Write the function that gives the writes of one chunk; return its streams."""
-    from nlc.codegen.torch_memory import taken, write_dict
-
-    memory, alone, lead = writer.memory, copies(writer), lead_of(writer)
-    forms = alone.forms if alone else moving(writer)
-    leaves = alone.leaves if alone else {e: e for e in writer.run_arguments}
-    needed = set(postorder([e for _, form in forms for e in of_writes(form)]))
-    arguments = {e: n for e, n in writer.run_arguments.items() if leaves.get(e) in needed}
-    varying = [e for e in arguments if writer.varies(e)]
-    # a chunk must have its tokens counted, even where what it writes does not hang on them
-    streams = varying or [e for e in writer.run_arguments if writer.varies(e)][:1]
-    out.blank()
-    out.call("def writes(", [*(writer.run_arguments[e] for e in streams), "start"], "):")
-    with out.indent():
-        out.docstring(["What the tokens of a chunk write, from the state before it."])
-        program = Program()
-        inputs = {
-            leaves[e]: note(program.input(name), leaves[e].shape, min(2, writer.batch_of(e)))
-            for e, name in arguments.items()
-        }
-        before = program.input("start")
-        start = {
-            part.name: note(
-                program.call(operator.getitem, before, part.name),
-                (*lead, *part.shape),
-                1,
-                wide=True,
-            )
-            for part in memory.map.parts
-        }
-
-        def leaf(expr: Expr) -> fx.Node:
-            return inputs[expr] if expr in inputs else start[expr.attr("part")]
-
-        like = writer.like(program, inputs, list(start.values()))
-        low = Lowering(program, 2, leaf, taken(inputs, leaf), like)
-        found = {}
-        for part, form in forms:
-            rank = len(_part(writer, part).shape)
-            found[part] = Vectors(low, len(lead), rank).writes(form, True)
-        program.finish(tuple(x for writes in found.values() for x in writes))
-        printer = writer.body(out, program)
-        write_dict(out, printer, "return ", found)
-    out.blank()
-    return [_stream(writer, e, alone) for e in streams]
-
-
-def _stream(writer: MemoryWriter, expr: Expr, alone: OneCopy | None) -> str:
-    """A stream as chunks take it, once for each copy where these run by themselves."""
-    name, lead = writer.run_arguments[expr], writer.memory.lead
-    if alone is None or leads(expr.shape, lead):
-        return name
-    writer.used.add("for_copies")
-    return f"for_copies({name}, {sizes(lead)})"
-
-
 def _part(writer: MemoryWriter, name: str) -> Part:
     return next(p for p in writer.memory.map.parts if p.name == name)
 
 
-def _moves(writer: MemoryWriter, out: Writer) -> None:
+def _moves(writer: MemoryWriter, out: Writer, names: Collection[str]) -> None:
     """Write how each part moves: its gates and how their products are kept."""
     from nlc.codegen.torch_memory import taken, write_dict
 
@@ -191,7 +114,7 @@ def _moves(writer: MemoryWriter, out: Writer) -> None:
         if lines not in shown:
             shown.add(lines)
             equations(out, form, names)
-    printer = writer.body(out, program)
+    printer = writer.body(out, program, {name: name for name in names})
     write_dict(out, printer, "moves = ", moves)
 
 
@@ -227,7 +150,7 @@ def _call(writer: MemoryWriter, out: Writer, streams: list[str], how: str) -> No
     if asked := _asked(writer):
         words.append(f"asked={how}")
     run = "run_chunks"
-    if copies(writer):
+    if writer.written.alone:
         run, words = "run_copies", [str(sizes(memory.lead)), *words]
     writer.used.add(run)
     names = [*writer.states, writer.start_name]
@@ -431,7 +354,7 @@ def _reader(
 
 def _through(writer: MemoryWriter, out: Writer, given: str) -> None:
     """Write the call of `read` for all runs of chunks."""
-    over = "over_copies" if copies(writer) else "over_chunks"
-    before = f"{sizes(writer.memory.lead)}, " if copies(writer) else ""
+    over = "over_copies" if writer.written.alone else "over_chunks"
+    before = f"{sizes(writer.memory.lead)}, " if writer.written.alone else ""
     writer.used.add(over)
     out.line(f"return {over}({before}read, {given})")

@@ -15,6 +15,8 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from nlc.codegen import library
 from nlc.codegen.apply import apply_parts
@@ -44,6 +46,9 @@ from nlc.ir.shared_reads import SharedRead
 from nlc.ir.system import Level, Memory, Part, Variable
 from nlc.ir.windows import tokens_of
 
+if TYPE_CHECKING:
+    from nlc.codegen.chunk_writes import Written
+
 Where = Callable[[object], str]
 
 
@@ -56,7 +61,8 @@ class MemoryWriter:
     many tokens each memory of the block keeps its state, `starts` its initial one, where it moves;
     `leads` gives the leading axes of memories and weights, `kernels` its kernels, if it has any.
     `on_the_way` is the read that `forward` makes, in place of a course for reads to come; `shared`
-    the one that is made where tokens are taken into a window.
+    the one that is made where tokens are taken into a window. `in_pieces` says that a loop over
+    chunks calls `forward` for each.
     """
 
     name: str
@@ -73,6 +79,7 @@ class MemoryWriter:
     kernels: KernelPlan | None = None
     layer_kernels: LayerPlan | None = None
     on_the_way: Expr | None = None
+    in_pieces: bool = False
     shared: SharedRead | None = None
     step_kernel: StepPlan | None = None
     rows_kernel: RowsPlan | None = None
@@ -124,6 +131,13 @@ class MemoryWriter:
     def forms(self) -> list[tuple[str, Affine]]:
         """The normal forms of the parts."""
         return [(part, form) for part, form in self.schedule.forms if isinstance(form, Affine)]
+
+    @cached_property
+    def written(self) -> Written:
+        """What the tokens of a chunk write, and what of it is made before the chunks."""
+        from nlc.codegen.chunk_writes import written
+
+        return written(self)
 
     @property
     def form(self) -> Affine | None:

@@ -6,7 +6,7 @@ that imports torch only; the same for the same spec.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -35,7 +35,7 @@ from torch import fx
 
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.kernel import Calculus, Emitted
-from nlc.ir.schedule import Plan
+from nlc.ir.schedule import ChunkLoop, Plan, Stage, Windows
 from nlc.ir.shape import show
 from nlc.ir.shared_reads import shared_read
 from nlc.ir.slots import further, routed, sparse_read
@@ -86,6 +86,7 @@ class Emitter:
                 reads=frozenset(reads.get(memory.name, set())),
                 on_the_way=read_on_the_way(block, plan, memory, reads.get(memory.name, ())),
                 shared=shared_read(plan.stages, memory),
+                in_pieces=memory.name in chunked(plan.stages),
                 lines=tuple(lines),
                 used=self.used,
                 static=frozenset(_static(block)),
@@ -339,6 +340,18 @@ def _shared(system: System) -> dict[str, str]:
 
     model = system.model
     return {c.instance: c.block for c in calls(model.steps) if c.shared} if model else {}
+
+
+def chunked(stages: Iterable[Stage]) -> set[str]:
+    """Name the memories that a loop moves chunk by chunk, so that each call has one chunk."""
+    found: set[str] = set()
+    for stage in stages:
+        match stage:
+            case ChunkLoop(memories=names):
+                found |= set(names)
+            case Windows(stages=inner):
+                found |= chunked(inner)
+    return found
 
 
 def _reads(block: Block) -> dict[str, set[tuple[str, str, str, str]]]:

@@ -1259,12 +1259,6 @@ def from_copies(x: Tensor, lead: tuple[int, ...]) -> Tensor:
     return x.unflatten(0, (-1, *lead)).movedim(1 + len(lead), 1)
 
 
-def for_copies(x: Tensor, lead: tuple[int, ...]) -> Tensor:
-    """What all copies have in common, for each: [B, T, ...] -> [B, T, *lead, ...]."""
-    more = x.shape[2:]
-    return x.reshape(*x.shape[:2], *(1 for _ in lead), *more).expand(*x.shape[:2], *lead, *more)
-
-
 def in_one_run(found: list[Chunks], gates: dict[str, Any], rows: int) -> Chunks:
     """Chunks of one length as rows of one batch."""
     tiles = {part: joined([x.tiles[part] for x in found], D, rows) for part, D in gates.items()}
@@ -1534,56 +1528,66 @@ class MixerM(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Move over a sequence, a chunk of 16 tokens at a time; read M(q) on the way."""
 
+        place = wide(place)
+        value = number(1.0, alpha)
+        product = wide(torch.where(place >= 3.0, value, 0.0).unsqueeze(2)) * wide(gamma_3_ago)
+        product_1 = 2.0 * product
+        product_2 = wide(torch.where(place >= 2.0, value, 0.0).unsqueeze(2)) * wide(gamma_2_ago)
+        product_3 = 2.0 * product_2
+        product_4 = wide(torch.where(place >= 1.0, value, 0.0).unsqueeze(2)) * wide(gamma_1_ago)
+        product_5 = 2.0 * product_4
+        gamma = wide(gamma)
+        product_6 = 2.0 * gamma
+        product = -2.0 * product
+        product_7 = -2.0 * product_2
+        product_8 = -2.0 * product_4
+        product_9 = -2.0 * gamma
+
         def writes(
-            gamma_3_ago,
             phi_k_3_ago,
             v_3_ago,
-            gamma_2_ago,
             phi_k_2_ago,
             v_2_ago,
-            gamma_1_ago,
             phi_k_1_ago,
             v_1_ago,
-            gamma,
             phi_k,
             v,
-            place,
+            product_1,
+            product_3,
+            product_5,
+            product_6,
+            product,
+            product_7,
+            product_8,
+            product_9,
             start,
         ):
             """What the tokens of a chunk write, from the state before it."""
             layer1_weight = start["layer1.weight"]
             layer2_weight = start["layer2.weight"]
-            value = number(1.0, gamma_3_ago)
-            product = torch.where(place >= 3.0, value, 0.0) * gamma_3_ago
             b, slope = gelu_with_slope(matvecs(layer1_weight, wide(phi_k_3_ago)))
             difference = matvecs(layer2_weight, b) - v_3_ago
-            u = -(matvecs(layer2_weight.mT, 2.0 * (product.unsqueeze(2) * difference)) * slope)
+            u = -(matvecs(layer2_weight.mT, product_1.unsqueeze(2) * difference) * slope)
             e1 = Write([], u, [(phi_k_3_ago, (0,))])
-            product_1 = torch.where(place >= 2.0, value, 0.0) * gamma_2_ago
             b_1, slope = gelu_with_slope(matvecs(layer1_weight, wide(phi_k_2_ago)))
             difference_1 = matvecs(layer2_weight, b_1) - v_2_ago
-            value_1 = matvecs(layer2_weight.mT, 2.0 * (product_1.unsqueeze(2) * difference_1))
-            product_2 = value_1 * slope
-            u = -product_2
+            u = -(matvecs(layer2_weight.mT, product_3.unsqueeze(2) * difference_1) * slope)
             e2 = Write([], u, [(phi_k_2_ago, (0,))])
-            product_3 = torch.where(place >= 1.0, value, 0.0) * gamma_1_ago
             b_2, slope = gelu_with_slope(matvecs(layer1_weight, wide(phi_k_1_ago)))
             difference_2 = matvecs(layer2_weight, b_2) - v_1_ago
-            value = matvecs(layer2_weight.mT, 2.0 * (product_3.unsqueeze(2) * difference_2))
-            product_4 = value * slope
-            u = -product_4
+            u = -(matvecs(layer2_weight.mT, product_5.unsqueeze(2) * difference_2) * slope)
             e3 = Write([], u, [(phi_k_1_ago, (0,))])
             b_3, slope = gelu_with_slope(matvecs(layer1_weight, wide(phi_k)))
             difference_3 = matvecs(layer2_weight, b_3) - v
-            u = -(matvecs(layer2_weight.mT, 2.0 * (gamma.unsqueeze(2) * difference_3)) * slope)
+            u = -(matvecs(layer2_weight.mT, product_6.unsqueeze(2) * difference_3) * slope)
             e4 = Write([], u, [(phi_k, (0,))])
-            u = (-2.0 * product).unsqueeze(2) * difference
+            u = product.unsqueeze(2) * difference
             e1_1 = Write([], u, [(b, (0,))])
-            u = (-2.0 * product_1).unsqueeze(2) * difference_1
+            u = product_7.unsqueeze(2) * difference_1
             e2_1 = Write([], u, [(b_1, (0,))])
-            u = (-2.0 * product_3).unsqueeze(2) * difference_2
+            u = product_8.unsqueeze(2) * difference_2
             e3_1 = Write([], u, [(b_2, (0,))])
-            u = (-2.0 * gamma).unsqueeze(2) * difference_3
+            u = product_9.unsqueeze(2) * difference_3
             e4_1 = Write([], u, [(b_3, (0,))])
             return {"layer1.weight": [e1, e2, e3, e4], "layer2.weight": [e1_1, e2_1, e3_1, e4_1]}
 
@@ -1608,19 +1612,22 @@ class MixerM(nn.Module):
             (4,),
             writes,
             [
-                gamma_3_ago,
                 phi_k_3_ago,
                 v_3_ago,
-                gamma_2_ago,
                 phi_k_2_ago,
                 v_2_ago,
-                gamma_1_ago,
                 phi_k_1_ago,
                 v_1_ago,
-                gamma,
                 phi_k,
                 v,
-                for_copies(place, (4,)),
+                product_1,
+                product_3,
+                product_5,
+                product_6,
+                product,
+                product_7,
+                product_8,
+                product_9,
             ],
             moves,
             [M],

@@ -1672,7 +1672,10 @@ class MixerMMem(nn.Module):
     ) -> tuple[list[Chunks], dict[str, Tensor], dict[str, Tensor]]:
         """Move over a sequence, a chunk of 16 tokens at a time."""
 
-        def writes(eta, k, v, start):
+        negative = -wide(eta)
+        difference = wide(k) - wide(v)
+
+        def writes(eta, k, v, negative, difference, start):
             """What the tokens of a chunk write, from the state before it."""
             layer1_weight = start["layer1.weight"]
             layer2_weight = start["layer2.weight"]
@@ -1680,8 +1683,9 @@ class MixerMMem(nn.Module):
             p = value * k
             value_1 = matvecs(layer1_weight, wide(k))
             b, slope = gelu_with_slope(value_1)
-            total = k - v + matvecs(layer2_weight, b - F.gelu(matvecs(layer1_weight, wide(v))))
-            u = value * total
+            value_2 = matvecs(layer2_weight, b - F.gelu(matvecs(layer1_weight, wide(v))))
+            total = difference + value_2
+            u = negative.unsqueeze(2) * total
             u_1 = matvecs(layer2_weight.mT, u) * slope
             met = value * value_1
             e = Write([(p, 0)], u_1, [(k, (0,))], met=met)
@@ -1697,7 +1701,7 @@ class MixerMMem(nn.Module):
             "layer2.weight": Moves([[alpha]], ScalarGate, 64),
         }
         path, M_mem, M_mem_start = run_chunks(
-            writes, [eta, k, v], moves, [M_mem], M_mem_start, position, 16
+            writes, [eta, k, v, negative, difference], moves, [M_mem], M_mem_start, position, 16
         )
         return path, M_mem, M_mem_start
 

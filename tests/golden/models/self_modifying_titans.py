@@ -1540,19 +1540,28 @@ class MixerMMem(nn.Module):
     ) -> tuple[list[Chunks], Tensor, Tensor]:
         """Move over a sequence, a chunk of 16 tokens at a time."""
 
-        def writes(eta, k, v, start):
+        k = wide(k)
+        negative = -(wide(eta.unsqueeze(2)) * k)
+        negative_1 = -wide(eta)
+        difference = k - wide(v)
+
+        def writes(k, negative, negative_1, difference, start):
             """What the tokens of a chunk write, from the state before it."""
-            value = (-eta).unsqueeze(2)
-            p = value * k
-            u = matvecs(start["weight"], wide(value * (k - v)))
-            e = Write([(p, 0)], u, [(k, (0,))])
+            u = matvecs(start["weight"], negative_1.unsqueeze(2) * difference)
+            e = Write([(negative, 0)], u, [(k, (0,))])
             return {"weight": [e]}
 
         # e = M_mem_{t-1} p + u
         # M_mem_t = M_mem_{t-1} g + e b^T
         moves = {"weight": Moves([[alpha]], ScalarGate, 32)}
         path, M_mem, M_mem_start = run_chunks(
-            writes, [eta, k, v], moves, [{"weight": M_mem}], {"weight": M_mem_start}, position, 16
+            writes,
+            [k, negative, negative_1, difference],
+            moves,
+            [{"weight": M_mem}],
+            {"weight": M_mem_start},
+            position,
+            16,
         )
         return path, M_mem["weight"], M_mem_start["weight"]
 

@@ -1196,78 +1196,6 @@ def moved(
     return states[j] | {part: above(M[part][j], m, states[0][part]) for part, m in moves.items()}
 
 
-def run_copies(
-    lead: tuple[int, ...],
-    writes: Any,
-    streams: list[Tensor],
-    moves: dict[str, Moves],
-    states: list[dict[str, Tensor]],
-    start: dict[str, Tensor],
-    position: int,
-    chunk: int,
-    reset: tuple[int, list[dict[str, Tensor]]] | None = None,
-    asked: tuple[Any, ...] | None = None,
-) -> tuple[Any, ...]:
-    """As `run_chunks`, with the copies [*lead] of the memory as further rows of the batch.
-
-    `writes` and what reads take and give those of single copies.
-    """
-    rows, done = next(iter(start.values())).shape[0], {}
-
-    def gate(g: Any) -> Any:
-        if id(g) not in done:
-            done[id(g)] = as_rows(g, rows, lead) if isinstance(g, Tensor) else g
-        return done[id(g)]
-
-    moves = {
-        p: m._replace(gates=[[gate(g) for g in row] for row in m.gates]) for p, m in moves.items()
-    }
-    if asked is not None:
-        asked = (asked[0], as_rows(asked[1], rows, lead), *asked[2:])
-    again = None if reset is None else (reset[0], [rows_of(s, lead) for s in reset[1]])
-    course, *after = run_chunks(
-        writes,
-        [as_rows(x, rows, lead) for x in streams],
-        moves,
-        [rows_of(s, lead) for s in states],
-        rows_of(start, lead),
-        position,
-        chunk,
-        again,
-        asked,
-    )
-    after = [{p: x.unflatten(0, (rows, *lead)) for p, x in state.items()} for state in after]
-    return course if asked is None else from_copies(course, lead), *after
-
-
-def rows_of(state: dict[str, Tensor], lead: tuple[int, ...]) -> dict[str, Tensor]:
-    """The copies of a state as rows: [B, *lead, ...] -> [B * copies, ...]."""
-    return {part: x.flatten(0, len(lead)) for part, x in state.items()}
-
-
-def as_rows(x: Tensor, rows: int, lead: tuple[int, ...]) -> Tensor:
-    """Copies as rows of the batch: [B, T, *lead, ...] -> [B * copies, T, ...]."""
-    return AsRows.apply(x.expand(rows, x.shape[1], *lead, *x.shape[2 + len(lead) :]), len(lead))
-
-
-class AsRows(torch.autograd.Function):
-    """Tokens behind leading axes, these as rows; its gradient lies in memory as x does."""
-
-    @staticmethod
-    def forward(ctx, x, lead):
-        ctx.front = (x.shape[0], *x.shape[2 : 2 + lead])
-        return x.movedim(1, 1 + lead).flatten(0, lead).contiguous()
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad.unflatten(0, ctx.front).movedim(len(ctx.front), 1).contiguous(), None
-
-
-def from_copies(x: Tensor, lead: tuple[int, ...]) -> Tensor:
-    """Undo `as_rows`."""
-    return x.unflatten(0, (-1, *lead)).movedim(1 + len(lead), 1)
-
-
 def in_one_run(found: list[Chunks], gates: dict[str, Any], rows: int) -> Chunks:
     """Chunks of one length as rows of one batch."""
     tiles = {part: joined([x.tiles[part] for x in found], D, rows) for part, D in gates.items()}
@@ -1443,13 +1371,6 @@ def over_chunks(read: Any, course: list[Chunks], *q: Tensor) -> Tensor:
     return found[0] if len(found) == 1 else torch.cat(found, 1)
 
 
-def over_copies(lead: tuple[int, ...], read: Any, course: list[Chunks], *q: Tensor) -> Tensor:
-    """As `over_chunks`, where the copies of the memory are rows of the batch."""
-    first = course[0]
-    rows = next(iter(first.tiles.values())).front[0] // (first.n * math.prod(lead))
-    return from_copies(over_chunks(read, course, *(as_rows(x, rows, lead) for x in q)), lead)
-
-
 def runs_of(course: list[Chunks]) -> list[tuple[int, int, tuple[int, ...], list[Chunks]]]:
     """Runs of chunks of one length: that length, how many, the leading axes of states."""
     found: list[Any] = []
@@ -1560,15 +1481,14 @@ class MixerM(nn.Module):
             value = torch.where(
                 0.5 * (difference * difference).sum(-1) > usual_prev, number(1.0, k), 0.0
             )
-            u = (-(value * beta)).unsqueeze(2) * difference
+            u = (-(value * beta)).unsqueeze(3) * difference
             e = Write([], u, [(k, (0,))])
             return {"weight": [e]}
 
         # e = u
         # M_t = M_{t-1} g + e b^T
         moves = {"weight": Moves([[alpha]], ScalarGate, 64)}
-        path, M, M_start = run_copies(
-            (4,),
+        path, M, M_start = run_chunks(
             writes,
             [k, v, beta, usual_prev],
             moves,
@@ -1585,7 +1505,7 @@ class MixerM(nn.Module):
         def read(q, chunks):
             return read_part(wide(q), chunks.tiles["weight"]).to(q.dtype)
 
-        return over_copies((4,), read, path, q)
+        return over_chunks(read, path, q)
 
     def read_start(self, q: Tensor, path: list[Chunks]) -> Tensor:
         """Read M(q) at every token, before its chunk."""
@@ -1593,7 +1513,7 @@ class MixerM(nn.Module):
         def read(q, chunks):
             return matvecs(chunks.origin["weight"], wide(q)).to(q.dtype)
 
-        return over_copies((4,), read, path, q)
+        return over_chunks(read, path, q)
 
     def step(
         self,

@@ -1599,11 +1599,13 @@ class MixerM(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Move over a sequence, a chunk of 16 tokens at a time; read M(q) on the way."""
 
-        def writes(theta, k, v, start):
+        negative = -wide(theta)
+
+        def writes(k, v, negative, start):
             """What the tokens of a chunk write, from the state before it."""
             layer2_weight = start["layer2.weight"]
             b, slope = gelu_with_slope(matvecs(start["layer1.weight"], wide(k)))
-            u = (-theta).unsqueeze(2) * (matvecs(layer2_weight, b) - v)
+            u = negative.unsqueeze(2) * (matvecs(layer2_weight, b) - v)
             u_1 = matvecs(layer2_weight.mT, u) * slope
             e = Write([], u_1, [(k, (0, 1))])
             e_1 = Write([], u, [(b, (0, 1))])
@@ -1626,7 +1628,7 @@ class MixerM(nn.Module):
             "layer2.weight": Moves([[g, None], [eta, eta]], CoupledGates, 64),
         }
         answers, M, M_S, M_start = run_copies(
-            (4,), writes, [theta, k, v], moves, [M, M_S], M_start, position, 16, asked=(read, q)
+            (4,), writes, [k, v, negative], moves, [M, M_S], M_start, position, 16, asked=(read, q)
         )
         return answers, M, M_S, M_start
 

@@ -1314,6 +1314,78 @@ def moved(
     return states[j] | {part: above(M[part][j], m, states[0][part]) for part, m in moves.items()}
 
 
+def run_copies(
+    lead: tuple[int, ...],
+    writes: Any,
+    streams: list[Tensor],
+    moves: dict[str, Moves],
+    states: list[dict[str, Tensor]],
+    start: dict[str, Tensor],
+    position: int,
+    chunk: int,
+    reset: tuple[int, list[dict[str, Tensor]]] | None = None,
+    asked: tuple[Any, ...] | None = None,
+) -> tuple[Any, ...]:
+    """As `run_chunks`, with the copies [*lead] of the memory as further rows of the batch.
+
+    `writes` and what reads take and give those of single copies.
+    """
+    rows, done = next(iter(start.values())).shape[0], {}
+
+    def gate(g: Any) -> Any:
+        if id(g) not in done:
+            done[id(g)] = as_rows(g, rows, lead) if isinstance(g, Tensor) else g
+        return done[id(g)]
+
+    moves = {
+        p: m._replace(gates=[[gate(g) for g in row] for row in m.gates]) for p, m in moves.items()
+    }
+    if asked is not None:
+        asked = (asked[0], as_rows(asked[1], rows, lead), *asked[2:])
+    again = None if reset is None else (reset[0], [rows_of(s, lead) for s in reset[1]])
+    course, *after = run_chunks(
+        writes,
+        [as_rows(x, rows, lead) for x in streams],
+        moves,
+        [rows_of(s, lead) for s in states],
+        rows_of(start, lead),
+        position,
+        chunk,
+        again,
+        asked,
+    )
+    after = [{p: x.unflatten(0, (rows, *lead)) for p, x in state.items()} for state in after]
+    return course if asked is None else from_copies(course, lead), *after
+
+
+def rows_of(state: dict[str, Tensor], lead: tuple[int, ...]) -> dict[str, Tensor]:
+    """The copies of a state as rows: [B, *lead, ...] -> [B * copies, ...]."""
+    return {part: x.flatten(0, len(lead)) for part, x in state.items()}
+
+
+def as_rows(x: Tensor, rows: int, lead: tuple[int, ...]) -> Tensor:
+    """Copies as rows of the batch: [B, T, *lead, ...] -> [B * copies, T, ...]."""
+    return AsRows.apply(x.expand(rows, x.shape[1], *lead, *x.shape[2 + len(lead) :]), len(lead))
+
+
+class AsRows(torch.autograd.Function):
+    """Tokens behind leading axes, these as rows; its gradient lies in memory as x does."""
+
+    @staticmethod
+    def forward(ctx, x, lead):
+        ctx.front = (x.shape[0], *x.shape[2 : 2 + lead])
+        return x.movedim(1, 1 + lead).flatten(0, lead).contiguous()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.unflatten(0, ctx.front).movedim(len(ctx.front), 1).contiguous(), None
+
+
+def from_copies(x: Tensor, lead: tuple[int, ...]) -> Tensor:
+    """Undo `as_rows`."""
+    return x.unflatten(0, (-1, *lead)).movedim(1 + len(lead), 1)
+
+
 def in_one_run(found: list[Chunks], gates: dict[str, Any], rows: int) -> Chunks:
     """Chunks of one length as rows of one batch."""
     tiles = {part: joined([x.tiles[part] for x in found], D, rows) for part, D in gates.items()}
@@ -1487,6 +1559,13 @@ def over_chunks(read: Any, course: list[Chunks], *q: Tensor) -> Tensor:
         y = read(*(x.unflatten(1, (n, length)).flatten(0, 1) for x in here), *chunks)
         found.append(y.unflatten(0, (-1, n)).flatten(1, 2))
     return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+
+def over_copies(lead: tuple[int, ...], read: Any, course: list[Chunks], *q: Tensor) -> Tensor:
+    """As `over_chunks`, where the copies of the memory are rows of the batch."""
+    first = course[0]
+    rows = next(iter(first.tiles.values())).front[0] // (first.n * math.prod(lead))
+    return from_copies(over_chunks(read, course, *(as_rows(x, rows, lead) for x in q)), lead)
 
 
 def runs_of(course: list[Chunks]) -> list[tuple[int, int, tuple[int, ...], list[Chunks]]]:
@@ -1701,15 +1780,18 @@ class MixerM(nn.Module):
     ) -> tuple[list[Chunks], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Move over a sequence, a chunk of 16 tokens at a time."""
 
-        def writes(theta, conv_k, M_v, start):
+        negative = -wide(theta)
+        value = unit(F.silu(wide(conv_k.unflatten(-1, (4, 32)))))
+        value_1 = F.silu(wide(M_v))
+
+        def writes(negative, value, value_1, start):
             """What the tokens of a chunk write, from the state before it."""
             layer2_weight = start["layer2.weight"]
-            b = unit(F.silu(conv_k.unflatten(-1, (4, 32))))
-            b_1, slope = gelu_with_slope(matvecs(start["layer1.weight"], wide(b)))
-            u = (-theta).unsqueeze(3) * (matvecs(layer2_weight, b_1) - F.silu(M_v))
+            b, slope = gelu_with_slope(matvecs(start["layer1.weight"], value))
+            u = negative.unsqueeze(2) * (matvecs(layer2_weight, b) - value_1)
             u_1 = matvecs(layer2_weight.mT, u) * slope
-            e = Write([], u_1, [(b, (0, 1))])
-            e_1 = Write([], u, [(b_1, (0, 1))])
+            e = Write([], u_1, [(value, (0, 1))])
+            e_1 = Write([], u, [(b, (0, 1))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
         # e = u
@@ -1720,8 +1802,8 @@ class MixerM(nn.Module):
             "layer1.weight": Moves([[g, None], [eta, eta]], CoupledGates, 64),
             "layer2.weight": Moves([[g, None], [eta, eta]], CoupledGates, 64),
         }
-        path, M, M_S, M_start = run_chunks(
-            writes, [theta, conv_k, M_v], moves, [M, M_S], M_start, position, 16
+        path, M, M_S, M_start = run_copies(
+            (4,), writes, [negative, value, value_1], moves, [M, M_S], M_start, position, 16
         )
         return path, M, M_S, M_start
 
@@ -1736,7 +1818,7 @@ class MixerM(nn.Module):
             result = value.to(q.dtype)
             return result
 
-        return over_chunks(read, path, q)
+        return over_copies((4,), read, path, q)
 
     def step(
         self,

@@ -1846,11 +1846,13 @@ class MixerN(nn.Module):
     ) -> tuple[list[Chunks], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Move over a sequence, a chunk of 4 tokens at a time."""
 
-        def writes(theta, k, v, start):
+        negative = -wide(theta)
+
+        def writes(k, v, negative, start):
             """What the tokens of a chunk write, from the state before it."""
             layer2_weight = start["layer2.weight"]
             b, slope = gelu_with_slope(matvecs(start["layer1.weight"], wide(k)))
-            u = (-theta).unsqueeze(2) * (matvecs(layer2_weight, b) - v)
+            u = negative.unsqueeze(2) * (matvecs(layer2_weight, b) - v)
             u_1 = matvecs(layer2_weight.mT, u) * slope
             e = Write([], u_1, [(k, (0, 1))])
             e_1 = Write([], u, [(b, (0, 1))])
@@ -1865,7 +1867,15 @@ class MixerN(nn.Module):
             "layer2.weight": Moves([[g, None], [eta, eta]], CoupledGates, 64),
         }
         path, N, N_S, N_start = run_copies(
-            (4,), writes, [theta, k, v], moves, [N, N_S], N_start, position, 4, (64, [N_0, N_S_0])
+            (4,),
+            writes,
+            [k, v, negative],
+            moves,
+            [N, N_S],
+            N_start,
+            position,
+            4,
+            (64, [N_0, N_S_0]),
         )
         return path, N, N_S, N_start
 
@@ -1974,11 +1984,13 @@ class MixerL(nn.Module):
     ) -> tuple[list[Chunks], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Move over a sequence, a chunk of 16 tokens at a time."""
 
-        def writes(theta, k, v, start):
+        negative = -wide(theta)
+
+        def writes(k, v, negative, start):
             """What the tokens of a chunk write, from the state before it."""
             layer2_weight = start["layer2.weight"]
             b, slope = gelu_with_slope(matvecs(start["layer1.weight"], wide(k)))
-            u = (-theta).unsqueeze(2) * (matvecs(layer2_weight, b) - v)
+            u = negative.unsqueeze(2) * (matvecs(layer2_weight, b) - v)
             u_1 = matvecs(layer2_weight.mT, u) * slope
             e = Write([], u_1, [(k, (0, 1))])
             e_1 = Write([], u, [(b, (0, 1))])
@@ -1993,7 +2005,15 @@ class MixerL(nn.Module):
             "layer2.weight": Moves([[g, None], [eta, eta]], CoupledGates, 64),
         }
         path, L, L_S, L_start = run_copies(
-            (4,), writes, [theta, k, v], moves, [L, L_S], L_start, position, 16, (64, [L_0, L_S_0])
+            (4,),
+            writes,
+            [k, v, negative],
+            moves,
+            [L, L_S],
+            L_start,
+            position,
+            16,
+            (64, [L_0, L_S_0]),
         )
         return path, L, L_S, L_start
 

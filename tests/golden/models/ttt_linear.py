@@ -1492,13 +1492,19 @@ class MixerM(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Move over a sequence, a chunk of 16 tokens at a time; read M(q) on the way."""
 
-        def writes(eta, k, v, start):
+        norm_weight = M_start["norm.weight"]
+        negative = -wide(eta)
+        value = as_rows((2.0 * norm_weight).unsqueeze(1), eta.shape[0], (4,))
+        difference = wide(k) + M_start["norm.bias"].unsqueeze(1) - wide(v)
+        norm_weight = as_rows(norm_weight.unsqueeze(1), eta.shape[0], (4,))
+
+        def writes(k, negative, difference, start):
             """What the tokens of a chunk write, from the state before it."""
-            value = matvecs(start["layer1.weight"], wide(k))
-            value_1 = start["norm.weight"].unsqueeze(1)
-            difference = k + (layernorm(value) * value_1 + start["norm.bias"].unsqueeze(1)) - v
-            product = 2.0 * difference
-            u = (-eta).unsqueeze(2) * layernorm_slope(value, product * value_1)
+            value_1 = matvecs(start["layer1.weight"], wide(k))
+            value_2 = layernorm_slope(
+                value_1, value * (layernorm(value_1) * norm_weight + difference)
+            )
+            u = negative.unsqueeze(2) * value_2
             e = Write([], u, [(k, (0,))])
             return {"layer1.weight": [e]}
 
@@ -1515,7 +1521,15 @@ class MixerM(nn.Module):
         # M.norm.weight_t = M.norm.weight_{t-1}
         moves = {"layer1.weight": Moves([[1.0]], ScalarGate, 64)}
         answers, M, M_start = run_copies(
-            (4,), writes, [eta, k, v], moves, [M], M_start, position, 16, asked=(read, q, finish)
+            (4,),
+            writes,
+            [k, negative, difference],
+            moves,
+            [M],
+            M_start,
+            position,
+            16,
+            asked=(read, q, finish),
         )
         return answers, M, M_start
 

@@ -1532,15 +1532,21 @@ class MixerM(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Move over a sequence, a chunk of 16 tokens at a time; read M(q) on the way."""
 
-        def writes(eta, k, v, start):
+        norm_weight = M_start["norm.weight"]
+        negative = -wide(eta)
+        value = as_rows((2.0 * norm_weight).unsqueeze(1), eta.shape[0], (4,))
+        difference = wide(k) + M_start["norm.bias"].unsqueeze(1) - wide(v)
+        norm_weight = as_rows(norm_weight.unsqueeze(1), eta.shape[0], (4,))
+
+        def writes(k, negative, difference, start):
             """What the tokens of a chunk write, from the state before it."""
             layer2_weight = start["layer2.weight"]
             b, slope = gelu_with_slope(matvecs(start["layer1.weight"], wide(k)))
-            value = matvecs(layer2_weight, b)
-            value_1 = start["norm.weight"].unsqueeze(1)
-            difference = k + (layernorm(value) * value_1 + start["norm.bias"].unsqueeze(1)) - v
-            product = 2.0 * difference
-            u = (-eta).unsqueeze(2) * layernorm_slope(value, product * value_1)
+            value_1 = matvecs(layer2_weight, b)
+            value_2 = layernorm_slope(
+                value_1, value * (layernorm(value_1) * norm_weight + difference)
+            )
+            u = negative.unsqueeze(2) * value_2
             u_1 = matvecs(layer2_weight.mT, u) * slope
             e = Write([], u_1, [(k, (0,))])
             e_1 = Write([], u, [(b, (0,))])
@@ -1566,7 +1572,15 @@ class MixerM(nn.Module):
             "layer2.weight": Moves([[1.0]], ScalarGate, 64),
         }
         answers, M, M_start = run_copies(
-            (4,), writes, [eta, k, v], moves, [M], M_start, position, 16, asked=(read, q, finish)
+            (4,),
+            writes,
+            [k, negative, difference],
+            moves,
+            [M],
+            M_start,
+            position,
+            16,
+            asked=(read, q, finish),
         )
         return answers, M, M_start
 

@@ -1716,21 +1716,24 @@ class MixerM(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Move over a sequence, a chunk of 16 tokens at a time; read M(q) on the way."""
 
-        def writes(k, v, delta, eta, start):
+        k = wide(k)
+        difference = k + M_start["norm.bias"].unsqueeze(1) - wide(v)
+        product = wide(eta) * k
+        norm_weight = as_rows(M_start["norm.weight"].unsqueeze(1), alpha.shape[0], (4,))
+
+        def writes(k, delta, eta, difference, product, start):
             """What the tokens of a chunk write, from the state before it."""
             layer2_weight = start["layer2.weight"]
             gelu, slope = gelu_with_slope(matvecs(start["layer1.weight"], wide(k)))
             value = matvecs(layer2_weight, gelu)
-            value_1 = start["norm.weight"].unsqueeze(1)
-            difference = k + (layernorm(value) * value_1 + start["norm.bias"].unsqueeze(1)) - v
-            value_2 = torch.abs(difference) <= delta
-            product = torch.where(value_2, number(0.0, k), 1.0) * delta * torch.sign(difference)
+            total = layernorm(value) * norm_weight + difference
+            value_1 = torch.abs(total) <= delta
+            product_1 = torch.where(value_1, number(0.0, k), 1.0) * delta * torch.sign(total)
             value = layernorm_slope(
-                value, (torch.where(value_2, number(1.0, k), 0.0) * difference + product) * value_1
+                value, (torch.where(value_1, number(1.0, k), 0.0) * total + product_1) * norm_weight
             )
             u = -(matvecs(layer2_weight.mT, value) * slope)
-            b = eta * k
-            e = Write([], u, [(b, (0,))])
+            e = Write([], u, [(product, (0,))])
             u = -gelu
             b = eta * value
             e_1 = Write([], u, [(b, (0,))])
@@ -1760,7 +1763,7 @@ class MixerM(nn.Module):
         answers, M, M_start = run_copies(
             (4,),
             writes,
-            [k, v, delta, eta],
+            [k, delta, eta, difference, product],
             moves,
             [M],
             M_start,

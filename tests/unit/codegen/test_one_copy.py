@@ -40,11 +40,11 @@ block mixer(x[d]) -> out[d] {
         ("k", "0.1", True),
         ("k + s", "a", True),
         ("k", "0.1 * sigmoid(sum(s))", True),
-        # what only some axes have, or no token has, stands beside the tokens
+        ("k", "0.1 * sigmoid(rate)", True),
+        # across copies, before the chunks
+        ("softmax(k, over = heads)", "0.1", True),
+        # only some of the copies' axes
         ("k", "0.1 * b", False),
-        ("k", "0.1 * sigmoid(rate)", False),
-        # across copies
-        ("softmax(k, over = heads)", "0.1", False),
     ],
 )
 def test_copies_run_as_rows_where_they_can(key: str, rate: str, together: bool) -> None:
