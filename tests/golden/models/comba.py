@@ -44,32 +44,13 @@ class Unit(torch.autograd.Function):
         scale = 1 / length.clamp_min(ctx.eps)
         y = x * scale
         along = (dy * y).sum(ctx.dim, keepdim=True) * (length > ctx.eps)
-        return (dy - y * along) * scale, None, None
+        # as x lies in memory, in which what made x goes on
+        return (y * -along + dy) * scale, None, None
 
 
 def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Tensor:
     """x / sqrt(mean(x^2) + eps)."""
-    if torch.is_grad_enabled() and x.requires_grad:
-        return Rmsnorm.apply(x, dim, eps)
     return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
-
-
-class Rmsnorm(torch.autograd.Function):
-    """As `rmsnorm`; its gradient is (dy - y mean(y dy)) / sqrt(mean(x^2) + eps)."""
-
-    @staticmethod
-    def forward(ctx, x, dim, eps):
-        ctx.save_for_backward(x)
-        ctx.dim, ctx.eps = dim, eps
-        return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx, dy):
-        x, grad = wide(ctx.saved_tensors[0]), wide(dy)
-        scale = torch.rsqrt(x.square().mean(ctx.dim, keepdim=True) + ctx.eps)
-        y = x * scale
-        along = (grad * y).mean(ctx.dim, keepdim=True)
-        return ((grad - y * along) * scale).to(dy.dtype), None, None
 
 
 def softplus(x: Tensor) -> Tensor:

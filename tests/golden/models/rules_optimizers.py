@@ -461,7 +461,8 @@ class Unit(torch.autograd.Function):
         scale = 1 / length.clamp_min(ctx.eps)
         y = x * scale
         along = (dy * y).sum(ctx.dim, keepdim=True) * (length > ctx.eps)
-        return (dy - y * along) * scale, None, None
+        # as x lies in memory, in which what made x goes on
+        return (y * -along + dy) * scale, None, None
 
 
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:

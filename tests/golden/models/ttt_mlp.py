@@ -23,27 +23,7 @@ def wide(x: Tensor) -> Tensor:
 
 def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Tensor:
     """x / sqrt(mean(x^2) + eps)."""
-    if torch.is_grad_enabled() and x.requires_grad:
-        return Rmsnorm.apply(x, dim, eps)
     return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
-
-
-class Rmsnorm(torch.autograd.Function):
-    """As `rmsnorm`; its gradient is (dy - y mean(y dy)) / sqrt(mean(x^2) + eps)."""
-
-    @staticmethod
-    def forward(ctx, x, dim, eps):
-        ctx.save_for_backward(x)
-        ctx.dim, ctx.eps = dim, eps
-        return x * torch.rsqrt(wide(x).square().mean(dim, keepdim=True) + eps).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx, dy):
-        x, grad = wide(ctx.saved_tensors[0]), wide(dy)
-        scale = torch.rsqrt(x.square().mean(ctx.dim, keepdim=True) + ctx.eps)
-        y = x * scale
-        along = (grad * y).mean(ctx.dim, keepdim=True)
-        return ((grad - y * along) * scale).to(dy.dtype), None, None
 
 
 def layernorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-5) -> Tensor:
