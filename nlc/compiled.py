@@ -73,8 +73,8 @@ def chosen(target: str, system: System) -> str:
 def refuse(system: System) -> None:
     """Refuse what resolves but cannot run yet."""
     faults = Faults()
-    for code, words, span in getattr(system, "unsupported", ()):
-        faults.error(code, words, span, "not supported yet", "leave it out for now")
+    for code, words, span, hint in getattr(system, "unsupported", ()):
+        faults.error(code, words, span, "not supported yet", hint)
     faults.found += optimizer_faults(system)
     faults.stop_on_errors()
 

@@ -117,8 +117,8 @@ def _unsupported(system: System) -> list[Diagnostic]:
     from nlc.optimizers import optimizer_faults
 
     faults = Faults()
-    for code, words, span in system.unsupported:
-        faults.error(code, words, span, "not supported yet", "leave it out for now")
+    for code, words, span, hint in system.unsupported:
+        faults.error(code, words, span, "not supported yet", hint)
     faults.found += optimizer_faults(system)
     return faults.found
 

@@ -28,7 +28,7 @@ def explanation(system: System, report: Report, chunks: Mapping[str, str]) -> st
     """Write the page."""
     lines = [system.name + (f": {printable(system.about)}" if system.about else ""), ""]
     lines += levels_text(system, Findings.of(report)).splitlines()
-    for code, what, span in system.unsupported:
+    for code, what, span, _ in system.unsupported:
         lines += ["", f"cannot run yet: {printable(what)} ({code}), at {place(span)}"]
     for t in told(system, report, chunks):
         lines += ["", *_memory(t, report.cost)]

@@ -411,7 +411,7 @@ class System:
     """A whole spec. `levels` stand fastest first.
 
     `warnings` were found on the way; `unsupported` are features that are checked and cannot run
-    yet: (code, what, place). `components`, fastest first, and `edges` are the level graph;
+    yet: (code, what, place, hint). `components`, fastest first, and `edges` are the level graph;
     `picture` draws it, for notebooks. `uses` gives, by the identity of a used source, the line that
     brought it in; `changes` are the settings made from outside, as (path, value).
     """
@@ -427,7 +427,7 @@ class System:
     model: Model | None
     rules: tuple[tree.Rule, ...] = ()
     warnings: tuple[Diagnostic, ...] = ()
-    unsupported: tuple[tuple[str, str, Span], ...] = ()
+    unsupported: tuple[tuple[str, str, Span, str], ...] = ()
     components: tuple[Component, ...] = ()
     edges: tuple[Edge, ...] = ()
     picture: Callable[[System], str] | None = field(default=None, repr=False)

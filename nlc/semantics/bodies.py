@@ -72,7 +72,7 @@ def resolve_body(block: BlockResolver, body: Body) -> None:
     if level.period.unit == "steps":
         block.context.unsupported.append(
             ("NL0807", f"memory `{body.name}` with its own objective at a step level",
-             written.span)
+             written.span, "leave it out for now")
         )  # fmt: skip
     if level.period.unit == "never":
         block.context.fail(
@@ -91,8 +91,8 @@ def _task(block: BlockResolver, body: Body) -> None:
         return
     body.given_grad = True
     _update(block, body)
-    for words, span in cannot_adapt(block, body):
-        block.context.unsupported.append(("NL0804", words, span))
+    for words, span, hint in cannot_adapt(block, body):
+        block.context.unsupported.append(("NL0804", words, span, hint))
 
 
 def _check_clauses(block: BlockResolver, body: Body, kernel: bool) -> None:

@@ -74,8 +74,8 @@ class Context:
     blocks: dict[str, tree.Block] = field(default_factory=dict)
     # levels at fault, for which a stand-in is there
     broken: set[str] = field(default_factory=set)
-    # features that are checked but cannot run yet: (code, what, place)
-    unsupported: list[tuple[str, str, Span]] = field(default_factory=list)
+    # features that are checked but cannot run yet: (code, what, place, hint)
+    unsupported: list[tuple[str, str, Span, str]] = field(default_factory=list)
 
     def fail(
         self,

@@ -17,21 +17,37 @@ if TYPE_CHECKING:
     from nlc.semantics.blocks import BlockResolver
 
 
-def cannot_adapt(block: BlockResolver, body: Body) -> Iterator[tuple[str, Span]]:
-    """Find what of a memory needs more than the gradient of a window's loss."""
+def cannot_adapt(block: BlockResolver, body: Body) -> Iterator[tuple[str, Span, str]]:
+    """Find what of a memory needs more than the gradient of a window's loss, with a hint."""
     place = body.span or body.written.span
-    if block.context.levels[body.level].chunk > 1:
-        yield "a chunk at a level where something learns from the task", place
+    chunk = block.context.levels[body.level].chunk
+    if chunk > 1:
+        yield (
+            "a chunk at a level where something learns from the task", place,
+            f"`every {chunk} tokens` moves it once for each window of so many, and `every 1 token` "
+            "without a chunk after each",
+        )  # fmt: skip
     source = block.bodies.get(_source(body))
     clocks = block.context
     if source is not None and source.is_task and (
         window_of(clocks, source.level) < window_of(clocks, body.level)
     ):  # fmt: skip
-        yield f"`{body.name}`, which copies what learns faster, `{source.name}`", place
+        yield (
+            f"`{body.name}`, which copies what learns faster, `{source.name}`", place,
+            "what learns slower, weights and memories with an objective of their own can be copied",
+        )  # fmt: skip
     if body.token_grad is not None:
-        yield "the gradient of the task's loss at one token of a window", body.token_grad
+        yield (
+            "the gradient of the task's loss at one token of a window", body.token_grad,
+            "`grad` is that of the whole window: take it out of the reduction, or let windows have "
+            "one token",
+        )  # fmt: skip
     if body.faster is not None:
-        yield f"the update of `{body.name}` reads what learns faster, `{body.faster.name}`", place
+        name = body.faster.name
+        yield (
+            f"the update of `{body.name}` reads what learns faster, `{name}`", place,
+            f"`last({name})` is what it was at the last token, before its own update",
+        )  # fmt: skip
 
 
 def _source(body: Body) -> str:
@@ -42,7 +58,8 @@ def _source(body: Body) -> str:
 def check_names(block: BlockResolver) -> None:
     """Refuse names that the methods of an emitted block have."""
     for body in block.bodies.values():
-        for word in ("learn", "restart", "ask1", "ask2") if body.is_task else ():
+        asks = (f"ask{turn + 1}" for turn in range(len(body.asks)))
+        for word in ("learn", "restart", *asks) if body.is_task else ():
             name = f"{word}_{body.name}"
             if name in block.weights or name in block.bodies:
                 block.context.faults.error(

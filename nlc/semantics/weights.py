@@ -110,7 +110,12 @@ def declare_task_memory(
         for clause in ("update", "state"):
             if clause in places or (clause == "state" and written.states):
                 block.context.unsupported.append(
-                    ("NL0807", f"`{clause}` of a memory at a step level", written.span)
+                    (
+                        "NL0807",
+                        f"`{clause}` of a memory at a step level",
+                        written.span,
+                        "leave it out for now",
+                    )
                 )
         map = _weights_init(block, map, written.init)
         lead = block.context.shape(written.axes)

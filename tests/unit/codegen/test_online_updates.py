@@ -164,6 +164,21 @@ SYSTEMS = {
   }
   out = e(M(c(x))) + c(W_v(A(x)))
 """,
+    "what is faster as it was last, with copies for heads": """
+  weights W_q : linear(d -> heads*d_k)
+  weights g : linear(d -> heads)
+  weights b : vector(d) at fast
+  weights W_o : linear(heads*d_k -> d)
+  memory M[heads] : linear(d_k -> d_k) at mid {
+    objective task; init learned
+    update {
+      self = self * last(sigmoid(g(x))) - mean(sigmoid(g(x)), over = tokens) * grad
+      write = mean(outer(W_q(x), W_q(x)), over = tokens)
+      every 2 steps { self = self - 0.01 * last(sum(b)) * write }
+    }
+  }
+  out = W_o(M(W_q(x))) + b
+""",
     "in slots that tokens select": """
   weights r : linear(d -> n)
   memory A : linear(d -> d) at mid {
