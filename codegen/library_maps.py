@@ -10,6 +10,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from nlc.codegen.library import layernorm
 from torch import Tensor, nn
 
 
@@ -90,6 +91,13 @@ def activation(name: str, x: Tensor) -> Tensor:
             return getattr(F, name)(x)
 
 
+class Norm(nn.LayerNorm):
+    """With gradients of every order: those of torch's own are wrong from the third on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return layernorm(x, eps=self.eps) * self.weight + self.bias
+
+
 class MLP(nn.Module):
     """Linear layers with an activation between them; `norm`, then `residual` at the end."""
 
@@ -99,7 +107,7 @@ class MLP(nn.Module):
         act: str = "gelu",
         bias: bool = False,
         residual: bool = False,
-        norm: bool = False,
+        norm: type[nn.LayerNorm] | None = None,
         device=None,
         dtype=None,
     ):
@@ -109,7 +117,7 @@ class MLP(nn.Module):
         for i in range(self.layers):
             layer = nn.Linear(sizes[i], sizes[i + 1], bias=bias, **new)
             self.add_module(f"layer{i + 1}", layer)
-        self.norm = nn.LayerNorm(sizes[-1], **new) if norm else None
+        self.norm = None if norm is None else norm(sizes[-1], **new)
 
     def reset_parameters(self) -> None:
         for layer in self.children():

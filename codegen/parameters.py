@@ -92,7 +92,10 @@ def module_text(weight: Weight, used: set[str]) -> tuple[str, list[str]]:
         case "mlp":
             used.add("MLP")
             words = [f"({', '.join(chain)})", f'act="{form.option("act", "gelu")}"']
-            words += [f"{w}=True" for w in ("bias", "residual", "norm") if form.option(w, False)]
+            words += [f"{w}=True" for w in ("bias", "residual") if form.option(w, False)]
+            if form.option("norm", False):
+                used.add("Norm")
+                words.append("norm=Norm")
             return "MLP", [*words, "**new"]
         case "glu":
             used.add("GLU")

@@ -74,7 +74,7 @@ class MLP(nn.Module):
         act: str = "gelu",
         bias: bool = False,
         residual: bool = False,
-        norm: bool = False,
+        norm: type[nn.LayerNorm] | None = None,
         device=None,
         dtype=None,
     ):
@@ -84,7 +84,7 @@ class MLP(nn.Module):
         for i in range(self.layers):
             layer = nn.Linear(sizes[i], sizes[i + 1], bias=bias, **new)
             self.add_module(f"layer{i + 1}", layer)
-        self.norm = nn.LayerNorm(sizes[-1], **new) if norm else None
+        self.norm = None if norm is None else norm(sizes[-1], **new)
 
     def reset_parameters(self) -> None:
         for layer in self.children():

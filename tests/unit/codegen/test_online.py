@@ -149,6 +149,12 @@ SYSTEMS = {
   }
   out = M(W_q(x))
 """,
+    "through a norm that no level moves, to the third order": """
+  weights A : linear(d -> d) at fast
+  weights B : linear(d -> d) at mid
+  weights S : mlp(d -> 2*d -> d, act = silu, bias, norm)
+  out = S(B(S(A(x))))
+""",
     "with copies per head": """
   weights W_q : linear(d -> heads*d_k)
   weights M[heads] : linear(d_k -> d_k) at fast
