@@ -1,8 +1,8 @@
 """How kernels of memories that move from chunk to chunk are started; a package's are copied.
 
 A token's tensors are [B, T, H, d] or [B, T, H], H all copies; a state is [B * H, N + 2, ...] over
-the N chunks that a sequence meets: before its first, open chunk began, then before each of its
-tiles, and after the last. `offset` tokens of the first chunk lie before the sequence.
+the N tiles that a sequence meets: before its first, open chunk began, then before each tile, and
+after the last. A tile lies within a chunk; `offset` tokens of the first lie before the sequence.
 """
 
 from __future__ import annotations
@@ -36,15 +36,17 @@ class LayerLaunch(NamedTuple):
 
     @property
     def N(self) -> int:
-        """How many chunks the sequence meets."""
-        return -(-(self.offset + self.size[1]) // self.chunk)
+        """How many tiles the sequence meets."""
+        C, tokens = self.chunk, self.blocks.tokens
+        last = self.offset + self.size[1] - 1
+        return last // C * -(-C // tokens) + last % C // tokens - self.offset // tokens + 1
 
     def tokens(self, like: Tensor, *d: int) -> Tensor:
         """Make room for a value of each token."""
         return like.new_empty(*self.size, *d, dtype=torch.float32)
 
     def room(self, state: Tensor) -> Tensor:
-        """Make room for a state before and after each chunk."""
+        """Make room for a state before and after each tile."""
         return state.new_empty(state.shape[0], self.N + 2, *state.shape[1:], dtype=torch.float32)
 
     def begin(self, state: Tensor, start: Tensor | None = None) -> Tensor:
@@ -55,7 +57,7 @@ class LayerLaunch(NamedTuple):
         return found
 
     def run(self, kernel: Any, *tensors: Tensor, loop: bool = False) -> None:
-        """Start a kernel: a program for each chunk, or one that goes over all of a copy."""
+        """Start a kernel: a program for each tile, or one that goes over all of a copy."""
         B, T, H = self.size
         b = self.blocks
         dot = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}.get(self.dot, tl.float32)
@@ -79,16 +81,18 @@ def at_end(found: Tensor, like: Tensor) -> Tensor:
     return found[:, -1].reshape(like.shape).clone()
 
 
-def at_open(found: Tensor, like: Tensor, offset: int, tokens: int, chunk: int) -> Tensor:
-    """Take the state before the chunk that is open after the last token."""
-    done = (offset + tokens) % chunk == 0
-    place = -1 if done else found.shape[1] - 2 if found.shape[1] > 3 else 0
+def at_open(found: Tensor, like: Tensor, last: int, chunk: int, blocks: Blocks) -> Tensor:
+    """Take the state before the chunk that is open after the last of so many tokens."""
+    done, tile = last % chunk == 0, (last - 1) % chunk // blocks.tokens
+    # the tiles before that chunk, and the state before it was begun
+    before = found.shape[1] - 3 - tile
+    place = -1 if done else before + 1 if before > 0 else 0
     return found[:, place].reshape(like.shape).clone()
 
 
 def last_back(came: Tensor) -> Tensor:
     """Make room for the gradients of a state, of which the last is known."""
-    found = torch.empty_like(came)
+    found = torch.zeros_like(came)
     found[:, -1] = came[:, -1]
     return found
 

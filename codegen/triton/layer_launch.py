@@ -264,6 +264,7 @@ class LayerLauncher:
             listed(out, "states = ", entries, "[]")
             out.line(f"found = {self.name}(*leaves, *states, offset)")
             w = len(self.writes)
+            out.line(f"blocks = {self.table}[architecture({first}.device)]")
             out.line(f"path = LayerCourse(leaves, found[:{w}], found[{w}:], front, offset)")
             for var, word in self.variables.items():
                 own = [s for s in self.states if s.var == var]
@@ -271,7 +272,7 @@ class LayerLauncher:
                 self._state(out, word, own, texts)
             texts = [
                 f"at_open(path.states[{self._place(s)}], {self._entry(s, True)}, "
-                f"offset, front[1], {self.chunk})"
+                f"offset + front[1], {self.chunk}, blocks)"
                 for s in self.own
             ]
             self._state(out, self.start, self.own, texts)

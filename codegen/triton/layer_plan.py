@@ -17,6 +17,7 @@ from nlc.codegen.names import Names, identifier
 from nlc.codegen.program import note
 from nlc.codegen.tile_vectors import leaf_value
 from nlc.codegen.triton.layer_launch import read_suffix
+from nlc.codegen.triton.layer_printer import SHORTEST, several
 from nlc.codegen.triton.layer_values import MAPS, NoKernel, block_size
 from nlc.codegen.triton.layers import Layers
 from nlc.codegen.writer import Writer, split_call
@@ -33,8 +34,7 @@ USED = {
     "came", "x", "vector", "rows", "torch", "tl", "triton", "ctx", "offset", "position", "kernels",
     "course",
 }  # fmt: skip
-# tokens of a chunk, and entries of a layer, that one program holds
-LONGEST = 64
+# entries of a layer that one program holds
 LARGEST = 1 << 13
 
 
@@ -98,8 +98,8 @@ def why_not(writer: MemoryWriter) -> str:
         return f"a layer has more than {LARGEST} weights"
     if min(axis.size for part in form.parts for axis in part.shape) < 2:
         return "a layer has one channel"
-    if memory.chunk > LONGEST:
-        return f"its chunks have more than {LONGEST} tokens"
+    if several(memory.chunk) and any(when == "start" for _, when, *_ in writer.reads):
+        return f"it is read as it was before a chunk of more than {SHORTEST} tokens"
     if any(kind != "apply" and when in READS for kind, when, *_ in writer.reads):
         return "its whole state is read"
     for part, affine in writer.forms:

@@ -1,8 +1,8 @@
 """Kernels of memories that move from chunk to chunk as readable Triton.
 
 In: a `Kernel` of `triton.layers`. Out: the text of a `triton.jit` function, and the tensors that it
-takes, in order. A program knows, of the tokens of one chunk, of which some may lie before the
-sequence or beyond it:
+takes, in order. A program knows, of the tokens of one tile of a chunk, of which some may lie before
+the sequence or beyond it:
 
     at [C] the place of each token in [B, T, H]    here [C] whether it is one of the sequence
     c64 the channels of an axis of 64              start, before, after the places of its states
@@ -23,16 +23,23 @@ from nlc.ir.expr import postorder
 
 RESERVED = {
     "tl", "triton", "T", "H", "N", "C", "DOT", "PRECISION", "OFFSET", "tile", "copy", "t", "at",
-    "here", "step", "product", "start", "before", "after", "first", "place",
+    "here", "step", "now", "r", "product", "start", "before", "after", "first", "place",
 }  # fmt: skip
 # in the place of a store: a value is made; what was stored before may be loaded
 MAKE, BARRIER = "make", "barrier"
+# the least tokens of a tile
+SHORTEST = 16
 CONSTANTS = ("C", "DOT", "PRECISION")
 PLACES = {
     "before": "first + 1 + tile",
     "start": "tl.where(tile > 0, before, first)",
     "after": "before + 1",
 }
+
+
+def several(chunk: int) -> bool:
+    """Say whether a chunk may have several tiles."""
+    return chunk > SHORTEST
 
 
 @dataclass
@@ -109,12 +116,23 @@ class LayerPrinter(KernelPrinter):
 
     def _tile(self) -> None:
         kernel, out = self.kernel, self.out
-        out.line("# of row b and copy h: token t of the chunk stands at (b, place, h)")
-        out.line(f"place = tile * {self.chunk} - OFFSET + t")
-        out.line(f"here = (t < {self.chunk}) & (place >= 0) & (place < T)")
+        if several(self.chunk):
+            out.line(
+                "# tile r of its chunk; of row b and copy h: its token t stands at (b, place, h)"
+            )
+            out.line("now = tile + OFFSET // C")
+            out.line(f"r = now % tl.cdiv({self.chunk}, C)")
+            out.line(f"place = now // tl.cdiv({self.chunk}, C) * {self.chunk} + r * C + t - OFFSET")
+            out.line(f"here = (r * C + t < {self.chunk}) & (place >= 0) & (place < T)")
+        else:
+            out.line("# of row b and copy h: token t of the chunk stands at (b, place, h)")
+            out.line(f"place = tile * {self.chunk} - OFFSET + t")
+            out.line(f"here = (t < {self.chunk}) & (place >= 0) & (place < T)")
         out.line("at = (copy // H * T + place) * H + copy % H")
         needed = {"before"} if self.places & {"start", "before", "after"} else set()
         for place, text in PLACES.items():
+            if place == "start" and several(self.chunk):
+                text = "tl.where(tile > r, before - r, first)"
             if place in self.places | needed:
                 out.line(f"{place} = {text}")
         for word, tile in kernel.stores:
@@ -122,13 +140,7 @@ class LayerPrinter(KernelPrinter):
                 out.line("tl.debug_barrier()")
                 continue
             self._make(tile)
-            if word == MAKE:
-                continue
-            if word.endswith(":first"):
-                out.line("if tile == 0:")
-                with out.indent():
-                    self._store_tile(word, tile)
-            else:
+            if word != MAKE:
                 self._store_tile(word, tile)
 
     def _make(self, root: Tile) -> None:
@@ -230,8 +242,6 @@ class LayerPrinter(KernelPrinter):
                 (x,) = node.args
                 place = self.seen(x.dims).index(node.word)
                 return f"tl.sum({self._sure(x, node.word)}, {place})"
-            case "unless_first":
-                return f"tl.where(tile > 0, {self.text(node.args[0])}, 0.0)"
         return super()._expression(node)
 
 

@@ -25,7 +25,7 @@ from nlc.codegen.names import Names
 from nlc.codegen.triton.gates import Scalar
 from nlc.codegen.triton.gradient import gradients
 from nlc.codegen.triton.graph import Dims, Tile, Tiles, renamed
-from nlc.codegen.triton.layer_printer import BARRIER, MAKE
+from nlc.codegen.triton.layer_printer import BARRIER, MAKE, several
 from nlc.codegen.triton.layer_values import Values, apply_map, own_dims
 from nlc.codegen.triton.solve import Kernel
 
@@ -34,7 +34,7 @@ from nlc.ir.normal_form import Affine, Write
 from nlc.ir.system import Memory
 
 # places of a state: before the chunk in which it is read, before and after the tile's own tokens
-START, BEFORE, AFTER, FIRST = ":start", ":before", ":after", ":first"
+START, BEFORE, AFTER = ":start", ":before", ":after"
 
 
 @dataclass(frozen=True)
@@ -227,10 +227,10 @@ class Layers:
         stores.append((BARRIER, tiles.number(0.0)))
         for load, grad in gradients(tiles, reached).items():
             if load.word.endswith(START):
-                word, own = f"d{load.word.removesuffix(START)}", named(grad, load)
-                stores.append((word + FIRST, own))
-                more = tiles.make("unless_first", own, dims=grad.dims)
-                stores.append((word + BEFORE, tiles.add(self.load(word, BEFORE, grad.dims), more)))
+                # all tiles of a chunk add to what the state before it is given
+                word = f"d{load.word.removesuffix(START)}"
+                total = tiles.add(self.load(word, START, grad.dims), named(grad, load))
+                stores += _replaced(tiles, word + START, total)
         about = "Go from the last chunk to the first: the gradients of the states before each."
         return Kernel("course_back", about, tuple(stores), loop=-1)
 
@@ -266,7 +266,13 @@ class Layers:
             after = self._states_back(part, form, reach)
             # all that takes these states is made before those of the next layer are loaded
             stores += [(MAKE, reached[value]) for value in touched]
-            stores += [(f"d{word}{BEFORE}", grad) for word, grad in after.items()]
+            for word, grad in after.items():
+                if not several(self.memory.chunk):
+                    stores.append((f"d{word}{BEFORE}", grad))
+                    continue
+                # ... to which later tiles of its chunk have added
+                before = self.load(f"d{word}", BEFORE, grad.dims)
+                stores += _replaced(tiles, f"d{word}{BEFORE}", tiles.add(before, grad))
         return reached, stores
 
     def _states_back(
@@ -295,6 +301,11 @@ class Layers:
                     reach(u, of_u)
                     reach(left, of_left)
         return found
+
+
+def _replaced(tiles: Tiles, word: str, value: Tile) -> list[tuple[str, Tile]]:
+    """Store a value that was made of what stands there."""
+    return [(MAKE, value), (BARRIER, tiles.number(0.0)), (word, value)]
 
 
 def _grad(word: str) -> str:

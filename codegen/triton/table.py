@@ -116,7 +116,10 @@ LARGEST = max(SIZES)
 
 
 def layer_sizes(chunk: int, entries: int) -> dict[str, Row]:
-    """Return the rows of a memory with layers: all tokens of its chunk, warps by its entries."""
-    tokens = max(16, 1 << (chunk - 1).bit_length())
-    warps = 8 if entries > 1 << 13 or tokens > 32 else 4
+    """Return the rows of a memory with layers: tokens of a tile of its chunk, warps by its entries.
+
+    With 16 tokens, layers of 8192 weights keep within what every machine has.
+    """
+    tokens = 32 if chunk > 16 and entries <= 1 << 10 else 16
+    warps = 8 if entries > 1 << 13 else 4
     return dict.fromkeys((*ARCHITECTURES, "interpreter"), (tokens, 1, warps, warps, 1))
