@@ -106,13 +106,16 @@ class LayerPrinter(KernelPrinter):
         if not kernel.loop:
             self._tile()
             return
-        out.line("for tile in range(N):" if kernel.loop > 0 else "for step in range(N):")
+        # a `for` would have room for every product of its body at once
+        forward = kernel.loop > 0
+        first = "0" if forward else "N - 1"
+        out.line(f"tile = tl.full([], {first}, tl.int32)")
+        out.line("while tile < N:" if forward else "while tile >= 0:")
         with out.indent():
-            if kernel.loop < 0:
-                out.line("tile = N - 1 - step")
             self._tile()
             # what a tile has stored is what the next one loads
             out.line("tl.debug_barrier()")
+            out.line("tile += 1" if forward else "tile -= 1")
 
     def _tile(self) -> None:
         kernel, out = self.kernel, self.out

@@ -3,16 +3,17 @@
 In: the normal forms of its parts, whose writes are known at the chunk's start, and how it is read.
 Out: `Kernel`s:
 
-    course       from chunk to chunk: the writes u, b of all layers from the state before the chunk,
+    course       from tile to tile: the writes u, b of all layers from the state before the chunk,
                  then W <- carried(W) + u^T b for each layer
-    read         each chunk alone: the map, layer by layer, with for each layer's weights
+    read         each tile alone: the map, layer by layer, with for each layer's weights
                  W_t x_t = W_0 F(t, 0) x_t + sum_i <F(t, i) b_i, x_t> u_i
-    read_back    the gradients of all that a read hangs on, each chunk alone
-    course_back  from the last chunk to the first: the writes anew, and through them
+    read_back    the gradients of all that a read hangs on, each tile alone
+    course_back  from the last tile to the first: the writes anew, and through them to the states
+    writes_back  ... to streams and gates, each tile alone
 
 Both ways back are derived from those forward, so that whatever hangs on the inner gradient has its
 gradient as well. A state is a matrix [m, n], a vector [n] or a number; it stands in memory before
-each chunk, and `WORD:start`, `WORD:before` and `WORD:after` are the places of one chunk there.
+each tile, and `WORD:start`, `WORD:before` and `WORD:after` are the places of one tile there.
 """
 
 from __future__ import annotations
@@ -176,7 +177,7 @@ class Layers:
                     total = tiles.add(total, added(tiles, u, left, state.dims))
             after = total or tiles.number(0.0)
             stores.append((state.word + AFTER, tiles.spread(after, state.dims)))
-        about = "Go from chunk to chunk: the writes from the state before it, W <- W + u^T b."
+        about = "Go from tile to tile: the writes from the state before it, W <- W + u^T b."
         return Kernel("course", about, tuple(stores), loop=1)
 
     def left(self, state: State, write: Write, j: int) -> Iterator[tuple[Tile, Tile, Tile]]:
@@ -231,11 +232,11 @@ class Layers:
                 word = f"d{load.word.removesuffix(START)}"
                 total = tiles.add(self.load(word, START, grad.dims), named(grad, load))
                 stores += _replaced(tiles, word + START, total)
-        about = "Go from the last chunk to the first: the gradients of the states before each."
+        about = "Go from the last tile to the first: the gradients of the states before each."
         return Kernel("course_back", about, tuple(stores), loop=-1)
 
     def writes_back(self) -> Kernel:
-        """The gradients of what each chunk's writes and gates are made of, each chunk alone."""
+        """The gradients of what each tile's writes and gates are made of, each tile alone."""
         reached, stores = self._back()
         made = [(word, tile) for word, tile in stores if word == MAKE]
         rest = [
@@ -243,7 +244,7 @@ class Layers:
             for load, grad in gradients(self.tiles, reached).items()
             if ":" not in load.word
         ]
-        about = "Give the gradients of what each chunk's writes and gates are made of."
+        about = "Give the gradients of what each tile's writes and gates are made of."
         return Kernel("writes_back", about, (*made, *sorted(rest)))
 
     def _back(self) -> tuple[dict[Tile, Tile], list[tuple[str, Tile]]]:

@@ -89,6 +89,7 @@ def operations() -> dict[str, Any]:
 
 
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
+    "layers:tiles": partial(text_case, block(DEEP, chunk="20"), 27),
     "layers:deep": partial(text_case, block(DEEP, chunk="4"), 11),
     "layers:gated": partial(text_case, block(GATED, chunk="5"), 13),
     "layers:first": partial(text_case, block(FIRST, chunk="4"), 9),

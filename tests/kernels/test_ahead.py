@@ -30,15 +30,13 @@ SYSTEMS = ("gated_deltanet", "titans_linear", "rwkv7", "gla")
 LOOPS = ("ttt_linear", "surprise", "titans_lmm")
 
 
-def compiled(
-    name: str, architecture: str, every_token: bool = False, **dims: int
-) -> list[dict[str, Any]]:
+def compiled(name: str, architecture: str, chunk: int = 0, **dims: int) -> list[dict[str, Any]]:
     """What each kernel of a shipped spec takes, from a process that interprets nothing.
 
-    At every token, without chunks, some specs have no normal form.
+    With a chunk of 1, some specs have no normal form.
     """
     words = [word for key, size in dims.items() for word in ("--set", f"dims.{key}={size}")]
-    words += ["--set", "levels.fast.chunk=1"] if every_token else []
+    words += ["--set", f"levels.fast.chunk={chunk}"] if chunk else []
     command = [sys.executable, "-m", "nlc", "explain", name]
     command += ["--format", "json", *words]
     command += ["--target", "triton", "--arch", architecture]
@@ -59,7 +57,7 @@ def check(kernels: list[dict[str, Any]], budget: int = BUDGET) -> None:
 
 def test_kernels_compile_ahead_of_time() -> None:
     check(compiled("linear_attention", "sm_90", d_k=16, d_v=16))
-    check(compiled("surprise", "sm_90", every_token=True, d_k=16, d_v=16))
+    check(compiled("surprise", "sm_90", chunk=1, d_k=16, d_v=16))
 
 
 HEAD = "kernel        machine  warps registers spilled  shared tensor"
@@ -81,21 +79,22 @@ def test_what_kernels_take(name: str, golden: Callable[[str, str], None]) -> Non
         known = dict(nlc.load(f"specs/{name}.nl").dims)
         wanted = () if name in LOOPS else ("d_k", "d_v", "head")
         sizes = {key: 64 for key in wanted if key in known}
-        kernels = compiled(name, architecture, name in LOOPS, **sizes)
+        kernels = compiled(name, architecture, int(name in LOOPS), **sizes)
         lines += _rows(kernels, architecture)
         check(kernels)
     golden(f"kernels/{name}.txt", "\n".join(lines) + "\n")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["titans_lmm", "ttt_linear"])
+@pytest.mark.parametrize(("name", "chunk"), [("titans_lmm", 64), ("ttt_linear", 16)])
 def test_what_kernels_of_maps_with_layers_take(
-    name: str, golden: Callable[[str, str], None]
+    name: str, chunk: int, golden: Callable[[str, str], None]
 ) -> None:
     lines = [HEAD]
     for architecture in ARCHITECTURES:
         known = dict(nlc.load(f"specs/{name}.nl").dims)
-        kernels = compiled(name, architecture, **{k: 64 for k in ("d_k", "d_v") if k in known})
+        sizes = {key: 64 for key in ("d_k", "d_v") if key in known}
+        kernels = compiled(name, architecture, chunk, **sizes)
         lines += _rows(kernels, architecture)
         check(kernels, LAYERS)
     golden(f"kernels/{name}_chunks.txt", "\n".join(lines) + "\n")

@@ -57,7 +57,7 @@ def test_kernels_of_maps_with_layers_agree_forward_and_backward() -> None:
 
 @pytest.mark.slow
 def test_kernels_of_other_maps_with_layers_agree_and_are_sound_operations() -> None:
-    names = ("gated", "first", "ttt_mlp", "titans_lmm", "omeganet", "tnt")
+    names = ("tiles", "gated", "first", "ttt_mlp", "titans_lmm", "omeganet", "tnt")
     small(interpreted(*(f"layers:{name}" for name in names)))
     found = interpreted("layers:half", "layers:operations")
     assert found["layers:half"]["half"] < 5e-3
