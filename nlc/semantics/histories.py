@@ -51,8 +51,8 @@ class Histories:
         place = (name, id(x))
         if place not in self.convs:
             self.convs[place] = numbered(name, self.uses, self.others)
-            if width > 1:
-                self.found.append(History(self.convs[place], width - 1, x.shape))
+            # of a width of 1 it is of no token, but there
+            self.found.append(History(self.convs[place], width - 1, x.shape))
         return self.convs[place]
 
 

@@ -155,6 +155,7 @@ SYSTEMS = {
     value  W_v(x)
     update sgd(lr = 0.1)
   }
+  weights f : conv(d, width = 1)
   memory e : conv(d, width = 2) at mid {
     objective task; update sam(lr = 0.1); reset every 8 tokens
   }
@@ -162,7 +163,7 @@ SYSTEMS = {
     objective task
     update { self = self - 0.1 * grad - 0.01 * mean(outer(c(x), e(x)), over = tokens) }
   }
-  out = e(M(c(x))) + c(W_v(A(x)))
+  out = f(e(M(c(x)))) + c(W_v(A(x)))
 """,
     "what is faster as it was last, with copies for heads": """
   weights W_q : linear(d -> heads*d_k)
