@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import keyword
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from nlc.codegen.library_source import library_names
@@ -50,18 +51,21 @@ def class_names(system: System) -> dict[tuple[str, ...], str]:
 
     No two are called alike, and none like the model, its passes or what the file imports.
     """
-    used = {*TAKEN, *dir(builtins), *keyword.kwlist, *library_names()}
     found: dict[tuple[str, ...], str] = {}
     for block in system.blocks:
         for words in [(block.name,), *((block.name, m.name) for m in block.memories)]:
-            base = name = class_name(*words)
-            count = 0
-            while name in used or re.fullmatch(r"Model(Repeat\d*)*", name):
-                count += 1
-                name = f"{base}{'Block' if count == 1 else count}"
-            used.add(name)
-            found[words] = name
+            found[words] = free_class_name(class_name(*words), found.values())
     return found
+
+
+def free_class_name(base: str, used: Collection[str]) -> str:
+    """Give a class a name that no other has, and nothing that the file imports or makes."""
+    known = {*TAKEN, *dir(builtins), *keyword.kwlist, *library_names(), *used}
+    name, count = base, 0
+    while name in known or re.fullmatch(r"Model(Repeat\d*)*", name):
+        count += 1
+        name = f"{base}{'Block' if count == 1 else count}"
+    return name
 
 
 @dataclass

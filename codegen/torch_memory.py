@@ -16,6 +16,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from nlc.codegen import library
@@ -62,7 +63,8 @@ class MemoryWriter:
     `leads` gives the leading axes of memories and weights, `kernels` its kernels, if it has any.
     `on_the_way` is the read that `forward` makes, in place of a course for reads to come; `shared`
     the one that is made where tokens are taken into a window. `in_pieces` says that a loop over
-    chunks calls `forward` for each.
+    chunks calls `forward` for each. A class that several memories share is `written_by` the writer
+    of one that `stands_for` them.
     """
 
     name: str
@@ -83,6 +85,8 @@ class MemoryWriter:
     shared: SharedRead | None = None
     step_kernel: StepPlan | None = None
     rows_kernel: RowsPlan | None = None
+    stands_for: tuple[str, ...] = ()
+    written_by: MemoryWriter | None = None
     step_arguments: dict[Expr, str] = field(init=False)
     asks: list[dict[str, Expr]] = field(init=False)
     ask_arguments: list[dict[Expr, str]] = field(init=False)
@@ -232,7 +236,7 @@ class MemoryWriter:
         memory = self.memory
         copies = f", one per {', '.join(a.name for a in memory.lead)}" if memory.lead else ""
         first = f"Memory {memory.name}: {memory.map!r}{copies}; {self.level.period}."
-        told = [first, *dict.fromkeys(self.lines)]
+        told = [first, *self._instances(), *dict.fromkeys(self.lines)]
         for variable in memory.variables:
             for part in variable.parts:
                 label = ".".join(w for w in (variable.name, part.name) if w)
@@ -244,6 +248,11 @@ class MemoryWriter:
                 )
         told.append(f"runs   {self.schedule.kind}: {self.schedule.reason}")
         return told
+
+    def _instances(self) -> list[str]:
+        """Say which memories of the block this is, where it is several."""
+        names = ", ".join(self.stands_for)
+        return wrap(f"names  {names}", 90, subsequent_indent=" " * 7) if names else []
 
     def _constructor(self, out: Writer) -> None:
         memory = self.memory

@@ -12,8 +12,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from nlc.codegen.ahead import ahead_of_learning
+from nlc.codegen.alike import share_classes
 from nlc.codegen.library_source import library_texts
-from nlc.codegen.names import class_names
+from nlc.codegen.names import class_name, class_names, free_class_name
 from nlc.codegen.on_the_way import read_on_the_way
 from nlc.codegen.program import LoopKernel
 from nlc.codegen.scope import Scope
@@ -35,7 +36,7 @@ from torch import fx
 
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.kernel import Calculus, Emitted
-from nlc.ir.schedule import ChunkLoop, Plan, Stage, Windows
+from nlc.ir.schedule import ChunkLoop, Plan, Stage, Windows, made_by
 from nlc.ir.shape import show
 from nlc.ir.shared_reads import shared_read
 from nlc.ir.slots import further, routed, sparse_read
@@ -135,6 +136,24 @@ class Emitter:
         writer.step_kernel = step if isinstance(step, StepPlan) else None
         return writer
 
+    def memory_classes(
+        self, unit: Unit, writers: dict[str, MemoryWriter]
+    ) -> Iterable[MemoryWriter]:
+        """What writes the classes of a unit's memories, some of which share one."""
+        if unit.block is None or self.calculus is not None:
+            return writers.values()
+        block = unit.block
+        names = {i.name for i in block.inputs} | {w.name for w in block.weights}
+        names |= {n for step in block.steps for n in made_by(step)} | set(writers)
+
+        def free(number: int) -> str:
+            base = class_name(block.name, f"memory{number if number > 1 else ''}")
+            name = free_class_name(base, self.names.values())
+            self.names[block.name, name, "shared"] = name
+            return name
+
+        return share_classes(self.system.graph_of, writers, names, free).values()
+
     def classes(self) -> list[str]:
         """The text of every class, in order."""
         texts = []
@@ -144,6 +163,7 @@ class Emitter:
         for unit in made:
             writers = self.memory_writers(unit.block) if unit.block is not None else {}
             group = self.token_group(unit, writers)
+            classes = list(self.memory_classes(unit, writers))
             out = Writer()
             owner = UnitWriter(
                 unit, writers, self.used, self.comment, blocks, self.about(unit),
@@ -153,9 +173,9 @@ class Emitter:
             )  # fmt: skip
             owner.write(out)
             self.without_steps(unit, writers, group)
-            for memory in unit.memories:
+            for writer in classes:
                 own = Writer()
-                writers[memory.name].write(own)
+                writer.write(own)
                 texts.append(own.text())
             if unit.kind == "model":
                 from nlc.codegen.objective import write_loss
