@@ -53,11 +53,10 @@ def share_classes(
 
 def _plain(writer: MemoryWriter) -> bool:
     """Say whether all of a class follows from the memory's equations and schedule."""
-    memory, kernels = writer.memory, (writer.kernels, writer.layer_kernels)
-    kernels = (*kernels, writer.step_kernel, writer.rows_kernel)
+    memory, one = writer.memory, (writer.step_kernel, writer.rows_kernel)
     if memory.stays or memory.map.kind == "kernel" or memory.sums or memory.recent:
         return False
-    return writer.shared is None and not any(kernels)
+    return writer.shared is None and not any((writer.kernels, writer.layer_kernels, *one))
 
 
 def _text(writer: MemoryWriter) -> str:
