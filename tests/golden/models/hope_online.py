@@ -1848,12 +1848,13 @@ def detached(value: Any) -> Any:
     return tuple(map(detached, value)) if isinstance(value, tuple) else value
 
 
-class MixerMK(nn.Module):
-    """Memory M_k: mlp(d -> inner -> d, residual); every 1 token.
+class MixerMemory(nn.Module):
+    """Memory M: mlp(d -> inner -> d, residual); every 1 token.
 
+    names  M_k, M_v
     self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:31)
-    state  M_k.layer1.weight [B, inner, d]
-    state  M_k.layer2.weight [B, d, inner]
+    state  M.layer1.weight [B, inner, d]
+    state  M.layer2.weight [B, d, inner]
     runs   tile-solve: affine in its state, which its writes read
     """
 
@@ -1882,8 +1883,8 @@ class MixerMK(nn.Module):
         eta: Tensor,
         k: Tensor,
         v: Tensor,
-        M_k: dict[str, Tensor],
-        M_k_start: dict[str, Tensor],
+        M: dict[str, Tensor],
+        M_start: dict[str, Tensor],
         position: int,
     ) -> tuple[list[Chunks], dict[str, Tensor], dict[str, Tensor]]:
         """Move over a sequence, a chunk of 64 tokens at a time."""
@@ -1904,21 +1905,19 @@ class MixerMK(nn.Module):
             e_1 = Write([], u, [(b, (0,))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
-        # e = M_k.layer1.weight_{t-1} p + u
-        # M_k.layer1.weight_t = M_k.layer1.weight_{t-1} g + e b^T
+        # e = M.layer1.weight_{t-1} p + u
+        # M.layer1.weight_t = M.layer1.weight_{t-1} g + e b^T
         # e = u
-        # M_k.layer2.weight_t = M_k.layer2.weight_{t-1} g + e b^T
+        # M.layer2.weight_t = M.layer2.weight_{t-1} g + e b^T
         moves = {
             "layer1.weight": Moves([[alpha]], ScalarGate, 64),
             "layer2.weight": Moves([[alpha]], ScalarGate, 64),
         }
-        path, M_k, M_k_start = run_chunks(
-            writes, [eta, k, v], moves, [M_k], M_k_start, position, 64
-        )
-        return path, M_k, M_k_start
+        path, M, M_start = run_chunks(writes, [eta, k, v], moves, [M], M_start, position, 64)
+        return path, M, M_start
 
     def read_start(self, q: Tensor, path: list[Chunks]) -> Tensor:
-        """Read M_k(q) at every token, before its chunk."""
+        """Read M(q) at every token, before its chunk."""
 
         def read(q, chunks):
             q_1 = wide(q)
@@ -1936,13 +1935,13 @@ class MixerMK(nn.Module):
         eta: Tensor,
         k: Tensor,
         v: Tensor,
-        M_k: dict[str, Tensor],
-        M_k_start: dict[str, Tensor],
+        M: dict[str, Tensor],
+        M_start: dict[str, Tensor],
     ) -> dict[str, Tensor]:
         """Move by one token."""
-        layer1_weight = M_k["layer1.weight"]
-        layer1_weight_1 = M_k_start["layer1.weight"]
-        layer2_weight = M_k_start["layer2.weight"]
+        layer1_weight = M["layer1.weight"]
+        layer1_weight_1 = M_start["layer1.weight"]
+        layer2_weight = M_start["layer2.weight"]
         value = alpha.unsqueeze(1).unsqueeze(2)
         k_1 = wide(k)
         value_1 = k_1.unsqueeze(1)
@@ -1953,144 +1952,22 @@ class MixerMK(nn.Module):
         value_3 = (value * layer1_weight).addcmul_(
             value_2 * matvec(layer1_weight, k_1).unsqueeze(2), value_1, value=-1
         )
-        M_k_layer1_weight = torch.addcmul(
+        M_layer1_weight = torch.addcmul(
             value_3,
             value_2 * (matvec(layer2_weight.mT, total) * slope).unsqueeze(2),
             value_1,
             value=-1,
         )
-        M_k_layer2_weight = (value * M_k["layer2.weight"]).addcmul_(
+        M_layer2_weight = (value * M["layer2.weight"]).addcmul_(
             value_2 * total.unsqueeze(2), gelu.unsqueeze(1), value=-1
         )
-        return {"layer1.weight": M_k_layer1_weight, "layer2.weight": M_k_layer2_weight}
+        return {"layer1.weight": M_layer1_weight, "layer2.weight": M_layer2_weight}
 
-    def read_step(self, q: Tensor, M_k: dict[str, Tensor]) -> Tensor:
-        """Read M_k(q) at one token."""
-        total = q + matvec(M_k["layer2.weight"], F.gelu(matvec(M_k["layer1.weight"], wide(q))))
-        result = total.to(q.dtype)
-        return result
-
-
-class MixerMV(nn.Module):
-    """Memory M_v: mlp(d -> inner -> d, residual); every 1 token.
-
-    self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:31)
-    state  M_v.layer1.weight [B, inner, d]
-    state  M_v.layer2.weight [B, d, inner]
-    runs   tile-solve: affine in its state, which its writes read
-    """
-
-    def __init__(self, device=None, dtype=None):
-        super().__init__()
-        new = {"device": device, "dtype": dtype}
-        self.layer1 = Tensors(weight=(256, 128), **new)
-        self.layer2 = Tensors(weight=(128, 256), **new)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the initial state anew."""
-        uniform(self.layer1.weight, 128)
-        uniform(self.layer2.weight, 256)
-
-    def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]:
-        """Give the state at the start."""
-        return {
-            "layer1.weight": wide(self.layer1.weight).expand(batch, 256, 128),
-            "layer2.weight": wide(self.layer2.weight).expand(batch, 128, 256),
-        }
-
-    def forward(
-        self,
-        alpha: Tensor,
-        eta: Tensor,
-        k: Tensor,
-        v: Tensor,
-        M_v: dict[str, Tensor],
-        M_v_start: dict[str, Tensor],
-        position: int,
-    ) -> tuple[list[Chunks], dict[str, Tensor], dict[str, Tensor]]:
-        """Move over a sequence, a chunk of 64 tokens at a time."""
-
-        def writes(eta, k, v, start):
-            """What the tokens of a chunk write, from the state before it."""
-            layer1_weight = start["layer1.weight"]
-            layer2_weight = start["layer2.weight"]
-            value = (-eta).unsqueeze(2)
-            p = value * k
-            value_1 = matvecs(layer1_weight, wide(k))
-            b, slope = gelu_with_slope(value_1)
-            total = k - v + matvecs(layer2_weight, b - F.gelu(matvecs(layer1_weight, wide(v))))
-            u = value * total
-            u_1 = matvecs(layer2_weight.mT, u) * slope
-            met = value * value_1
-            e = Write([(p, 0)], u_1, [(k, (0,))], met=met)
-            e_1 = Write([], u, [(b, (0,))])
-            return {"layer1.weight": [e], "layer2.weight": [e_1]}
-
-        # e = M_v.layer1.weight_{t-1} p + u
-        # M_v.layer1.weight_t = M_v.layer1.weight_{t-1} g + e b^T
-        # e = u
-        # M_v.layer2.weight_t = M_v.layer2.weight_{t-1} g + e b^T
-        moves = {
-            "layer1.weight": Moves([[alpha]], ScalarGate, 64),
-            "layer2.weight": Moves([[alpha]], ScalarGate, 64),
-        }
-        path, M_v, M_v_start = run_chunks(
-            writes, [eta, k, v], moves, [M_v], M_v_start, position, 64
+    def read_step(self, q: Tensor, M: dict[str, Tensor]) -> Tensor:
+        """Read M(q) at one token."""
+        result = (q + matvec(M["layer2.weight"], F.gelu(matvec(M["layer1.weight"], wide(q))))).to(
+            q.dtype
         )
-        return path, M_v, M_v_start
-
-    def read_start(self, q: Tensor, path: list[Chunks]) -> Tensor:
-        """Read M_v(q) at every token, before its chunk."""
-
-        def read(q, chunks):
-            q_1 = wide(q)
-            value = matvecs(
-                chunks.origin["layer2.weight"], F.gelu(matvecs(chunks.origin["layer1.weight"], q_1))
-            )
-            result = (q_1 + value).to(q.dtype)
-            return result
-
-        return over_chunks(read, path, q)
-
-    def step(
-        self,
-        alpha: Tensor,
-        eta: Tensor,
-        k: Tensor,
-        v: Tensor,
-        M_v: dict[str, Tensor],
-        M_v_start: dict[str, Tensor],
-    ) -> dict[str, Tensor]:
-        """Move by one token."""
-        layer1_weight = M_v["layer1.weight"]
-        layer1_weight_1 = M_v_start["layer1.weight"]
-        layer2_weight = M_v_start["layer2.weight"]
-        value = alpha.unsqueeze(1).unsqueeze(2)
-        k_1 = wide(k)
-        value_1 = k_1.unsqueeze(1)
-        value_2 = eta.unsqueeze(1).unsqueeze(2)
-        gelu, slope = gelu_with_slope(matvec(layer1_weight_1, k_1))
-        total = k - v + matvec(layer2_weight, gelu - F.gelu(matvec(layer1_weight_1, wide(v))))
-        # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:31)
-        value_3 = (value * layer1_weight).addcmul_(
-            value_2 * matvec(layer1_weight, k_1).unsqueeze(2), value_1, value=-1
-        )
-        M_v_layer1_weight = torch.addcmul(
-            value_3,
-            value_2 * (matvec(layer2_weight.mT, total) * slope).unsqueeze(2),
-            value_1,
-            value=-1,
-        )
-        M_v_layer2_weight = (value * M_v["layer2.weight"]).addcmul_(
-            value_2 * total.unsqueeze(2), gelu.unsqueeze(1), value=-1
-        )
-        return {"layer1.weight": M_v_layer1_weight, "layer2.weight": M_v_layer2_weight}
-
-    def read_step(self, q: Tensor, M_v: dict[str, Tensor]) -> Tensor:
-        """Read M_v(q) at one token."""
-        total = q + matvec(M_v["layer2.weight"], F.gelu(matvec(M_v["layer1.weight"], wide(q))))
-        result = total.to(q.dtype)
         return result
 
 
@@ -2223,12 +2100,13 @@ class MixerMMem(nn.Module):
         return result
 
 
-class MixerMEta(nn.Module):
-    """Memory M_eta: mlp(d -> inner -> 1); every 1 token.
+class MixerMemory2(nn.Module):
+    """Memory M: mlp(d -> inner -> 1); every 1 token.
 
+    names  M_eta, M_alpha
     self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:42)
-    state  M_eta.layer1.weight [B, inner, d]
-    state  M_eta.layer2.weight [B, 1, inner]
+    state  M.layer1.weight [B, inner, d]
+    state  M.layer2.weight [B, 1, inner]
     runs   tile-solve: affine in its state, which its writes read
     """
 
@@ -2257,8 +2135,8 @@ class MixerMEta(nn.Module):
         eta: Tensor,
         k: Tensor,
         v: Tensor,
-        M_eta: dict[str, Tensor],
-        M_eta_start: dict[str, Tensor],
+        M: dict[str, Tensor],
+        M_start: dict[str, Tensor],
         position: int,
     ) -> tuple[list[Chunks], dict[str, Tensor], dict[str, Tensor]]:
         """Move over a sequence, a chunk of 64 tokens at a time."""
@@ -2279,21 +2157,19 @@ class MixerMEta(nn.Module):
             e_1 = Write([], u, [(b, (0,))])
             return {"layer1.weight": [e], "layer2.weight": [e_1]}
 
-        # e = M_eta.layer1.weight_{t-1} p + u
-        # M_eta.layer1.weight_t = M_eta.layer1.weight_{t-1} g + e b^T
+        # e = M.layer1.weight_{t-1} p + u
+        # M.layer1.weight_t = M.layer1.weight_{t-1} g + e b^T
         # e = u
-        # M_eta.layer2.weight_t = M_eta.layer2.weight_{t-1} g + e b^T
+        # M.layer2.weight_t = M.layer2.weight_{t-1} g + e b^T
         moves = {
             "layer1.weight": Moves([[alpha]], ScalarGate, 64),
             "layer2.weight": Moves([[alpha]], ScalarGate, 64),
         }
-        path, M_eta, M_eta_start = run_chunks(
-            writes, [eta, k, v], moves, [M_eta], M_eta_start, position, 64
-        )
-        return path, M_eta, M_eta_start
+        path, M, M_start = run_chunks(writes, [eta, k, v], moves, [M], M_start, position, 64)
+        return path, M, M_start
 
     def read_start(self, q: Tensor, path: list[Chunks]) -> Tensor:
-        """Read M_eta(q) at every token, before its chunk."""
+        """Read M(q) at every token, before its chunk."""
 
         def read(q, chunks):
             value = matvecs(
@@ -2311,13 +2187,13 @@ class MixerMEta(nn.Module):
         eta: Tensor,
         k: Tensor,
         v: Tensor,
-        M_eta: dict[str, Tensor],
-        M_eta_start: dict[str, Tensor],
+        M: dict[str, Tensor],
+        M_start: dict[str, Tensor],
     ) -> dict[str, Tensor]:
         """Move by one token."""
-        layer1_weight = M_eta["layer1.weight"]
-        layer1_weight_1 = M_eta_start["layer1.weight"]
-        layer2_weight = M_eta_start["layer2.weight"]
+        layer1_weight = M["layer1.weight"]
+        layer1_weight_1 = M_start["layer1.weight"]
+        layer2_weight = M_start["layer2.weight"]
         value = alpha.unsqueeze(1).unsqueeze(2)
         k = wide(k)
         value_1 = k.unsqueeze(1)
@@ -2329,140 +2205,18 @@ class MixerMEta(nn.Module):
         value_5 = (value * layer1_weight).addcmul_(
             value_2 * matvec(layer1_weight, k).unsqueeze(2), value_1, value=-1
         )
-        M_eta_layer1_weight = torch.addcmul(
+        M_layer1_weight = torch.addcmul(
             value_5,
             value_2 * (matvec(layer2_weight.mT, value_4) * slope).unsqueeze(2),
             value_1,
             value=-1,
         )
-        M_eta_layer2_weight = value * M_eta["layer2.weight"] - value_2 * outer(value_4, gelu)
-        return {"layer1.weight": M_eta_layer1_weight, "layer2.weight": M_eta_layer2_weight}
+        M_layer2_weight = value * M["layer2.weight"] - value_2 * outer(value_4, gelu)
+        return {"layer1.weight": M_layer1_weight, "layer2.weight": M_layer2_weight}
 
-    def read_step(self, q: Tensor, M_eta: dict[str, Tensor]) -> Tensor:
-        """Read M_eta(q) at one token."""
-        value = matvec(M_eta["layer2.weight"], F.gelu(matvec(M_eta["layer1.weight"], wide(q))))
-        result = value.squeeze(-1).to(q.dtype)
-        return result
-
-
-class MixerMAlpha(nn.Module):
-    """Memory M_alpha: mlp(d -> inner -> 1); every 1 token.
-
-    self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:42)
-    state  M_alpha.layer1.weight [B, inner, d]
-    state  M_alpha.layer2.weight [B, 1, inner]
-    runs   tile-solve: affine in its state, which its writes read
-    """
-
-    def __init__(self, device=None, dtype=None):
-        super().__init__()
-        new = {"device": device, "dtype": dtype}
-        self.layer1 = Tensors(weight=(256, 128), **new)
-        self.layer2 = Tensors(weight=(1, 256), **new)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the initial state anew."""
-        uniform(self.layer1.weight, 128)
-        uniform(self.layer2.weight, 256)
-
-    def initial(self, batch: int, like: Tensor) -> dict[str, Tensor]:
-        """Give the state at the start."""
-        return {
-            "layer1.weight": wide(self.layer1.weight).expand(batch, 256, 128),
-            "layer2.weight": wide(self.layer2.weight).expand(batch, 1, 256),
-        }
-
-    def forward(
-        self,
-        alpha: Tensor,
-        eta: Tensor,
-        k: Tensor,
-        v: Tensor,
-        M_alpha: dict[str, Tensor],
-        M_alpha_start: dict[str, Tensor],
-        position: int,
-    ) -> tuple[list[Chunks], dict[str, Tensor], dict[str, Tensor]]:
-        """Move over a sequence, a chunk of 64 tokens at a time."""
-
-        def writes(eta, k, v, start):
-            """What the tokens of a chunk write, from the state before it."""
-            layer1_weight = start["layer1.weight"]
-            layer2_weight = start["layer2.weight"]
-            value = (-eta).unsqueeze(2)
-            p = value * k
-            value_1 = matvecs(layer1_weight, wide(k))
-            b, slope = gelu_with_slope(value_1)
-            value_2 = matvecs(layer2_weight, F.gelu(matvecs(layer1_weight, wide(v)))).squeeze(-1)
-            u = (-(eta * (matvecs(layer2_weight, b).squeeze(-1) - value_2))).unsqueeze(2)
-            u_1 = torch.einsum("boi,bti->bto", layer2_weight.mT, u) * slope
-            met = value * value_1
-            e = Write([(p, 0)], u_1, [(k, (0,))], met=met)
-            e_1 = Write([], u, [(b, (0,))])
-            return {"layer1.weight": [e], "layer2.weight": [e_1]}
-
-        # e = M_alpha.layer1.weight_{t-1} p + u
-        # M_alpha.layer1.weight_t = M_alpha.layer1.weight_{t-1} g + e b^T
-        # e = u
-        # M_alpha.layer2.weight_t = M_alpha.layer2.weight_{t-1} g + e b^T
-        moves = {
-            "layer1.weight": Moves([[alpha]], ScalarGate, 64),
-            "layer2.weight": Moves([[alpha]], ScalarGate, 64),
-        }
-        path, M_alpha, M_alpha_start = run_chunks(
-            writes, [eta, k, v], moves, [M_alpha], M_alpha_start, position, 64
-        )
-        return path, M_alpha, M_alpha_start
-
-    def read_start(self, q: Tensor, path: list[Chunks]) -> Tensor:
-        """Read M_alpha(q) at every token, before its chunk."""
-
-        def read(q, chunks):
-            value = matvecs(
-                chunks.origin["layer2.weight"],
-                F.gelu(matvecs(chunks.origin["layer1.weight"], wide(q))),
-            )
-            result = value.squeeze(-1).to(q.dtype)
-            return result
-
-        return over_chunks(read, path, q)
-
-    def step(
-        self,
-        alpha: Tensor,
-        eta: Tensor,
-        k: Tensor,
-        v: Tensor,
-        M_alpha: dict[str, Tensor],
-        M_alpha_start: dict[str, Tensor],
-    ) -> dict[str, Tensor]:
-        """Move by one token."""
-        layer1_weight = M_alpha["layer1.weight"]
-        layer1_weight_1 = M_alpha_start["layer1.weight"]
-        layer2_weight = M_alpha_start["layer2.weight"]
-        value = alpha.unsqueeze(1).unsqueeze(2)
-        k = wide(k)
-        value_1 = k.unsqueeze(1)
-        value_2 = eta.unsqueeze(1).unsqueeze(2)
-        gelu, slope = gelu_with_slope(matvec(layer1_weight_1, k))
-        value_3 = matvec(layer2_weight, F.gelu(matvec(layer1_weight_1, wide(v)))).squeeze(-1)
-        value_4 = (matvec(layer2_weight, gelu).squeeze(-1) - value_3).unsqueeze(1)
-        # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:42)
-        value_5 = (value * layer1_weight).addcmul_(
-            value_2 * matvec(layer1_weight, k).unsqueeze(2), value_1, value=-1
-        )
-        M_alpha_layer1_weight = torch.addcmul(
-            value_5,
-            value_2 * (matvec(layer2_weight.mT, value_4) * slope).unsqueeze(2),
-            value_1,
-            value=-1,
-        )
-        M_alpha_layer2_weight = value * M_alpha["layer2.weight"] - value_2 * outer(value_4, gelu)
-        return {"layer1.weight": M_alpha_layer1_weight, "layer2.weight": M_alpha_layer2_weight}
-
-    def read_step(self, q: Tensor, M_alpha: dict[str, Tensor]) -> Tensor:
-        """Read M_alpha(q) at one token."""
-        value = matvec(M_alpha["layer2.weight"], F.gelu(matvec(M_alpha["layer1.weight"], wide(q))))
+    def read_step(self, q: Tensor, M: dict[str, Tensor]) -> Tensor:
+        """Read M(q) at one token."""
+        value = matvec(M["layer2.weight"], F.gelu(matvec(M["layer1.weight"], wide(q))))
         result = value.squeeze(-1).to(q.dtype)
         return result
 
@@ -2476,11 +2230,11 @@ class Mixer(nn.Module):
         self.conv_x = Conv(128, 4, **new)
         self.W_q = nn.Linear(128, 128, bias=False, **new)
         self.W_o = nn.Linear(128, 128, bias=False, **new)
-        self.M_k = MixerMK(**new)
-        self.M_v = MixerMV(**new)
+        self.M_k = MixerMemory(**new)
+        self.M_v = MixerMemory(**new)
         self.M_mem = MixerMMem(**new)
-        self.M_eta = MixerMEta(**new)
-        self.M_alpha = MixerMAlpha(**new)
+        self.M_eta = MixerMemory2(**new)
+        self.M_alpha = MixerMemory2(**new)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -1329,11 +1329,12 @@ def rows(x: Tensor, chosen: Chosen, has: tuple[bool, ...]) -> Tensor:
     return found.view(found.shape[0], *[1] * sum(has), *rest)
 
 
-class MixerMK(nn.Module):
-    """Memory M_k: linear(d -> d); every 1 token.
+class MixerMemory(nn.Module):
+    """Memory M: linear(d -> d); every 1 token.
 
+    names  M_k, M_v
     self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:34)
-    state  M_k [B, d, d]
+    state  M [B, d, d]
     runs   tile-solve: affine in its state, which its writes read
     """
 
@@ -1357,8 +1358,8 @@ class MixerMK(nn.Module):
         eta: Tensor,
         k: Tensor,
         v: Tensor,
-        M_k: Tensor,
-        M_k_start: Tensor,
+        M: Tensor,
+        M_start: Tensor,
         position: int,
     ) -> tuple[list[Chunks], Tensor, Tensor]:
         """Move over a sequence, a chunk of 16 tokens at a time."""
@@ -1371,16 +1372,16 @@ class MixerMK(nn.Module):
             e = Write([(p, 0)], u, [(k, (0,))])
             return {"weight": [e]}
 
-        # e = M_k_{t-1} p + u
-        # M_k_t = M_k_{t-1} g + e b^T
+        # e = M_{t-1} p + u
+        # M_t = M_{t-1} g + e b^T
         moves = {"weight": Moves([[alpha]], ScalarGate, 32)}
-        path, M_k, M_k_start = run_chunks(
-            writes, [eta, k, v], moves, [{"weight": M_k}], {"weight": M_k_start}, position, 16
+        path, M, M_start = run_chunks(
+            writes, [eta, k, v], moves, [{"weight": M}], {"weight": M_start}, position, 16
         )
-        return path, M_k["weight"], M_k_start["weight"]
+        return path, M["weight"], M_start["weight"]
 
     def read_start(self, q: Tensor, path: list[Chunks]) -> Tensor:
-        """Read M_k(q) at every token, before its chunk."""
+        """Read M(q) at every token, before its chunk."""
 
         def read(q, chunks):
             return matvecs(chunks.origin["weight"], wide(q)).to(q.dtype)
@@ -1388,103 +1389,24 @@ class MixerMK(nn.Module):
         return over_chunks(read, path, q)
 
     def step(
-        self, alpha: Tensor, eta: Tensor, k: Tensor, v: Tensor, M_k: Tensor, M_k_start: Tensor
+        self, alpha: Tensor, eta: Tensor, k: Tensor, v: Tensor, M: Tensor, M_start: Tensor
     ) -> Tensor:
         """Move by one token."""
         k_1 = wide(k)
         value = k_1.unsqueeze(1)
         value_1 = eta.unsqueeze(1).unsqueeze(2)
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:34)
-        value_2 = (alpha.unsqueeze(1).unsqueeze(2) * M_k).addcmul_(
-            value_1 * matvec(M_k, k_1).unsqueeze(2), value, value=-1
+        value_2 = (alpha.unsqueeze(1).unsqueeze(2) * M).addcmul_(
+            value_1 * matvec(M, k_1).unsqueeze(2), value, value=-1
         )
-        M_k = torch.addcmul(
-            value_2, value_1 * matvec(M_k_start, wide(k - v)).unsqueeze(2), value, value=-1
+        M = torch.addcmul(
+            value_2, value_1 * matvec(M_start, wide(k - v)).unsqueeze(2), value, value=-1
         )
-        return M_k
+        return M
 
-    def read_step(self, q: Tensor, M_k: Tensor) -> Tensor:
-        """Read M_k(q) at one token."""
-        return read_linear(wide(q), M_k, 0).to(q.dtype)
-
-
-class MixerMV(nn.Module):
-    """Memory M_v: linear(d -> d); every 1 token.
-
-    self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:34)
-    state  M_v [B, d, d]
-    runs   tile-solve: affine in its state, which its writes read
-    """
-
-    def __init__(self, device=None, dtype=None):
-        super().__init__()
-        new = {"device": device, "dtype": dtype}
-        self.weight = nn.Parameter(torch.empty(128, 128, **new))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the initial state anew."""
-        uniform(self.weight, 128)
-
-    def initial(self, batch: int, like: Tensor) -> Tensor:
-        """Give the state at the start."""
-        return wide(self.weight).expand(batch, 128, 128)
-
-    def forward(
-        self,
-        alpha: Tensor,
-        eta: Tensor,
-        k: Tensor,
-        v: Tensor,
-        M_v: Tensor,
-        M_v_start: Tensor,
-        position: int,
-    ) -> tuple[list[Chunks], Tensor, Tensor]:
-        """Move over a sequence, a chunk of 16 tokens at a time."""
-
-        def writes(eta, k, v, start):
-            """What the tokens of a chunk write, from the state before it."""
-            value = (-eta).unsqueeze(2)
-            p = value * k
-            u = matvecs(start["weight"], wide(value * (k - v)))
-            e = Write([(p, 0)], u, [(k, (0,))])
-            return {"weight": [e]}
-
-        # e = M_v_{t-1} p + u
-        # M_v_t = M_v_{t-1} g + e b^T
-        moves = {"weight": Moves([[alpha]], ScalarGate, 32)}
-        path, M_v, M_v_start = run_chunks(
-            writes, [eta, k, v], moves, [{"weight": M_v}], {"weight": M_v_start}, position, 16
-        )
-        return path, M_v["weight"], M_v_start["weight"]
-
-    def read_start(self, q: Tensor, path: list[Chunks]) -> Tensor:
-        """Read M_v(q) at every token, before its chunk."""
-
-        def read(q, chunks):
-            return matvecs(chunks.origin["weight"], wide(q)).to(q.dtype)
-
-        return over_chunks(read, path, q)
-
-    def step(
-        self, alpha: Tensor, eta: Tensor, k: Tensor, v: Tensor, M_v: Tensor, M_v_start: Tensor
-    ) -> Tensor:
-        """Move by one token."""
-        k_1 = wide(k)
-        value = k_1.unsqueeze(1)
-        value_1 = eta.unsqueeze(1).unsqueeze(2)
-        # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:34)
-        value_2 = (alpha.unsqueeze(1).unsqueeze(2) * M_v).addcmul_(
-            value_1 * matvec(M_v, k_1).unsqueeze(2), value, value=-1
-        )
-        M_v = torch.addcmul(
-            value_2, value_1 * matvec(M_v_start, wide(k - v)).unsqueeze(2), value, value=-1
-        )
-        return M_v
-
-    def read_step(self, q: Tensor, M_v: Tensor) -> Tensor:
-        """Read M_v(q) at one token."""
-        return read_linear(wide(q), M_v, 0).to(q.dtype)
+    def read_step(self, q: Tensor, M: Tensor) -> Tensor:
+        """Read M(q) at one token."""
+        return read_linear(wide(q), M, 0).to(q.dtype)
 
 
 class MixerMMem(nn.Module):
@@ -1577,11 +1499,12 @@ class MixerMMem(nn.Module):
         return read_linear(wide(q), M_mem, 0).to(q.dtype)
 
 
-class MixerMEta(nn.Module):
-    """Memory M_eta: linear(d -> 1); every 1 token.
+class MixerMemory2(nn.Module):
+    """Memory M: linear(d -> 1); every 1 token.
 
+    names  M_eta, M_alpha
     self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:45)
-    state  M_eta [B, 1, d]
+    state  M [B, 1, d]
     runs   tile-solve: affine in its state, which its writes read
     """
 
@@ -1605,8 +1528,8 @@ class MixerMEta(nn.Module):
         eta: Tensor,
         k: Tensor,
         v: Tensor,
-        M_eta: Tensor,
-        M_eta_start: Tensor,
+        M: Tensor,
+        M_start: Tensor,
         position: int,
     ) -> tuple[list[Chunks], Tensor, Tensor]:
         """Move over a sequence, a chunk of 16 tokens at a time."""
@@ -1623,16 +1546,16 @@ class MixerMEta(nn.Module):
             e = Write([(p, 0)], u, [(k, (0,))], met=met)
             return {"weight": [e]}
 
-        # e = M_eta_{t-1} p + u
-        # M_eta_t = M_eta_{t-1} g + e b^T
+        # e = M_{t-1} p + u
+        # M_t = M_{t-1} g + e b^T
         moves = {"weight": Moves([[alpha]], ScalarGate, 32)}
-        path, M_eta, M_eta_start = run_chunks(
-            writes, [eta, k, v], moves, [{"weight": M_eta}], {"weight": M_eta_start}, position, 16
+        path, M, M_start = run_chunks(
+            writes, [eta, k, v], moves, [{"weight": M}], {"weight": M_start}, position, 16
         )
-        return path, M_eta["weight"], M_eta_start["weight"]
+        return path, M["weight"], M_start["weight"]
 
     def read_start(self, q: Tensor, path: list[Chunks]) -> Tensor:
-        """Read M_eta(q) at every token, before its chunk."""
+        """Read M(q) at every token, before its chunk."""
 
         def read(q, chunks):
             return matvecs(chunks.origin["weight"], wide(q)).squeeze(-1).to(q.dtype)
@@ -1640,113 +1563,22 @@ class MixerMEta(nn.Module):
         return over_chunks(read, path, q)
 
     def step(
-        self, alpha: Tensor, eta: Tensor, k: Tensor, v: Tensor, M_eta: Tensor, M_eta_start: Tensor
+        self, alpha: Tensor, eta: Tensor, k: Tensor, v: Tensor, M: Tensor, M_start: Tensor
     ) -> Tensor:
         """Move by one token."""
         value = eta.unsqueeze(1).unsqueeze(2)
         k = wide(k)
         # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:45)
-        value_1 = matvec(M_eta_start, wide(v)).squeeze(-1)
-        difference = matvec(M_eta_start, k).squeeze(-1) - value_1
-        difference_1 = alpha.unsqueeze(1).unsqueeze(2) * M_eta - value * outer(matvec(M_eta, k), k)
-        M_eta = difference_1 - value * outer(difference.unsqueeze(1), k)
-        return M_eta
-
-    def read_step(self, q: Tensor, M_eta: Tensor) -> Tensor:
-        """Read M_eta(q) at one token."""
-        return read_linear(wide(q), M_eta, 0).squeeze(-1).to(q.dtype)
-
-
-class MixerMAlpha(nn.Module):
-    """Memory M_alpha: linear(d -> 1); every 1 token.
-
-    self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:45)
-    state  M_alpha [B, 1, d]
-    runs   tile-solve: affine in its state, which its writes read
-    """
-
-    def __init__(self, device=None, dtype=None):
-        super().__init__()
-        new = {"device": device, "dtype": dtype}
-        self.weight = nn.Parameter(torch.empty(1, 128, **new))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the initial state anew."""
-        uniform(self.weight, 128)
-
-    def initial(self, batch: int, like: Tensor) -> Tensor:
-        """Give the state at the start."""
-        return wide(self.weight).expand(batch, 1, 128)
-
-    def forward(
-        self,
-        alpha: Tensor,
-        eta: Tensor,
-        k: Tensor,
-        v: Tensor,
-        M_alpha: Tensor,
-        M_alpha_start: Tensor,
-        position: int,
-    ) -> tuple[list[Chunks], Tensor, Tensor]:
-        """Move over a sequence, a chunk of 16 tokens at a time."""
-
-        def writes(eta, k, v, start):
-            """What the tokens of a chunk write, from the state before it."""
-            weight = start["weight"]
-            value = (-eta).unsqueeze(2)
-            p = value * k
-            value_1 = matvecs(weight, wide(k))
-            negative = -(eta * (value_1.squeeze(-1) - matvecs(weight, wide(v)).squeeze(-1)))
-            u = negative.unsqueeze(2)
-            met = value * value_1
-            e = Write([(p, 0)], u, [(k, (0,))], met=met)
-            return {"weight": [e]}
-
-        # e = M_alpha_{t-1} p + u
-        # M_alpha_t = M_alpha_{t-1} g + e b^T
-        moves = {"weight": Moves([[alpha]], ScalarGate, 32)}
-        path, M_alpha, M_alpha_start = run_chunks(
-            writes,
-            [eta, k, v],
-            moves,
-            [{"weight": M_alpha}],
-            {"weight": M_alpha_start},
-            position,
-            16,
+        value_1 = outer(
+            (matvec(M_start, k).squeeze(-1) - matvec(M_start, wide(v)).squeeze(-1)).unsqueeze(1), k
         )
-        return path, M_alpha["weight"], M_alpha_start["weight"]
+        difference = alpha.unsqueeze(1).unsqueeze(2) * M - value * outer(matvec(M, k), k)
+        M = difference - value * value_1
+        return M
 
-    def read_start(self, q: Tensor, path: list[Chunks]) -> Tensor:
-        """Read M_alpha(q) at every token, before its chunk."""
-
-        def read(q, chunks):
-            return matvecs(chunks.origin["weight"], wide(q)).squeeze(-1).to(q.dtype)
-
-        return over_chunks(read, path, q)
-
-    def step(
-        self,
-        alpha: Tensor,
-        eta: Tensor,
-        k: Tensor,
-        v: Tensor,
-        M_alpha: Tensor,
-        M_alpha_start: Tensor,
-    ) -> Tensor:
-        """Move by one token."""
-        value = eta.unsqueeze(1).unsqueeze(2)
-        k = wide(k)
-        # self = self @ (alpha - eta * outer(k, k)) - eta * grad   (spec.nl:45)
-        value_1 = matvec(M_alpha_start, wide(v)).squeeze(-1)
-        product = value * outer((matvec(M_alpha_start, k).squeeze(-1) - value_1).unsqueeze(1), k)
-        product_1 = alpha.unsqueeze(1).unsqueeze(2) * M_alpha
-        M_alpha = product_1 - value * outer(matvec(M_alpha, k), k) - product
-        return M_alpha
-
-    def read_step(self, q: Tensor, M_alpha: Tensor) -> Tensor:
-        """Read M_alpha(q) at one token."""
-        return read_linear(wide(q), M_alpha, 0).squeeze(-1).to(q.dtype)
+    def read_step(self, q: Tensor, M: Tensor) -> Tensor:
+        """Read M(q) at one token."""
+        return read_linear(wide(q), M, 0).squeeze(-1).to(q.dtype)
 
 
 class Mixer(nn.Module):
@@ -1758,11 +1590,11 @@ class Mixer(nn.Module):
         self.conv_x = Conv(128, 4, **new)
         self.W_q = nn.Linear(128, 128, bias=False, **new)
         self.W_o = nn.Linear(128, 128, bias=False, **new)
-        self.M_k = MixerMK(**new)
-        self.M_v = MixerMV(**new)
+        self.M_k = MixerMemory(**new)
+        self.M_v = MixerMemory(**new)
         self.M_mem = MixerMMem(**new)
-        self.M_eta = MixerMEta(**new)
-        self.M_alpha = MixerMAlpha(**new)
+        self.M_eta = MixerMemory2(**new)
+        self.M_alpha = MixerMemory2(**new)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
