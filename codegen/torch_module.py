@@ -511,6 +511,7 @@ def emit_with_kernels(system: System, plan: Plan, spec: str, calculus: Calculus)
             plain[name] += f"; {told}"
     for block, memories in emitter.planned_tokens():
         for memory in memories:
-            if (block, memory) in plain:
-                plain[block, memory] += "; one token has its own"
+            why = plain.get((block, memory), "")
+            if why and not why.endswith("one token has its own"):
+                plain[block, memory] = f"{why}; one token has its own"
     return WithKernels({**texts, "kernels.py": text} if text else texts, made, plain)

@@ -204,7 +204,8 @@ class BackText(LoopText):
         for leaf, slope in sums:
             value = made[leaf]
             dims = self.frame.dims(slope.leaf.own, slope.split)
-            self.out.line(f"{slope.word} += {printer.fitted(value, dims)}")
+            text = value.text if value.dims == dims else printer.fitted(value, dims)
+            self.out.line(f"{slope.word} += {text}")
         texts = []
         for held in self.held:
             dims = self.frame.dims(held.own, held.split)

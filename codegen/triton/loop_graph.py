@@ -289,7 +289,7 @@ def _closed(
     }
     leaves: list[Leaf] = []
     for leaf in _boundary(roots, inner):
-        word = names.fresh(argument_name(leaf))
+        word = names.fresh(_leaf_word(leaf))
         names.used.add(f"grad_{word}")
         leaves.append(Leaf(word, leaf))
         made[id(leaf)] = leaf_stream(graph, word, leaf.shape)
@@ -306,6 +306,14 @@ def _closed(
         comments,
         frozenset(names.used),
     )
+
+
+def _leaf_word(leaf: Expr) -> str:
+    """The word for a value from before the loop."""
+    if leaf.op == "apply" and leaf.args[1].op not in ("param", "state"):
+        # of a map that is a value
+        return "applied"
+    return argument_name(leaf)
 
 
 def _boundary(roots: list[Expr], inner: set[int]) -> list[Expr]:

@@ -286,7 +286,8 @@ class KernelPrinter:
             case op if op in UNARY:
                 if UNARY[op].startswith(f"{op}("):
                     self.used.add(op)
-                return UNARY[op].format(self._atom(node.args[0]))
+                arg = node.args[0]
+                return UNARY[op].format(self.text(arg) if op == "stop" else self._atom(arg))
             case op if op in BINARY:
                 return BINARY[op].format(*(self._fitted(arg, node.dims) for arg in node.args))
         self.used.add(node.op)

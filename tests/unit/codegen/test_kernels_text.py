@@ -95,6 +95,21 @@ def test_every_shipped_spec_compiles_for_the_target_with_kernels(tmp_path: Path)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
+def test_every_construct_compiles_for_the_target_with_kernels(tmp_path: Path) -> None:
+    from tests.unit.codegen.test_contract import SYSTEMS
+
+    for i, text in enumerate(SYSTEMS.values()):
+        texts = compile_system(resolve(text), "triton").with_kernels.texts
+        for name, made in texts.items():
+            (tmp_path / f"system_{i}_{name}").write_text(made, encoding="utf-8")
+    command = [sys.executable, "-m", "ruff"]
+    words = ["--isolated", "--line-length", "100", str(tmp_path)]
+    for check in (["format", "--check"], ["check", "--select", "F821,E9"]):
+        done = subprocess.run([*command, *check, *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+
+
 def test_a_memory_without_kernels_keeps_the_package_as_it_is() -> None:
     system = nlc.load("specs/transformer.nl")
     ours, plain = (compile_system(system, target).files() for target in ("triton", "torch"))
