@@ -55,6 +55,14 @@ def layernorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-5) -> 
     return (centred * torch.rsqrt(centred.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
 
 
+def root(x: Tensor) -> Tensor:
+    """sqrt(x), with a derivative of 0 at 0."""
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return torch.sqrt(x)
+    zero = x == 0
+    return torch.sqrt(x.masked_fill(zero, 1.0)).masked_fill(zero, 0.0)
+
+
 def softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x))."""
     return torch.logaddexp(x, x.new_zeros(()))

@@ -363,7 +363,7 @@ SPELLING: dict[str, Row] = {
     "neg": _unary(operator.neg, lambda x: -x),
     "exp": _unary(torch.exp, math.exp),
     "log": _unary(torch.log, math.log),
-    "sqrt": _unary(torch.sqrt, math.sqrt),
+    "sqrt": _unary(library.root, math.sqrt),
     "abs": _unary(torch.abs, abs),
     "sign": _unary(torch.sign, lambda x: float((x > 0) - (x < 0))),
     "sin": _unary(torch.sin, math.sin),

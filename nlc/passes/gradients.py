@@ -2,7 +2,8 @@
 
 A row gives d objective / d args[i], from the node and the gradient `g` of its value. `g` may be
 thin (see `shaping`); so may the result, and it may have the axes along which args[i] was broadcast:
-`differentiate` sums over those. `sqrt`, `norm` and the like give at their kinks what torch gives.
+`differentiate` sums over those. `norm` and the like give at their kinks what torch gives;
+`sqrt` gives 0 at 0.
 """
 
 from __future__ import annotations
@@ -152,6 +153,12 @@ def _norm(m: Maker, y: Expr, g: Expr, i: int) -> Expr:
     # x / 1 where the norm is 0, and so is x
     safe = m("where", m("eq", y, 0.0), 1.0, y)
     return m("mul", _keep(m, y, m("div", g, safe)), y.args[0])
+
+
+def _sqrt(m: Maker, y: Expr, g: Expr, i: int) -> Expr:
+    zero = m("eq", y, 0.0)
+    slope = m("div", m("mul", 0.5, g), m("where", zero, 1.0, y))
+    return m("where", zero, 0.0, slope)
 
 
 def _softmax(m: Maker, y: Expr, g: Expr, i: int) -> Expr:
@@ -352,7 +359,7 @@ GRADIENTS: Mapping[str, Row | NoGradient] = {
     "neg": lambda m, y, g, i: m("neg", g),
     "exp": lambda m, y, g, i: m("mul", g, y),
     "log": lambda m, y, g, i: m("div", g, y.args[0]),
-    "sqrt": lambda m, y, g, i: m("div", m("mul", 0.5, g), y),
+    "sqrt": _sqrt,
     "abs": lambda m, y, g, i: m("mul", g, m("sign", y.args[0])),
     "sin": lambda m, y, g, i: m("mul", g, m("cos", y.args[0])),
     "cos": lambda m, y, g, i: m("neg", m("mul", g, m("sin", y.args[0]))),

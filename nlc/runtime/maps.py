@@ -15,12 +15,19 @@ from torch import Tensor
 from nlc.ir.shape import sizes
 from nlc.ir.system import Map
 
+
+def _sqrt(x: Tensor) -> Tensor:
+    """Take the square root; its derivative at 0 is 0, of every order."""
+    one = torch.ones_like(x)
+    return torch.where(x == 0, 0 * one, torch.where(x == 0, one, x).sqrt())
+
+
 # elementwise functions of one argument; also what `act =` may name
 FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "neg": torch.neg,
     "exp": torch.exp,
     "log": torch.log,
-    "sqrt": torch.sqrt,
+    "sqrt": _sqrt,
     "abs": torch.abs,
     "sign": torch.sign,
     "sin": torch.sin,

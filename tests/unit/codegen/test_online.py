@@ -202,6 +202,27 @@ def test_any_rule_is_the_optimizer_of_a_level_of_tokens(rule: str) -> None:
     agree_model(system(body, head=head), length=10)
 
 
+@pytest.mark.parametrize("map", ["lora(d -> 2 -> d)", "mlp(d -> 2*d -> d, act = relu)"])
+@pytest.mark.parametrize("rule", ["adam(lr = 0.05)", "rmsuon(lr = 0.01)"])
+def test_roots_of_gradients_that_are_0_have_a_gradient(rule: str, map: str) -> None:
+    """A fresh lora's first part and the dead units of a relu have a gradient of exactly 0."""
+    head = HEAD.replace("momentum(lr = 0.1)", rule)
+    compiled = compile_system(system(f"weights B : {map} at mid; out = B(x)", head=head))
+    torch.manual_seed(0)
+    model = compiled.model().double()
+    x = tokens(10, 11)
+    wanted = list(model.parameters())
+    ours, theirs = (
+        torch.autograd.grad(read(x)[0].sin().sum(), wanted, allow_unused=True)
+        for read in (model, compiled.reference(None, model))
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert a.isfinite().all()
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+
+
 @pytest.mark.parametrize("map", ["linear(d -> d)", "mlp(d -> 2*d -> d, bias)"])
 @pytest.mark.parametrize(
     "rule", ["deep_momentum(lr = 0.1)", "delta_momentum(lr = 0.1)", "dgd(lr = 0.1)"]

@@ -160,6 +160,11 @@ def test_a_norm_of_zero_gives_no_nan(evaluate):
             evaluate)  # fmt: skip
 
 
+def test_a_root_of_zero_has_a_gradient_of_zero(evaluate):
+    c = Case()
+    c.check(c.total(c("sqrt", c("relu", c.W))), evaluate)
+
+
 def test_contractions(evaluate):
     c = Case()
     c.check(c.total(c("dot", c.W, c.stream("k", H, Axis("1", 1), N))), evaluate)
