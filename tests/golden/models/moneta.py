@@ -64,6 +64,14 @@ def layernorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-5) -> 
     return (centred * torch.rsqrt(centred.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
 
 
+def root(x: Tensor) -> Tensor:
+    """sqrt(x), with a derivative of 0 at 0."""
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return torch.sqrt(x)
+    zero = x == 0
+    return torch.sqrt(x.masked_fill(zero, 1.0)).masked_fill(zero, 0.0)
+
+
 def gelu_with_slope(x: Tensor) -> tuple[Tensor, Tensor]:
     """gelu(x) and its derivative."""
     if torch.is_grad_enabled() and x.requires_grad:
@@ -668,9 +676,9 @@ class MixerM(nn.Module):
         M_A_layer2_weight = product.mT - (outer(gelu, value_2) * value_3).mT
         if ends_16:
             # n_1 = sqrt(sum(A.layer1^4, over = (in, out)))   (spec.nl:48)
-            M_n_1 = torch.sqrt(torch.pow(M_A_layer1_weight, 4.0).sum((-2, -1)))
+            M_n_1 = root(torch.pow(M_A_layer1_weight, 4.0).sum((-2, -1)))
             # n_2 = sqrt(sum(A.layer2^4, over = (in, out)))   (spec.nl:49)
-            M_n_2 = torch.sqrt(torch.pow(M_A_layer2_weight, 4.0).sum((-2, -1)))
+            M_n_2 = root(torch.pow(M_A_layer2_weight, 4.0).sum((-2, -1)))
         # M.layer1 = A.layer1 / n_1   (spec.nl:51)
         M_layer1_weight = M_A_layer1_weight / M_n_1.unsqueeze(2).unsqueeze(3)
         # M.layer2 = A.layer2 / n_2   (spec.nl:52)
