@@ -94,9 +94,25 @@ def _ends(
             _wrong(context, written, written.span, "a matrix has two axes")
         return tuple(chain.items[0] for chain in chains)
     if len(chains) > 1:
-        extra = chains[1]
-        _wrong(context, written, extra.span, f"`{kind}` takes one chain of axes")
+        _not_a_word(context, written, kind, chains)
+        _wrong(context, written, chains[1].span, f"`{kind}` takes one chain of axes")
     return chains[0].items if chains else ()
+
+
+def _not_a_word(context: Context, written: tree.Map, kind: str, chains: list[tree.Chain]) -> None:
+    """Refuse a bare word that this map does not have: misspelt, or one of other maps."""
+    known, settings = FORMS[kind][2:]
+    everywhere = {word for _, _, words, _ in FORMS.values() for word in words}
+    for chain in chains:
+        word = chain.items[0]
+        if len(chain.items) > 1 or not isinstance(word, tree.Name) or word.id in context.dims:
+            continue
+        close = nearest(word.id, [*known, *settings])
+        if close or word.id in everywhere:
+            flag = close in known
+            hint = f"did you mean `{close}`?" if flag else f"write, for example, `{EXAMPLES[kind]}`"
+            text = f"`{close}` is set to a value" if close and not flag else "no word of this map"
+            context.fail("NL0414", f"`{kind}` has no word `{word.id}`", word.span, text, hint)
 
 
 def _wrong(context: Context, written: tree.Map, span: Span, text: str) -> NoReturn:
