@@ -58,16 +58,37 @@ def compile_system(system: System, target: str = "auto") -> Compiled:
 def chosen(target: str, system: System) -> str:
     """Decide what `auto` is: kernels where there is a GPU to run them, else PyTorch.
 
-    Kernels cannot be differentiated twice, as they are where a gradient passes through what learns
-    from the task while it reads.
+    Where a system can have no kernels, `triton` is PyTorch too.
     """
-    if any(m.is_task and m.through == "full" for b in system.blocks for m in b.memories):
+    if kernels_refused(system):
         return "torch"
     if target != "auto":
         return target
     import torch
 
     return "triton" if torch.cuda.is_available() else "torch"
+
+
+def kernels_refused(system: System) -> str:
+    """Say why a system can have no kernels at all; "" where it can.
+
+    Kernels cannot be differentiated twice, as they are where a gradient passes through what learns
+    from the task while it reads.
+    """
+    found = [
+        f"{block.name}.{memory.name}"
+        for block in system.blocks
+        for memory in block.memories
+        if memory.is_task and memory.through == "full"
+    ]
+    if not found:
+        return ""
+    *others, last = found
+    names = f"{', '.join(others)} and {last} learn" if others else f"{last} learns"
+    return (
+        f"{names} from the model's loss while a sequence is read, and training differentiates "
+        "that gradient again, which kernels cannot do"
+    )
 
 
 def refuse(system: System) -> None:
@@ -103,6 +124,11 @@ class Compiled:
         return found
 
     @property
+    def kernels_refused(self) -> str:
+        """Why the package can have no kernels whatever the target; "" where it can."""
+        return kernels_refused(self.system)
+
+    @property
     def spec_name(self) -> str:
         """The spec's file in the package."""
         return "spec.yaml" if self.system.source.name.endswith((".yaml", ".yml")) else "spec.nl"
@@ -120,6 +146,10 @@ class Compiled:
     @cached_property
     def with_kernels(self) -> WithKernels:
         """The package with kernels, what they are, and why some memories have none."""
+        if why := self.kernels_refused:
+            texts = {"model.py": emit_model(self._ready, self._plan, self.spec_name)}
+            names = [(b.name, m.name) for b in self.system.blocks for m in b.memories]
+            return WithKernels(texts, (), dict.fromkeys(names, why))
         calculus = Calculus(written_out, gradients_of)
         return emit_with_kernels(self._ready, self._plan, self.spec_name, calculus)
 

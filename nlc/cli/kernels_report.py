@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from nlc.cli.report import table
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 class KernelsReport:
     """What was found; `plain` says why memories run as PyTorch, `missing` why nothing is told.
 
-    `steps` are the kernels of optimizers.
+    `steps` are the kernels of optimizers; `refused` says why the package has no kernels at all.
     """
 
     architecture: str
@@ -34,6 +35,7 @@ class KernelsReport:
     plain: dict[str, str]
     missing: str = ""
     steps: tuple[str, ...] = ()
+    refused: str = ""
 
 
 def kernels_report(system: System, architecture: str) -> KernelsReport:
@@ -43,6 +45,8 @@ def kernels_report(system: System, architecture: str) -> KernelsReport:
     compiled = compile_system(system, "triton")
     found, optimizers = compiled.with_kernels, compiled.optimizers_source
     plain = {".".join(name): why for name, why in found.plain.items()}
+    if refused := compiled.kernels_refused:
+        return KernelsReport(architecture, (), {}, plain, refused=refused)
     missing = ""
     if find_spec("triton") is None:
         missing = "triton is not installed (pip install 'nlc[triton]')"
@@ -59,8 +63,15 @@ def kernels_report(system: System, architecture: str) -> KernelsReport:
     return KernelsReport(architecture, found.kernels, resources, plain, missing, steps)
 
 
+def no_kernels(why: str) -> str:
+    """Say in one line that a package has no kernels, and why."""
+    return f"no kernels are written, the package runs as PyTorch: {why}"
+
+
 def kernels_text(report: KernelsReport) -> str:
     """Write the report for people."""
+    if report.refused:
+        return fill(no_kernels(report.refused), 100, subsequent_indent="  ") + "\n"
     lines = [f"kernels on {report.architecture}, streams in bfloat16"]
     if report.missing:
         lines.append(f"  registers and shared memory are not told: {report.missing}")
@@ -109,6 +120,7 @@ def kernels_json(report: KernelsReport) -> dict[str, Any]:
     return {
         "architecture": report.architecture,
         "missing": report.missing or None,
+        "refused": report.refused or None,
         "plain": report.plain,
         "kernels": [
             {

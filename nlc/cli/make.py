@@ -24,6 +24,7 @@ from nlc.cli.common import (
 )
 from nlc.cli.faults import faults_shown
 from nlc.cli.forms import form_of_path, printed
+from nlc.cli.kernels_report import no_kernels
 from nlc.cli.lab import Target, TargetOption
 from nlc.cli.starter import starter
 
@@ -91,3 +92,5 @@ def compile_spec(
     say(f"{system.name} -> {folder}")
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         say(f"  {file.relative_to(folder)}")
+    if target is Target.triton and (why := compiled.kernels_refused):
+        say(no_kernels(why))

@@ -182,3 +182,56 @@ def test_kernels_are_told_of_with_the_target_that_writes_them(call: Call) -> Non
     assert list(found["plain"]) == ["mixer.M"]
     (step,) = found["optimizers"]
     assert step["name"] == "adamw_kernel" and step["faults"] == [] and step["registers"] > 0
+
+
+TASK = (
+    block(
+        """
+  memory M[heads] : linear(d_k -> d_v) at fast {
+    key k
+    value v
+    update sgd(lr = 0.1)
+  }
+  memory N : linear(d -> d) at fast {
+    objective task
+    update sgd(lr = 0.1)
+    through full
+  }
+  out = W_o(M(q)) + N(x)
+"""
+    )
+    + """
+model {
+  vocab bytes
+  x[d] = embed(tokens)
+  x = x + mixer(x)
+  logits = unembed(x)
+}
+"""
+)
+
+
+def test_no_kernels_are_told_of_where_none_are_written(call: Call) -> None:
+    Path("small.nl").write_text(TASK)
+    why = "no kernels are written, the package runs as PyTorch: mixer.N learns from"
+    answer = call("explain", "small.nl", "--target", "triton")
+    assert answer.status == 0 and why in " ".join(answer.out.split())
+    assert "kernels on sm_90" not in answer.out
+    found = json.loads(call("explain", "small.nl", "--target", "triton", "--format", "json").out)
+    kernels = found["kernels"]
+    assert kernels["kernels"] == kernels["optimizers"] == []
+    assert set(kernels["plain"]) == {"mixer.M", "mixer.N"} and "mixer.N" in kernels["refused"]
+    answer = call("compile", "small.nl", "--target", "triton", "--out", "made")
+    assert answer.out.splitlines()[-1].startswith(why)
+    assert not Path("made/kernels.py").exists()
+    # without being asked for kernels nobody is told that there are none
+    assert "no kernels" not in call("compile", "small.nl", "--target", "torch").out
+
+
+@pytest.mark.parametrize("through", ["stop", "first_order"])
+def test_what_leaves_the_second_order_out_has_kernels(call: Call, through: str) -> None:
+    Path("small.nl").write_text(TASK.replace("full", through))
+    answer = call("explain", "small.nl", "--target", "triton")
+    assert "mixer_m:" in answer.out
+    answer = call("compile", "small.nl", "--target", "triton", "--out", "made")
+    assert "  kernels.py" in answer.out.splitlines() and "no kernels" not in answer.out
