@@ -232,9 +232,9 @@ def matvec(matrix: Tensor, x: Tensor) -> Tensor:
 
 def table_rows(table: Tensor, index: Tensor) -> Tensor:
     """Look up: table [..., n, d] with one per leading axis, index [..., more] -> [..., more, d]."""
-    front = table.shape[:-2]
+    front, more = table.shape[:-2], index.shape[table.ndim - 2 :]
     flat = index.reshape(*index.shape[: len(front)], -1, 1).expand(*front, -1, table.shape[-1])
-    return table.gather(-2, flat).reshape(*index.shape, table.shape[-1])
+    return table.gather(-2, flat).reshape(*front, *more, table.shape[-1])
 
 
 def matvecs(matrix: Tensor, x: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ from nlc.codegen.torch_memory import (
 )
 from nlc.codegen.torch_online import write_learning, write_tables
 from nlc.codegen.triton.token_group import Group
-from nlc.codegen.unit import Passes, Unit, expressions
+from nlc.codegen.unit import Passes, Unit, expressions, given_whole_numbers
 from nlc.codegen.unit import of_memory as updates_of
 from nlc.codegen.window_loop import collect
 from nlc.codegen.writer import Writer, split_call
@@ -108,6 +108,9 @@ class UnitWriter:
                 if node.op == "stream":
                     self.shapes[str(node.attr("name"))] = node.shape
         self.integers |= {i.name for i in unit.inputs if i.integer}
+        if self.system is not None and unit.block is not None:
+            whole = given_whole_numbers(self.system)
+            self.integers |= {name for block, name in whole if block == unit.block.name}
 
     @cached_property
     def into_states(self) -> set[str]:
@@ -468,9 +471,13 @@ class UnitWriter:
             None,
         )
         if like is None:
-            own = unit.weights[0]
-            part = own.map.parts[0].name
-            like = note(program.attribute(f"{own.name}.{part}" if part else own.name), (), 0)
+            learned = [*unit.weights, *(m for m in unit.memories if "" in dict(m.learned_states()))]
+            like = first
+            if learned:
+                path = ".".join(
+                    word for word in (learned[0].name, learned[0].map.parts[0].name) if word
+                )
+                like = note(program.attribute(path), (), 0)
         scope = Scope(unit, program, batch, like, dict(inputs))
         scope.first = first
         scope.fetch = lambda slot: program.call(operator.getitem, state, slot)

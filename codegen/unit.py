@@ -118,12 +118,14 @@ def units(system: System, plan: Plan) -> list[Unit]:
     """List the classes of a system, each after those it uses."""
     names = class_names(system)
     found = [
-        _block(block, plan.block(block.name), names[(block.name,)]) for block in _ordered(system)
+        _block(block, plan.block(block.name), names[(block.name,)])
+        for block in callees_first(system)
     ]
     return found + (_model(system) if system.model is not None else [])
 
 
-def _ordered(system: System) -> list[Block]:
+def callees_first(system: System) -> list[Block]:
+    """List the blocks, each after those it calls."""
     done: list[Block] = []
 
     def visit(block: Block) -> None:
@@ -145,6 +147,37 @@ def calls(steps: Iterable[Step]) -> Iterator[Call]:
             yield step
         elif isinstance(step, Repeat):
             yield from calls(step.steps)
+
+
+def given_whole_numbers(system: System) -> frozenset[tuple[str, str]]:
+    """Find the inputs of blocks that some call gives tokens, or what is made of tokens alone."""
+    found: set[tuple[str, str]] = set()
+
+    def follow(steps: Iterable[Step], whole: set[str]) -> None:
+        for step in steps:
+            match step:
+                case Equation(name=name, value=value):
+                    (whole.add if is_whole(value, whole) else whole.discard)(name)
+                case Call(block=block, inputs=inputs, results=results):
+                    found.update((block, name) for name, value in inputs if is_whole(value, whole))
+                    whole.difference_update(results)
+                case Repeat(steps=inner):
+                    follow(inner, whole)
+
+    if system.model is not None:
+        follow(system.model.steps, {"tokens"})
+    for block in reversed(callees_first(system)):
+        follow(block.steps, {i.name for i in block.inputs if (block.name, i.name) in found})
+    return frozenset(found)
+
+
+def is_whole(value: Expr, whole: Container[str]) -> bool:
+    """Say whether an expression is made of streams of whole numbers alone."""
+    leaves = [node for node in postorder([value]) if not node.args]
+    return any(leaf.op == "stream" for leaf in leaves) and all(
+        leaf.op in ("const", "position") or (leaf.op == "stream" and leaf.attr("name") in whole)
+        for leaf in leaves
+    )
 
 
 def expressions(steps: Iterable[Step]) -> Iterator[Expr]:

@@ -63,13 +63,20 @@ class BodyWriter:
                     self._say(text, span)
                     number = self.lists.number(count).within(UNARY)
                     self.out.line(f"if calls % {number} == 0:")
-                    with self.out.indent():
-                        self.walk(body)
+                    self._inside(body)
                 case Loop(count=count, body=body, span=span):
                     self._say(f"repeat {count}", span)
                     self.out.line(f"for _ in range({count}):")
-                    with self.out.indent():
-                        self.walk(body)
+                    self._inside(body)
+
+    def _inside(self, body: tuple[Action, ...]) -> None:
+        """Write what an `if` or a loop holds; no local name of it is known after that."""
+        shapes, begun = set(self.lists.shapes), set(self.begun)
+        with self.out.indent():
+            self.walk(body)
+        for name in [n for n in self.lists.shapes if self._is_local(n) and n not in shapes]:
+            del self.lists.shapes[name]
+        self.begun &= begun
 
     def _say(self, text: str, span: Span) -> None:
         if not text:
@@ -192,8 +199,7 @@ class BodyWriter:
         self._say(action.text, action.span)
         if lists.is_number(action.condition):
             out.line(f"if {lists.number(action.condition).text}:")
-            with out.indent():
-                self.walk(action.body)
+            self._inside(action.body)
             return
         # each copy decides for itself: both values are made, and one is chosen
         lists.begin(action.condition)

@@ -176,6 +176,29 @@ def system(body: str, model: str = MODEL, head: str = HEAD) -> nlc.System:
     return nlc.parse(f"{head}block mixer(x[d]) -> out[d] {{{body}}}{model}")
 
 
+def test_a_block_of_tokens_learns_in_the_type_of_its_weights() -> None:
+    """What is looked up is no whole number, though all that such blocks take is."""
+    blocks = """
+block inner(s[]) -> out[d] {
+  weights E : table(11 -> d) at fast
+  out = E(s)
+}
+block emb(t[]) -> out[d] {
+  y = inner(shift(t, 1))
+  out = 2 * y
+}"""
+    model = MODEL.replace("repeat 2 { x = x + mixer(rmsnorm(x)) }", "x = x + emb(tokens)")
+    agree_model(nlc.parse(f"{HEAD}{blocks}{model}"))
+
+
+def test_positions_look_up_a_row_for_each_sequence() -> None:
+    body = """
+  weights E : table(5 -> d) at fast
+  out = E(min(position, 4)) + x
+"""
+    agree_model(system(body))
+
+
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_what_learns_while_it_reads_agrees_with_the_interpreter(name: str) -> None:
     """Outputs, states, gradients of the second order too, any cut, steps, rows."""

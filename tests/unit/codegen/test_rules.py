@@ -107,6 +107,14 @@ rule r(lr) {
   Q, w = eig(L)
   self = self - lr * (Q @ (transpose(Q) @ grad)) / (1 + sum(w))
 }""",
+    "exchanges in branches": """
+rule r(lr, f = 2) {
+  state m = 0.1
+  state k = self
+  every f steps { m, k = k, 0.1 * grad - m }
+  when norm(grad, over = (in, out)) > 1 { m, k = k, -m }
+  self = self - lr * tanh(m)
+}""",
     "conditions": """
 rule r(lr, most = 1.5) {
   state m = 0
