@@ -49,7 +49,7 @@ from torch import fx
 
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.shape import Shape, show, sizes
-from nlc.ir.system import Call, Equation, Memory, System
+from nlc.ir.system import Call, Equation, Memory, System, Weight
 
 Comment = Callable[[Any], list[str]]
 LoopFinder = Callable[
@@ -471,7 +471,10 @@ class UnitWriter:
             None,
         )
         if like is None:
-            learned = [*unit.weights, *(m for m in unit.memories if "" in dict(m.learned_states()))]
+            learned: list[Weight | Memory] = [
+                *unit.weights,
+                *(m for m in unit.memories if "" in dict(m.learned_states())),
+            ]
             like = first
             if learned:
                 path = ".".join(
