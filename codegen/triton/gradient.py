@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from nlc.codegen.triton.graph import Dims, Tile, Tiles
+from nlc.codegen.triton.layer_values import positive
 
 from nlc.ir.expr import postorder
 
@@ -102,6 +103,11 @@ def _unary(of: Callable[[Tiles, Tile, Tile], Tile]) -> Row:
         return [tiles.mul(grad, of(tiles, node.args[0], node))]
 
     return row
+
+
+def _sqrt_slope(tiles: Tiles, x: Tile, y: Tile) -> Tile:
+    slope = tiles.binary("div", tiles.number(0.5), y)
+    return slope if positive(x) else tiles.where(y, slope, tiles.number(0.0))
 
 
 def _one_minus(tiles: Tiles, x: Tile) -> Tile:
@@ -244,7 +250,7 @@ GRADIENTS: dict[str, Row] = {
     "neg": lambda tiles, node, grad: [tiles.unary("neg", grad)],
     "exp": _unary(lambda tiles, x, y: y),
     "log": _unary(lambda tiles, x, y: tiles.binary("div", tiles.number(1.0), x)),
-    "sqrt": _unary(lambda tiles, x, y: tiles.binary("div", tiles.number(0.5), y)),
+    "sqrt": _unary(_sqrt_slope),
     "sigmoid": _unary(lambda tiles, x, y: tiles.mul(y, _one_minus(tiles, y))),
     "tanh": _unary(lambda tiles, x, y: _one_minus(tiles, tiles.mul(y, y))),
     "softplus": _unary(lambda tiles, x, y: tiles.unary("sigmoid", x)),

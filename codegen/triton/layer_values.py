@@ -198,7 +198,7 @@ class Values:
 
     def _never_0(self, x: Tile) -> Tile:
         """1 beyond the sequence, where 0 would give no number."""
-        return x if "C" not in x.dims or _positive(x) else self.tiles.here(x, 1.0)
+        return x if "C" not in x.dims or positive(x) else self.tiles.here(x, 1.0)
 
     def total(self, x: Tile) -> Tile:
         """The sum over channels, of which only real ones count: [C, d] -> [C]."""
@@ -274,11 +274,11 @@ def _padded(axis: str) -> bool:
     return block_size(axis) != int(axis)
 
 
-def _positive(x: Tile) -> bool:
+def positive(x: Tile) -> bool:
     """Say whether a value is above 0 for sure: a square and something."""
     match x.op:
         case "sqrt":
-            return _positive(x.args[0])
+            return positive(x.args[0])
         case "add":
             least = x.args[1]
             return least.op == "number" and least.number > 0.0 and _square(x.args[0])

@@ -44,6 +44,11 @@ GATED = """
   }
   out = W_o(M(q))
 """
+# roots of what is 0 for some entries
+ROOTS = GATED.replace(
+    "sqrt(||M(key) - value||^2 + 0.1)",
+    "sum((0.1 + sqrt(relu(M(key) - value) * relu(M(key) - value)))^2)",
+)
 # one matrix whose gradient is that of its chunk's start; what moves it is a constant
 FIRST = """
   weights W_a : linear(d -> heads, bias)
@@ -92,6 +97,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "layers:tiles": partial(text_case, block(DEEP, chunk="20"), 27),
     "layers:deep": partial(text_case, block(DEEP, chunk="4"), 11),
     "layers:gated": partial(text_case, block(GATED, chunk="5"), 13),
+    "layers:roots": partial(text_case, block(ROOTS, chunk="5"), 13),
     "layers:first": partial(text_case, block(FIRST, chunk="4"), 9),
     "layers:half": half,
     "layers:operations": operations,
