@@ -41,7 +41,7 @@ from nlc.codegen.torch_memory import (
 )
 from nlc.codegen.torch_online import write_learning, write_tables
 from nlc.codegen.triton.token_group import Group
-from nlc.codegen.unit import Passes, Unit, expressions, given_whole_numbers
+from nlc.codegen.unit import Passes, Unit, expressions
 from nlc.codegen.unit import of_memory as updates_of
 from nlc.codegen.window_loop import collect
 from nlc.codegen.writer import Writer, split_call
@@ -108,9 +108,6 @@ class UnitWriter:
                 if node.op == "stream":
                     self.shapes[str(node.attr("name"))] = node.shape
         self.integers |= {i.name for i in unit.inputs if i.integer}
-        if self.system is not None and unit.block is not None:
-            whole = given_whole_numbers(self.system)
-            self.integers |= {name for block, name in whole if block == unit.block.name}
 
     @cached_property
     def into_states(self) -> set[str]:

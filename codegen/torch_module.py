@@ -30,7 +30,14 @@ from nlc.codegen.triton.plan import KernelPlan, plan_kernels
 from nlc.codegen.triton.rows_call import RowsPlan, plan_rows
 from nlc.codegen.triton.sequential_step import StepPlan, plan_step, step_name
 from nlc.codegen.triton.token_group import Group, find_group
-from nlc.codegen.unit import Unit, expressions, of_memory, starts_anew, units
+from nlc.codegen.unit import (
+    Unit,
+    expressions,
+    given_whole_numbers,
+    of_memory,
+    starts_anew,
+    units,
+)
 from nlc.codegen.writer import Writer
 from torch import fx
 
@@ -160,6 +167,7 @@ class Emitter:
         made = ahead_of_learning(self.system, units(self.system, self.plan))
         blocks = {u.title: u for u in made if u.kind == "block"}
         shared = _shared(self.system)
+        whole = given_whole_numbers(self.system)
         for unit in made:
             writers = self.memory_writers(unit.block) if unit.block is not None else {}
             group = self.token_group(unit, writers)
@@ -167,6 +175,7 @@ class Emitter:
             out = Writer()
             owner = UnitWriter(
                 unit, writers, self.used, self.comment, blocks, self.about(unit),
+                integers={i for block, i in whole if unit.block and block == unit.block.name},
                 shared_blocks=shared, system=self.system,
                 loop_kernel=self.loop_finder(unit, writers) if self.calculus else None,
                 token_group=group,

@@ -11,13 +11,13 @@ the sequence or beyond it:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from nlc.codegen.names import Names
 from nlc.codegen.triton.coefficients import still
 from nlc.codegen.triton.graph import NAMED, Dims, Tile
 from nlc.codegen.triton.layer_values import block_size
 from nlc.codegen.triton.printer import KernelPrinter
-from nlc.codegen.writer import split_call
 
 from nlc.ir.expr import postorder
 
@@ -46,6 +46,10 @@ def several(chunk: int) -> bool:
 class LayerPrinter(KernelPrinter):
     """Prints one kernel; a chunk has `chunk` tokens."""
 
+    sizes: ClassVar[tuple[str, ...]] = (*KernelPrinter.sizes, "OFFSET")
+    constants: ClassVar[tuple[str, ...]] = CONSTANTS
+    looping: ClassVar[str] = "B * H,"
+
     chunk: int = 16
     loaded_as: dict[Tile, str] = field(default_factory=dict)
     names: Names = field(default_factory=lambda: Names(set(RESERVED) | set(NAMED)))
@@ -55,26 +59,6 @@ class LayerPrinter(KernelPrinter):
         words = [node.word for node in postorder(self.roots) if node.op == "load"]
         words += [word for word, _ in self.kernel.stores if word not in (MAKE, BARRIER)]
         return list(dict.fromkeys(word.partition(":")[0] for word in words))
-
-    def write(self, name: str) -> None:
-        """Write the function."""
-        kernel, out = self.kernel, self.out
-        for node in postorder(self.roots):
-            for arg in node.args:
-                self.uses[arg] = self.uses.get(arg, 0) + 1
-        for root in self.roots:
-            self.uses[root] = self.uses.get(root, 0) + 2
-        tensors = self.tensors()
-        self.names.used |= {f"{word}_ptr" for word in tensors}
-        words = [*(f"{word}_ptr" for word in tensors), "T", "H", "N", "OFFSET"]
-        words += [f"{word}: tl.constexpr" for word in CONSTANTS]
-        out.line("@triton.jit")
-        for text in split_call(f"def {name}(", words, "):", out.room):
-            out.line(text)
-        with out.indent():
-            grid = "grid (B * H,)" if kernel.loop else "grid (B * H, N)"
-            out.docstring([kernel.about, *self.about, grid])
-            self._body()
 
     # ---- the frame -----------------------------------------------------------------------------
 

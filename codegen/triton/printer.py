@@ -10,6 +10,7 @@ takes, in order. Each program knows, of C tokens from `tile * C` on of one row a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from nlc.codegen.names import Names
 from nlc.codegen.triton.graph import BINARY, NAMED, UNARY, Dims, Tile
@@ -43,6 +44,12 @@ MULTIPLIES = {"solved"}
 @dataclass
 class KernelPrinter:
     """Prints one kernel; `used` collects the functions of the library that it calls."""
+
+    # the numbers that it takes, those known when it is compiled, and its programs where each goes
+    # over all tiles
+    sizes: ClassVar[tuple[str, ...]] = ("T", "H", "N")
+    constants: ClassVar[tuple[str, ...]] = CONSTANTS
+    looping: ClassVar[str] = "B * H, blocks of d_v"
 
     kernel: Kernel
     out: Writer
@@ -78,14 +85,14 @@ class KernelPrinter:
             self.uses[root] = self.uses.get(root, 0) + 2
         tensors = self.tensors()
         self.names.used |= {f"{word}_ptr" for word in tensors}
-        words = [*(f"{word}_ptr" for word in tensors), "T", "H", "N"]
-        words += [f"{word}: tl.constexpr" for word in CONSTANTS]
+        words = [*(f"{word}_ptr" for word in tensors), *self.sizes]
+        words += [f"{word}: tl.constexpr" for word in self.constants]
         out.line("@triton.jit")
         for text in split_call(f"def {name}(", words, "):", out.room):
             out.line(text)
         with out.indent():
-            grid = "grid (B * H, blocks of d_v)" if kernel.loop else "grid (B * H, N)"
-            out.docstring([kernel.about, *self.about, grid])
+            grid = self.looping if kernel.loop else "B * H, N"
+            out.docstring([kernel.about, *self.about, f"grid ({grid})"])
             self._body()
 
     # ---- the frame -----------------------------------------------------------------------------
