@@ -102,14 +102,17 @@ def write_writes(writer: MemoryWriter, out: Writer) -> tuple[list[str], list[str
     streams = [e for e in known if _moves(writer, e)]
     # a chunk must have its tokens counted, even where what it writes does not hang on them
     streams = streams or [e for e in writer.run_arguments if writer.varies(e)][:1]
-    heads = [(known.get(e) or _argument(writer, e)).name for e in streams]
+    # what is lowered to one value, as an expression and with a name of its own, is one stream
+    heads: dict[str, Expr] = {}
+    for e in streams:
+        heads.setdefault((known.get(e) or _argument(writer, e)).name, e)
     out.blank()
     out.call("def writes(", [*heads, "start"], "):")
     with out.indent():
         out.docstring(["What the tokens of a chunk write, from the state before it."])
         _body(writer, out, known)
     out.blank()
-    calls = [_stream(writer, e, name) for e, name in zip(streams, heads, strict=True)]
+    calls = [_stream(writer, e, name) for name, e in heads.items()]
     return calls, [own.name for own in names.values()]
 
 
@@ -180,10 +183,12 @@ def _body(writer: MemoryWriter, out: Writer, known: dict[Expr, Known]) -> None:
 
     found, lead, memory = writer.written, lead_of(writer), writer.memory
     program = Program()
-    inputs = {}
+    inputs, named = dict[Expr, fx.Node](), dict[str, fx.Node]()
     for e, own in known.items():
         new = found.leaves[e]
-        inputs[new] = note(program.input(own.name), new.shape, own.batch, own.wide)
+        if own.name not in named:
+            named[own.name] = note(program.input(own.name), new.shape, own.batch, own.wide)
+        inputs[new] = named[own.name]
     before = program.input("start")
     start = {
         part.name: note(

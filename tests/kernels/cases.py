@@ -21,6 +21,9 @@ def shipped(name: str, block_name: str = "mixer", tokens: int = 19) -> dict[str,
     """A shipped spec at sizes that are no powers of two."""
     given = nlc.load(f"specs/{name}.nl")
     sizes = {key: value for key, value in SMALL.items() if key[5:] in dict(given.dims)}
+    if name == "retnet":
+        # what is rotated has an even number of channels
+        sizes["dims.d_k"] = 6
     return compare(nlc.load(f"specs/{name}.nl", set=sizes), tokens, block_name)
 
 

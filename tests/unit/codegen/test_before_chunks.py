@@ -13,6 +13,8 @@ from nlc.ir.expr import Expr, Graph, postorder
 from nlc.ir.normal_form import Affine, Write
 from nlc.ir.shape import Axis
 from tests.evaluator import evaluate
+from tests.references.specs import block, resolve
+from tests.unit.codegen.agree import agree
 
 H, D = Axis("heads", 2), Axis("d", 3)
 GRAPH = Graph()
@@ -90,3 +92,19 @@ def test_any_expression_keeps_its_value(seed: int, leaves: Any) -> None:
     new, made = taken_out(*roots)
     for a, b in zip(new, roots, strict=True):
         torch.testing.assert_close(values(a, made, leaves), evaluate([b], leaves)[0])
+
+
+def test_what_is_one_value_for_two_writes_is_one_stream() -> None:
+    """The rate of the write to the matrix is that of the write to the bias."""
+    body = """
+  weights W_a : linear(d -> heads, bias)
+  a = sigmoid(W_a(x))
+  memory M : linear(d_k -> d_v, bias) at fast {
+    key unit(k)
+    value v
+    through first_order
+    update { M = a * M - where(a > 0.5, 0.4, 0.1) * grad }
+  }
+  out = W_o(M(q))
+"""
+    agree(resolve(block(body, chunk="4")))
