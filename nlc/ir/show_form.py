@@ -172,6 +172,10 @@ class _Form:
             return None
         sign, expr = terms[0]
         found = Product(sign).times(self.product(expr, self.rank == 2))
+        if self.rank == 2 and expr.shape[-1].size == 1 and found.scalars and not found.vectors:
+            # a matrix of one row: its one number is the vector
+            *rest, last = found.scalars
+            found = Product(found.number, tuple(rest), (last,))
         return found if len(self.term(found, "")[1]) <= SHORT else None
 
     def written(self, write: Write) -> list[tuple[str, str]]:

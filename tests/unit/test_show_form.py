@@ -85,6 +85,23 @@ def test_states_of_one_row_and_of_one_number() -> None:
     assert one("M = 0.9 * M + <k, q>", "scalar") == ["M' = 0.9 * M + <k, q>"]
 
 
+def test_the_one_number_of_a_matrix_of_one_row_stands_as_its_vector() -> None:
+    text = """system one
+dims { d = 8 }
+level fast every 1 token, chunk 4
+block mixer(x[d], b) -> out {
+  memory M : linear(d -> 1) at fast {
+    key x
+    objective -b * M(key)
+    update { self = self - 0.1 * grad }
+    init zeros
+  }
+  out = M(x)
+}
+"""
+    assert equations(nlc.parse(text)) == ["M' = M + 0.1 * b x^T"]
+
+
 def test_a_write_has_a_name_of_its_own() -> None:
     text = block("""
   e = unit(k)
