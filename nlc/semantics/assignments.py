@@ -51,6 +51,11 @@ def _eig(block: BlockResolver, scope: Scope, call: tree.Call) -> list[Expr]:
     return [vectors, scope.make("eig_values", matrix, span=call.span)]
 
 
+def as_is(name: str, shape: Shape) -> str:
+    """Hint at what a name with another shape written would be."""
+    return f"write `{name}{show(shape) if shape else ''}`, as its value is"
+
+
 def check_shape(
     block: BlockResolver, value: Expr, target: tree.Target, lead: Shape, code: str
 ) -> Shape:
@@ -60,9 +65,10 @@ def check_shape(
         return value.shape
     want = block.context.shape(target.shape)
     if len(want) != len(have) or not all(a.fits(b) for a, b in zip(want, have, strict=True)):
+        name = ".".join(target.path)
         block.context.fail(
-            code, f"`{'.'.join(target.path)}` does not have the shape that is written",
-            target.span, f"written {show(want)}", f"the value is {show(have)}",
+            code, f"`{name}` does not have the shape that is written",
+            target.span, f"written {show(want)}", as_is(name, have),
             (value.span, f"this is {show(have)}"),
         )  # fmt: skip
     return (*value.shape[: len(lead)], *want) if lead else want

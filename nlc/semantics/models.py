@@ -10,6 +10,7 @@ from typing import Any
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.shape import Axis, Shape, show
 from nlc.ir.system import Call, Equation, Initial, Map, Model, Part, Repeat, Step, Weight
+from nlc.semantics.assignments import as_is
 from nlc.semantics.context import Bad, Context
 from nlc.semantics.functions import RESERVED
 from nlc.semantics.names import numbered, taken
@@ -291,7 +292,7 @@ class ModelResolver:
                 ):
                     self.context.fail(
                         "NL0407", f"`{target.path[0]}` does not have the shape that is written",
-                        target.span, f"written {show(shape)}", f"the value is {show(value.shape)}",
+                        target.span, f"written {show(shape)}", as_is(target.path[0], value.shape),
                         (value.span, f"this is {show(value.shape)}"),
                     )  # fmt: skip
             name = target.path[0]
