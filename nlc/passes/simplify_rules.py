@@ -310,6 +310,19 @@ def _pow(make: Make, node: Expr) -> Expr | None:
     return None
 
 
+def _sqrt(make: Make, node: Expr) -> Expr | None:
+    """sqrt(x * x) -> abs(x), whose slope is a sign.
+
+    That of the root is x / sqrt(x * x), whose own slope is a difference of two equal numbers.
+    """
+    (x,) = node.args
+    if x.op in ("mul", "pow"):
+        base, other = x.args
+        if other is base if x.op == "mul" else number(other) == 2.0:
+            return make("abs", base)
+    return None
+
+
 def _where(make: Make, node: Expr) -> Expr | None:
     condition, yes, no = node.args
     if yes is no:
@@ -499,6 +512,7 @@ def _table() -> Mapping[str, tuple[Rule, ...]]:
         "neg": (_neg,),
         "div": (_div,),
         "pow": (_pow,),
+        "sqrt": (_sqrt,),
         "where": (_where,),
         "unsqueeze": (_unsqueeze,),
         "reshape": (_reshape,),

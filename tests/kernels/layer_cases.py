@@ -44,10 +44,14 @@ GATED = """
   }
   out = W_o(M(q))
 """
-# roots of what is 0 for some entries
+# roots of what is 0 for some entries; that of a square has a slope that does not hang on values
 ROOTS = GATED.replace(
     "sqrt(||M(key) - value||^2 + 0.1)",
-    "sum((0.1 + sqrt(relu(M(key) - value) * relu(M(key) - value)))^2)",
+    "sum((0.1 + sqrt(relu(M(key) - value) * (M(key) - value)))^2)",
+)
+SIZES = GATED.replace(
+    "sqrt(||M(key) - value||^2 + 0.1)",
+    "sum(sqrt((M(key) - value) * (M(key) - value)))",
 )
 # one matrix whose gradient is that of its chunk's start; what moves it is a constant
 FIRST = """
@@ -98,6 +102,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "layers:deep": partial(text_case, block(DEEP, chunk="4"), 11),
     "layers:gated": partial(text_case, block(GATED, chunk="5"), 13),
     "layers:roots": partial(text_case, block(ROOTS, chunk="5"), 13),
+    "layers:sizes": partial(text_case, block(SIZES, chunk="5"), 13),
     "layers:first": partial(text_case, block(FIRST, chunk="4"), 9),
     "layers:half": half,
     "layers:operations": operations,

@@ -52,7 +52,7 @@ def test_kernels_in_half_precision_and_their_operations() -> None:
 
 
 def test_kernels_of_maps_with_layers_agree_forward_and_backward() -> None:
-    small(interpreted("layers:deep", "layers:ttt_linear", "layers:roots"))
+    small(interpreted("layers:deep", "layers:ttt_linear", "layers:roots", "layers:sizes"))
 
 
 @pytest.mark.slow

@@ -107,6 +107,15 @@ def test_norms_squared_are_dots():
     assert c.simple(c("sum", c("mul", x, x), axes=(-1,), keep=False)) is c("dot", x, x)
 
 
+def test_the_root_of_a_square_is_its_size():
+    c = Made()
+    x, y = c.stream("x", N), c.stream("y", N)
+    for square in (c("mul", x, x), c("pow", x, 2.0)):
+        assert c.simple(c("sqrt", square)) is c("abs", x)
+    for other in (c("mul", x, y), c("pow", x, 3.0), c("add", c("mul", x, x), 0.1)):
+        assert c.simple(c("sqrt", other)).op == "sqrt"
+
+
 def test_let_and_stop_are_walls():
     c = Made()
     x = c.stream("x", N)
