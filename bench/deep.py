@@ -59,7 +59,7 @@ Runs = dict[str, Callable[[], Any]]
 def deep(tokens: int, rounds: int) -> None:
     """Print a row for each memory and each other that is installed."""
     print(f"Memories with layers, forward and backward, B = 1, T = {tokens}:\n")
-    print("| | nlc | beside | takes | that / nlc |\n|---|---|---|---|---|")
+    print("| | nlc | compared with | time | other / nlc |\n|---|---|---|---|---|")
     for title, runs in (
         ("Titans, MLP, chunk 64", titans(64, tokens)),
         ("Titans, MLP, chunk 16", titans(16, tokens)),
@@ -77,7 +77,7 @@ def decoding_deep(rounds: int) -> None:
     """Print what a token takes with Titans' memory of two layers, ends of chunks included."""
     steps, chunk = 64, 16
     print(f"A token of a memory with layers, B = 1, over {steps} tokens:\n")
-    print("| | nlc | beside | takes | that / nlc |\n|---|---|---|---|---|")
+    print("| | nlc | compared with | time | other / nlc |\n|---|---|---|---|---|")
     x, ours = torch.randn(1, steps, WIDTH), block(TITANS.format(chunk=chunk))
 
     def own() -> None:

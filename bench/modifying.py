@@ -77,7 +77,7 @@ def modifying(rounds: int) -> None:
     there = took.get("nested-learning, forward")
     cells = [shown(there), f"{there / took['nlc']:.2f}"] if there else ["-", "-"]
     print(f"Self-modifying Titans, MLPs, chunk {CHUNK}, one head of {WIDTH}, T = {TOKENS}:\n")
-    print("| nlc, forward and backward | nlc, forward | nested-learning, forward | that / nlc |")
+    print("| nlc, forward and backward | nlc, forward | nested-learning, forward | other / nlc |")
     print(f"|{'---|' * 4}")
     found = [shown(took["nlc"]), shown(took["nlc, forward"]), *cells]
     print(f"| {' | '.join(found)} |\n", flush=True)

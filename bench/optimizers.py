@@ -59,7 +59,7 @@ def optimizers(rounds: int) -> None:
         ),
     }  # fmt: skip
     print(f"A step of an optimizer, {million:.1f} million parameters:\n")
-    print("| rule | nlc | beside | takes | nlc / that |")
+    print("| rule | nlc | compared with | time | nlc / other |")
     print("|---|---|---|---|---|")
     for name, (step, other, what) in runs.items():
         took = side_by_side({"nlc": step, "other": other}, min(rounds, 3))

@@ -39,7 +39,7 @@ def training(tokens: int, rounds: int) -> None:
         cells = [shown(took[n]) if n in took else "-" for n in ("nlc", "loop", "fla")]
         cells += [f"{took[n] / took['nlc']:.1f}" if n in took else "-" for n in ("loop", "fla")]
         print(f"| {title} | {' | '.join(cells)} |", flush=True)
-    print(f"\nThe same, beside each other:\n\n| | | beside | | ratio |\n{'|---' * 5}|")
+    print(f"\nMemories compared with each other:\n\n| | | compared with | | ratio |\n{'|---' * 5}|")
     for name, other in PAIRS:
         beside("core", core_runs, name, other, tokens, rounds)
         if name in LAYERS:

@@ -31,7 +31,7 @@ def deep(
 ) -> None:
     """Print a row for each chunk size and pass."""
     print(f"Titans' MLP, {shape.d}-{4 * shape.d}-{shape.d}, (B, T, H, d) = {shape}, bfloat16:\n")
-    print("| | pass | error | nlc | titans-pytorch | that / nlc | floor | nlc at |")
+    print("| | pass | error | nlc | titans-pytorch | other / nlc | floor | nlc at |")
     print("|" + "---|" * 8)
     for chunk in chunks:
         clock.check()

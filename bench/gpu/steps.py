@@ -33,7 +33,7 @@ def optimizers(
     rules = nlc.compile(nlc.parse("system rules\ndims { n = 1 }"), target="triton")
     count = sum(p.numel() for p in make())
     print(f"A step of an optimizer, {count / 1e6:.0f} million parameters, float32:\n")
-    print("| rule | error | nlc | beside | takes | that / nlc | floor | nlc at |")
+    print("| rule | error | nlc | compared with | time | other / nlc | floor | nlc at |")
     print("|" + "---|" * 8)
     adamw = rules.rule("adamw")
     wrong = checked(lambda p: adamw(p, lr=1e-3), partial(parameters, 64, 1, found.device))

@@ -1,7 +1,7 @@
 """Block sizes of kernels: one table by architecture, gates and size; nothing is tuned at run time.
 
 A row is (tokens of a tile, channels of d_v in a loop over tiles, warps of a tile, warps of a loop,
-stages). How much the kernels take with these on each machine stands in `docs/internals/kernels.md`.
+stages). How much the kernels take with these on each machine stands in `tests/golden/kernels/`.
 `blocks.json` beside this file has the rows that `nlc bench --tune` measured; they come first.
 """
 
