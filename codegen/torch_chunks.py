@@ -89,7 +89,10 @@ def _part(writer: MemoryWriter, name: str) -> Part:
 
 
 def _moves(writer: MemoryWriter, out: Writer, names: Collection[str]) -> None:
-    """Write how each part moves: its gates and how their products are kept."""
+    """Write how each part moves: its gates and how their products are kept.
+
+    `names` stand before it and are used after it.
+    """
     from nlc.codegen.torch_memory import taken, write_dict
 
     program, inputs = writer.begin(writer.run_arguments, 2)
@@ -108,12 +111,12 @@ def _moves(writer: MemoryWriter, out: Writer, names: Collection[str]) -> None:
     shown: set[tuple[str, ...]] = set()
     for part, form in writer.forms:
         inner = Writer()
-        names = [f"{n}.{part}" if len(writer.forms) > 1 else n for n in writer.states]
-        equations(inner, form, names)
+        states = [f"{n}.{part}" if len(writer.forms) > 1 else n for n in writer.states]
+        equations(inner, form, states)
         lines = tuple(line.replace(f".{part}", "") for line in inner.lines)
         if lines not in shown:
             shown.add(lines)
-            equations(out, form, names)
+            equations(out, form, states)
     printer = writer.body(out, program, {name: name for name in names})
     write_dict(out, printer, "moves = ", moves)
 

@@ -133,7 +133,8 @@ class _Course:
         """Scan one part of one state."""
         first = self.first[var, part]
         rank = len(first.meta["shape"])
-        words = [self._spread(low, x, rank) for x in (gate, added)]
+        still = gate is not None and gate.op == "const" and float(gate.attr("value")) == 1.0
+        words = [1.0 if still else self._spread(low, gate, rank), self._spread(low, added, rank)]
         shape = self.program.call(
             getattr, next(n for n in self.program.inputs if n.target == stream), "shape"
         )
@@ -146,8 +147,6 @@ class _Course:
         """A value with all axes of a state, and batch and time in front."""
         if value is None:
             return None
-        if value.op == "const" and float(value.attr("value")) == 1.0:
-            return 1.0
         node = low.widen(low.tensor(value))
         assert isinstance(node, fx.Node)
         batch = batch_of(node)

@@ -14,6 +14,7 @@ from tests.references import (
     features_times,
     features_update,
     features_window,
+    probes_mixed,
     probes_slots,
     probes_window,
 )
@@ -24,7 +25,7 @@ from tests.unit.codegen.agree import agree, close, randomised, streams
 SYSTEMS = {name: text for name, (text, _) in FEATURES.items()} | dict(PROBES)
 assert features_chunk and features_memory and features_update
 assert features_entries and features_slots and features_times and features_window
-assert probes_slots and probes_window
+assert probes_mixed and probes_slots and probes_window
 
 
 @pytest.mark.parametrize("name", sorted(SYSTEMS))
