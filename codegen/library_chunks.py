@@ -17,7 +17,8 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from nlc.codegen.library_known import Numbers, Tile, move_tile, read_tile
+from nlc.codegen.library_known import Tile, move_tile, read_tile
+from nlc.codegen.library_numbers import Numbers
 from nlc.codegen.library_states import Stacked
 from nlc.codegen.library_tiles import Tiles, read_tiles, solve
 from torch import Tensor
@@ -300,8 +301,11 @@ def gates_of_run(
         key = (m.kind, tile, lead, *(id(g) for row in m.gates for g in row))
         if key not in made:
             gates = [[spread(g) for g in row] for row in m.gates]
-            D = m.kind.of(gates, (rows * n, length, *lead), tile, like)
-            made[key] = Numbers(D, rows, n) if D.axes == 0 and tile == length else D
+            front = (rows * n, length, *lead)
+            if m.kind.axes == 0 and tile == length:
+                made[key] = Numbers(m.kind, gates, front, like, rows, n)
+            else:
+                made[key] = m.kind.of(gates, front, tile, like)
         found[part] = made[key]
     return found
 

@@ -4,7 +4,7 @@ What `library_tiles` composes of many operations stands here for one tile at a t
 and moving are one function of `library_states`; a write that reads the states is solved before.
 
 In: states M_j^T [G, d_k, d_v], for G rows and copies, writes e_r [G, C, d_v] along b_r [G, C, d_k];
-numbers F(t, i) between states as `Numbers` has them. Out: states and answers.
+numbers F(t, i) between states as `Numbers` of `library_numbers` has them. Out: states and answers.
 """
 
 from __future__ import annotations
@@ -12,119 +12,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from nlc.codegen.library_numbers import Numbers
 from nlc.codegen.library_states import Along, AlongTile, Stacked
 from nlc.codegen.library_tiles import unit_lower_inverse
 from torch import Tensor
-
-
-class Numbers:
-    """F(t, i) of gates that are one number a token, of n chunks of one tile each.
-
-    What is asked for is made for all chunks at once, and cut where it is that of one `chunk`. None
-    stands for a table that is 0, and for numbers that are 1.
-    """
-
-    def __init__(self, D, rows, n, of=None, chunk=None):
-        self.D, self.rows, self.n, self.chunk = D, rows, n, chunk
-        self.made, self.cut = ({}, {}) if of is None else (of.made, of.cut)
-        self.states = range(D.n)
-        pairs = ((a, j) for a in self.states for j in self.states if a != j)
-        # which states flow into which others
-        flows = ((a, j) for a, j in pairs if D.numbers((a,), j) is not None)
-        self.flows = tuple(flows) if of is None else of.flows
-
-    def of_chunks(self, rows, n):
-        """The same, of each chunk alone."""
-        return [Numbers(self.D, rows, n, self, chunk) for chunk in range(n)]
-
-    def general(self):
-        """The gates as all of `library_gates` are."""
-        if self.chunk is None:
-            return self.D
-        if "general" not in self.cut:
-            self.cut["general"] = self.D.of_chunks(self.rows, self.n)
-        return self.cut["general"][self.chunk]
-
-    def reach(self, into, j, late=True):
-        """F(t, i), or F(t-1, i): what is in state j of a write into some states [G, C, C]."""
-        return self.given("reach", into, j, late)
-
-    def since(self, j, late=True):
-        """F(t, 0), or F(t-1, 0): what is left of each first state in state j [G, C, n, 1]."""
-        return self.given("since", (), j, late)
-
-    def left(self, into):
-        """F(C, i): what is left of a write in each state at the tile's end [G, C, n, 1]."""
-        return self.given("left", into, 0, True)
-
-    def own(self):
-        """F(C, 0) of each state in itself [G, n, 1]."""
-        return self.given("own", (), 0, True)
-
-    def whole(self, a, j):
-        """F(C, 0) of state a in another state j [G, 1, 1]."""
-        return self.given("whole", (a,), j, True)
-
-    def given(self, *key):
-        """Make a table for all chunks, once, and cut it, once."""
-        if key not in self.made:
-            self.made[key] = self.table(*key)
-        found = self.made[key]
-        if self.chunk is None or found is None:
-            return found
-        if key not in self.cut:
-            by_chunk = found.unflatten(0, (self.rows, self.n, -1)).transpose(0, 1)
-            self.cut[key] = by_chunk.flatten(1, 2).unbind(0)
-        return self.cut[key][self.chunk]
-
-    def table(self, kind, into, j, late):
-        if self.D.still and kind != "reach":
-            return None
-        match kind:
-            case "since":
-                found = [self.total((a,), j)[1] for a in self.states]
-                since = torch.stack(found, -1).unsqueeze(-1)
-                return since[:, 1:] if late else since[:, :-1]
-            case "left":
-                found = [self.total(into, j)[2] for j in self.states]
-                return torch.stack(found, -1).unsqueeze(-1)
-            case "own":
-                return torch.stack([self.parts(j, j)[1][:, -1:] for j in self.states], 1)
-            case "whole":
-                return self.total(into, j)[1][:, -1:, None]
-        found = self.total(into, j)[0]
-        return found if late or found is None else F.pad(found[:, :-1], (0, 0, 1, 0))
-
-    def total(self, into, j):
-        """Sums of the parts of tables from some states into one; 0 where none flows."""
-        found = [self.parts(a, j) for a in into if self.D.numbers((a,), j) is not None]
-        if not found:
-            _, first, last = self.parts(j, j)
-            return None, torch.zeros_like(first), torch.zeros_like(last)
-        return [sum(some[1:], some[0]) for some in zip(*found, strict=True)]
-
-    def parts(self, a, j):
-        """F_aj(t, i) by what is asked for: tokens i >= 1 by t >= 1, i = 0, and t = C."""
-        key = ("parts", a, j)
-        if key not in self.made:
-            self.made[key] = TableParts.apply(self.D.numbers((a,), j)[0])
-        return self.made[key]
-
-
-class TableParts(torch.autograd.Function):
-    """What is taken from a table [N, 1 + C, 1 + C], its first row but for i = 0 being 0."""
-
-    @staticmethod
-    def forward(ctx, table):
-        return table[:, 1:, 1:].contiguous(), table[:, :, 0].clone(), table[:, -1, 1:].clone()
-
-    @staticmethod
-    def backward(ctx, inside, first, last):
-        grad = F.pad(inside, (1, 0, 1, 0))
-        grad[:, :, 0] = first
-        grad[:, -1, 1:] += last
-        return grad
 
 
 class Tile:
@@ -156,11 +47,13 @@ class Tile:
         """Read with queries [G, C, d_k], and move if the tile has not yet."""
         D, S, move = self.gates, self.starts, self.goes_on and self.after is None
         how = Along(S.n, S.wide, D.flows, q is not None, move)
-        given = [D.whole(*pair) for pair in D.flows] if move else []
+        given = []
         for e, keys in zip(self.writes, self.keys, strict=True):
             for b, into in keys:
                 table = None if q is None else D.reach(into, state, late)
                 given += [e, b, table, D.left(into) if move else None]
+        # after what is left of writes, which is found with what is left of first states
+        given = [*(D.whole(*pair) for pair in D.flows if move), *given]
         since = None if q is None else D.since(state, late)
         own = D.own() if move else None
         y, after, first = AlongTile.apply(how, S.whole, q, since, own, *given)

@@ -19,6 +19,7 @@ FILES = (
     "library_gates",
     "library_scan",
     "library_states",
+    "library_numbers",
     "library_known",
     "library_chunks",
     "library_entries",

@@ -24,7 +24,7 @@ from nlc.passes.sized import Sized, Sizes
 from nlc.passes.tally import Tally
 from nlc.passes.walk_slots import note_updates
 from nlc.passes.walk_windows import at_times
-from nlc.passes.work_gates import COUNTED, Products
+from nlc.passes.work_gates import COUNTED, Numbers, Products
 from nlc.passes.work_scan import Rows, scan_rows
 from nlc.passes.work_tiles import Course, Tiling, Write
 
@@ -135,19 +135,19 @@ def _move_part(
     met = met_at_start(form) if by_chunks else {}
     writes = [replace(_write(walk, w), met=r in met) for r, w in enumerate(form.writes)]
     writes = writes or [Write((), False, ((False, (0,)),))]
+    apart = by_chunks and _apart(kept, writes, min(memory.chunk, walk.piece or memory.chunk))
+    solve = work_tiles.move_tiles if apart else work_tiles.solve_tiles
+    counted = Numbers if apart else COUNTED[kept.gates]
     runs = []
     for tiles in tilings(memory, part, kept.tile, form, walk.tokens, walk.piece, by_chunks):
         gates = _gates(walk, form, decays, tiles)
-        key = (kept.gates, tiles.size, tiles.tiles, *(id(e) for row in decays for e in row))
+        key = (counted, tiles.size, tiles.tiles, *(id(e) for row in decays for e in row))
         D = made.get(key) if by_chunks else None
         if D is None:
             tally = Tally()
-            D = COUNTED[kept.gates](Sizes(tally), gates, tiles.size, tiles.of_token(1, False))
+            D = counted(Sizes(tally), gates, tiles.size, tiles.of_token(1, False))
             made[key] = D
             walk.add(name, tally if gradients else Tally(tally.forward))
-        solve = work_tiles.solve_tiles
-        if by_chunks and _apart(kept, writes, min(memory.chunk, walk.piece or memory.chunk)):
-            solve = work_tiles.move_tiles
         course, moved = solve(tiles, writes, D, form.transposed, memory.learned)
         runs.append(course)
         walk.add(name, moved if gradients else Tally(moved.forward))

@@ -302,6 +302,47 @@ class CoupledChannels(CoupledGates):
     """Gates between n states, some for each channel."""
 
 
+class Numbers(CoupledGates):
+    """Numbers between n states of chunks of one tile each, in rows: `library_numbers.py`."""
+
+    made: ScalarGate | CoupledGates | None = None
+
+    def __init__(self, at: Sizes, gates: list[list[Sized | None]], tile: int, like: Sized):
+        self.tile, self.n, self.front = tile, len(gates), like.shape[:2]
+        self.gates, self.like = gates, like
+        given = [g for row in gates for g in row if g is not None]
+        table = Sized((*self.front, 1 + tile, 1 + tile, 1), any(g.needs for g in given))
+        pairs = {(a, j) for a, row in enumerate(gates) for j, g in enumerate(row) if g or a == j}
+        # a row for each token, over first states and writes
+        row = Sized((*self.front, tile, self.n + tile), table.needs)
+        for _ in pairs if given else ():
+            at.each(row, row, flops=2)
+        for m in range(self.n):
+            pairs |= {(a, j) for a, b in pairs for c, j in pairs if b == c == m}
+        states = range(self.n)
+        self.tables = [[table if (a, j) in pairs else None for j in states] for a in states]
+
+    def total(self, at: Sizes, into: Into, j: int) -> Sized | None:
+        """A write into several states is followed as one."""
+        return next((t for a in into if (t := self.tables[a][j]) is not None), None)
+
+    def spread(self, at: Sizes, into: Into, j: int, s: Sized, b: Sized) -> Sized | None:
+        """As tables of all gates have it, which are made where they are asked for."""
+        return self.general(at).spread(at, into, j, s, b)
+
+    def kept(self, at: Sizes, j: int, M: Sized) -> Sized:
+        """As tables of all gates have it."""
+        return self.general(at).kept(at, j, M)
+
+    def general(self, at: Sizes) -> ScalarGate | CoupledGates:
+        """Make tables of all gates, once."""
+        if self.made is None:
+            kind: type[ScalarGate] | type[CoupledGates]
+            kind = ScalarGate if self.n == 1 else CoupledGates
+            self.made = kind(at, self.gates, self.tile, self.like)
+        return self.made
+
+
 COUNTED: Mapping[Gates, type[ScalarGate] | type[CoupledGates]] = {
     "ScalarGate": ScalarGate,
     "ChannelGates": ChannelGates,

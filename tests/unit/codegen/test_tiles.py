@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from nlc.codegen.library_gates import BothProducts, DecayedKeys, Products
+from nlc.codegen.library_gates import BothProducts, CoupledGates, DecayedKeys, Products
 from nlc.codegen.library_known import SolveTile
+from nlc.codegen.library_numbers import Numbers, RunningNumbers
 from nlc.codegen.library_tiles import TileScan, carried
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
@@ -51,6 +52,38 @@ def test_keys_are_decayed_exactly_where_a_gate_is_zero() -> None:
     assert torch.allclose(table, by_hand(g)[1:, 1:] * b, atol=1e-15)
     assert torch.equal(last, table[-1])
     assert gradcheck(DecayedKeys.apply, (g, b))
+
+
+@pytest.mark.parametrize(
+    "pairs", [((0, 0),), ((0, 0), (1, 0), (1, 1)), ((0, 0), (0, 1), (1, 0), (1, 1))]
+)
+def test_numbers_of_chunks_are_those_of_tables(pairs: tuple[tuple[int, int], ...]) -> None:
+    n, into = pairs[-1][0] + 1, pairs[-1][:1]
+    given = {pair: with_zeros(draw(3, 4, 1, seed=i)) for i, pair in enumerate(pairs)}
+    gates = [[None] * n for _ in range(n)]
+    for (a, j), g in given.items():
+        gates[a][j] = g.squeeze(-1)
+    front, like = (3, 4), draw(3, 1)
+    found = Numbers(CoupledGates, gates, front, like, 3, 1)
+    tables = found.general().tables
+    for j in range(n):
+        table = tables[into[0]][j][0].squeeze(-1)
+        assert torch.allclose(found.reach(into, j), table[:, 1:, 1:], atol=1e-15)
+        assert torch.allclose(found.reach(into, j, late=False), table[:, :-1, 1:], atol=1e-15)
+        assert torch.allclose(found.left(into)[:, :, j, 0], table[:, -1, 1:], atol=1e-15)
+        for a in range(n):
+            came = tables[a][j]
+            first = torch.zeros(3, 5).double() if came is None else came[0, ..., 0, 0]
+            assert torch.allclose(found.since(j)[:, :, a, 0], first[:, 1:], atol=1e-15)
+    assert {(a, j) for a, j in found.flows} == {
+        (a, j) for a in range(n) for j in range(n) if a != j and tables[a][j] is not None
+    }
+
+    def course(*g: Tensor) -> Any:
+        return RunningNumbers.apply(n, into, pairs, *g)
+
+    assert gradcheck(course, tuple(given.values()))
+    assert gradgradcheck(course, tuple(given.values()), fast_mode=True)
 
 
 def test_running_products_and_one_over_them() -> None:
