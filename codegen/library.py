@@ -51,6 +51,8 @@ def rmsnorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-6) -> Te
 
 def layernorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(variance + eps)."""
+    if dim == -1 and not torch.is_grad_enabled():
+        return torch.native_layer_norm(wide(x), x.shape[-1:], None, None, eps)[0].to(x.dtype)
     centred = wide(x) - wide(x).mean(dim, keepdim=True)
     return (centred * torch.rsqrt(centred.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
 
@@ -85,7 +87,7 @@ class GeluWithSlope(torch.autograd.Function):
 
     @staticmethod
     def of(x):
-        return F.gelu(x), torch.ops.aten.gelu_backward(torch.ones_like(x), x)
+        return F.gelu(x), torch.ops.aten.gelu_backward(x.new_ones(()).expand_as(x), x)
 
     @staticmethod
     def forward(ctx, x):
@@ -124,7 +126,7 @@ class SiluWithSlope(torch.autograd.Function):
 
     @staticmethod
     def of(x):
-        return F.silu(x), torch.ops.aten.silu_backward(torch.ones_like(x), x)
+        return F.silu(x), torch.ops.aten.silu_backward(x.new_ones(()).expand_as(x), x)
 
     @staticmethod
     def forward(ctx, x):
@@ -201,6 +203,36 @@ def zeros(like: Tensor, *shape: int) -> Tensor:
     return like.new_zeros(shape, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
+def nothing_like(total: Tensor) -> Tensor:
+    """Give a sum of nothing yet: one zero, seen as all entries."""
+    return total.new_zeros(()).expand_as(total)
+
+
+def unrecorded() -> bool:
+    """Say whether no gradients are recorded: what is made now may be written into later."""
+    return not torch.is_grad_enabled()
+
+
+def scaled_state(state: Tensor, factor: Tensor | float, own: bool) -> Tensor:
+    """Multiply a state, in its place where it is the caller's own."""
+    return state.mul_(factor) if own else factor * state
+
+
+def moved_state(state: Tensor, by: Tensor, factor: float, own: bool) -> Tensor:
+    """Add `factor` times something to a state, in its place where it is the caller's own."""
+    return torch.add(state, by, alpha=factor, out=state if own else None)
+
+
+def plus_product(state: Tensor, a: Tensor, b: Tensor, factor: float, own: bool) -> Tensor:
+    """Add `factor * a * b` to a state, in its place where it is the caller's own."""
+    return torch.addcmul(state, a, b, value=factor, out=state if own else None)
+
+
+def plus_quotient(state: Tensor, a: Tensor, b: Tensor, factor: float, own: bool) -> Tensor:
+    """Add `factor * a / b` to a state, in its place where it is the caller's own."""
+    return torch.addcdiv(state, a, b, value=factor, out=state if own else None)
+
+
 def full(value: float, like: Tensor, *shape: int) -> Tensor:
     """Give a number in every entry, in float32 or better."""
     return zeros(like, *shape) + value
@@ -243,20 +275,24 @@ def matvecs(matrix: Tensor, x: Tensor) -> Tensor:
         front = torch.broadcast_shapes(matrix.shape[:-2], (x.shape[0], *x.shape[2:-1]))
         x = x.expand(front[0], x.shape[1], *front[1:], x.shape[-1])
         matrix = matrix.expand(*front, *matrix.shape[-2:])
-    return Matvecs.apply(matrix, x)
+    return Matvecs.apply(matrix, x) if torch.is_grad_enabled() else Matvecs.of(matrix, x)
 
 
 class Matvecs(torch.autograd.Function):
     """As `matvecs`; what comes out, and the gradients, lie in memory as matrices do."""
 
     @staticmethod
-    def forward(ctx, matrix, x):
-        ctx.save_for_backward(matrix, x)
+    def of(matrix, x):
         if x.ndim == 3:
             return torch.bmm(x, matrix.mT)
         front = matrix.shape[:-2]
         x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
         return torch.bmm(x, matrix.mT).unflatten(0, front).movedim(-2, 1)
+
+    @staticmethod
+    def forward(ctx, matrix, x):
+        ctx.save_for_backward(matrix, x)
+        return Matvecs.of(matrix, x)
 
     @staticmethod
     def backward(ctx, dy):
@@ -287,12 +323,22 @@ def outer_sum(a: Tensor, b: Tensor) -> Tensor:
     return torch.einsum("bt...m,bt...n->b...mn", a, b)
 
 
-def add_outer_sum(total: Tensor, a: Tensor, b: Tensor, factor: float = 1.0) -> Tensor:
-    """Add a sum of a b^T over tokens to a total [B, ..., m, n], in one product."""
+def add_outer_sum(
+    total: Tensor, a: Tensor, b: Tensor, factor: float = 1.0, begins: bool = False
+) -> Tensor:
+    """Add a sum of a b^T over tokens to a total [B, ..., m, n], in one product.
+
+    Where it `begins`, the total is 0.
+    """
     front = total.shape[:-2]
-    a, b = (x.movedim(1, -2).expand(*front, -1, -1).flatten(0, -3) for x in (a, b))
-    total = torch.baddbmm(total.flatten(0, -3), a.mT, b, alpha=factor)
-    return total.unflatten(0, front)
+    if total.ndim > 3 or not a.shape[0] == b.shape[0] == front[0]:
+        a, b = (x.movedim(1, -2).expand(*front, -1, -1).flatten(0, -3) for x in (a, b))
+        total = total.flatten(0, -3)
+    if begins:
+        total = torch.bmm(a.mT, b if factor == 1.0 else factor * b)
+    else:
+        total = torch.baddbmm(total, a.mT, b, alpha=factor)
+    return total if len(front) == 1 else total.unflatten(0, front)
 
 
 def rotate(x: Tensor, angle: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from nlc.codegen.names import Names, identifier
 from nlc.codegen.parameters import Own, declare_tensors, draw_tensors, of_memory
 from nlc.codegen.printer import Printer
 from nlc.codegen.program import Program, note
-from nlc.codegen.torch_update import write_asks, write_move
+from nlc.codegen.torch_update import Move, build_move, write_asks, write_move
 from nlc.codegen.triton.layer_plan import LayerPlan
 from nlc.codegen.triton.plan import KernelPlan
 from nlc.codegen.triton.rows_call import RowsPlan
@@ -142,6 +142,18 @@ class MemoryWriter:
         from nlc.codegen.chunk_writes import written
 
         return written(self)
+
+    @cached_property
+    def move(self) -> Move:
+        """What moves the memory, before it is printed."""
+        return build_move(self)
+
+    @cached_property
+    def begins(self) -> bool:
+        """Say whether `collect` can be told that a window begins with its tokens."""
+        from nlc.codegen.torch_windows import build_collect
+
+        return bool(tokens_of(self.memory)) and build_collect(self, None).begins
 
     @property
     def form(self) -> Affine | None:
@@ -484,10 +496,12 @@ class MemoryWriter:
         program: Program,
         results: list[object],
         names: Sequence[str] | None = None,
+        finished: bool = False,
     ) -> None:
         """Print a method's body; results that are dicts stand under `names`."""
         names = self.states if names is None else names
-        program.finish(tuple(results))
+        if not finished:
+            program.finish(tuple(results))
         swapped = gather_choices(program)
         results = [swap(result, swapped) for result in results]
         with out.indent():

@@ -17,6 +17,7 @@ import torch
 from nlc.codegen import library
 from nlc.codegen.added_sums import add_product
 from nlc.codegen.arguments import state_name
+from nlc.codegen.in_place import write_into_old
 from nlc.codegen.kept import Keep, flag, flag_words, keeps
 from nlc.codegen.lowering import Lowering, batch_of
 from nlc.codegen.program import Operand, Program, note
@@ -38,21 +39,21 @@ if TYPE_CHECKING:
     from nlc.codegen.torch_memory import MemoryWriter
 
 
-def write_move(writer: MemoryWriter, out: Writer) -> None:
-    """Write `step`, or `update` for a memory that moves with windows."""
+@dataclass
+class Move:
+    """How a memory moves: the program, the states and what is kept after it.
+
+    `own` says that `update` writes into states that are its caller's own.
+    """
+
+    program: Program
+    results: list[object]
+    own: bool
+
+
+def build_move(writer: MemoryWriter) -> Move:
+    """Build what `step` or `update` does."""
     memory = writer.memory
-    kept = keeps(memory)
-    tokens = f"{memory.window} tokens" if memory.window > 1 else "1 token"
-    name, about = ("step", "Move by one token.") if not memory.stays else (
-        "update", f"Move at the end of a window of {tokens}."
-    )  # fmt: skip
-    if memory.is_task:
-        about = f"Move by the gradient of a window of {tokens}."
-    words = _words(writer, writer.step_arguments, len(writer.asks))
-    writer.method(out, name, words, writer.result_type(kept), about)
-    if writer.step_kernel is not None:
-        with out.indent():
-            call_step(writer.step_kernel, writer, out)
     moved = _Moved(writer, writer.step_arguments)
     program, totals, states = moved.program, moved.totals, moved.states
     selected = _selected(writer, totals, moved.leaf)
@@ -69,8 +70,38 @@ def write_move(writer: MemoryWriter, out: Writer) -> None:
             node.meta["name"] = wanted if single else f"{wanted}_{assignment.part}"
         after[assignment.var][assignment.part] = node
     results: list[object] = [writer.pack(v.name, after[v.name]) for v in memory.variables]
-    results += [keep.pack(totals.left(keep)) for keep in kept]
-    writer.finish(out, program, results, [*writer.states, *(keep.name for keep in kept)])
+    results += [keep.pack(totals.left(keep)) for keep in keeps(memory)]
+    program.finish(tuple(results))
+    pairs = [(old, after[var][part]) for var in states for part, old in states[var].items()]
+    return Move(program, results, _may_own(writer) and write_into_old(program, pairs))
+
+
+def _may_own(writer: MemoryWriter) -> bool:
+    """Say whether nothing holds a memory's states but a loop over its windows."""
+    memory = writer.memory
+    held = writer.has_start or memory.reset is not None or choice(memory) is not None
+    bare = any(kind == "bare" and when != "initial" for kind, when, *_ in writer.reads)
+    return memory.window > 1 and not (memory.is_task or held or bare)
+
+
+def write_move(writer: MemoryWriter, out: Writer) -> None:
+    """Write `step`, or `update` for a memory that moves with windows."""
+    memory, move = writer.memory, writer.move
+    kept = keeps(memory)
+    tokens = f"{memory.window} tokens" if memory.window > 1 else "1 token"
+    name, about = ("step", "Move by one token.") if not memory.stays else (
+        "update", f"Move at the end of a window of {tokens}."
+    )  # fmt: skip
+    if memory.is_task:
+        about = f"Move by the gradient of a window of {tokens}."
+    words = _words(writer, writer.step_arguments, len(writer.asks))
+    words += ["own: bool = False"] if move.own else []
+    writer.method(out, name, words, writer.result_type(kept), about)
+    if writer.step_kernel is not None:
+        with out.indent():
+            call_step(writer.step_kernel, writer, out)
+    names = [*writer.states, *(keep.name for keep in kept)]
+    writer.finish(out, move.program, move.results, names, finished=True)
 
 
 def write_asks(writer: MemoryWriter, out: Writer) -> None:
@@ -258,7 +289,7 @@ class Totals:
             if keep.word == "recent":
                 found[entry.slot] = self.program.call(library.no_tokens, old)
             elif entry.period == self.memory.window:
-                found[entry.slot] = self.program.call(torch.zeros_like, old)
+                found[entry.slot] = self.program.call(library.nothing_like, old)
             else:
                 total = self.after[entry.slot]
                 nothing = self.program.call(torch.zeros_like, old)

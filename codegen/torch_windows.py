@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nlc.codegen import library
@@ -96,6 +97,18 @@ def shared_arguments(writer: MemoryWriter, shared: SharedRead) -> dict[Expr, str
     return {shared.query: "q"} | {expr: names[expr] for expr in names if expr in shared.others}
 
 
+@dataclass
+class Collect:
+    """How tokens are taken into a window, and what is kept of them.
+
+    `begins` says that it can be told that a window begins with them, when nothing is kept yet.
+    """
+
+    program: Program
+    results: list[object]
+    begins: bool
+
+
 def _collect(writer: MemoryWriter, out: Writer, shared: SharedRead | None) -> None:
     memory, kept = writer.memory, keeps(writer.memory)
     read, given = own_states(writer), writer.token_arguments
@@ -114,7 +127,20 @@ def _collect(writer: MemoryWriter, out: Writer, shared: SharedRead | None) -> No
         about = (
             f"Read {memory.name}(q) at tokens that are taken into the window of {memory.window}."
         )
+    built = build_collect(writer, shared)
+    words += ["begins: bool = False"] if built.begins else []
     writer.method(out, name, words, result, about)
+    called = [*([""] if shared is not None else []), *(keep.name for keep in kept)]
+    writer.finish(out, built.program, built.results, called)
+
+
+def build_collect(writer: MemoryWriter, shared: SharedRead | None) -> Collect:
+    """Build what takes tokens into a window, and with a `shared` read, what that gives."""
+    memory, kept = writer.memory, keeps(writer.memory)
+    read, given = own_states(writer), writer.token_arguments
+    if shared is not None:
+        given = shared_arguments(writer, shared)
+    names = dict(zip((v.name for v in memory.variables), writer.states, strict=True))
     program, inputs = writer.begin(given, 2)
     states = {var: writer.state_input(program, var, names[var]) for var in read}
     values = {keep.word: keep.take(program) for keep in kept}
@@ -143,7 +169,8 @@ def _collect(writer: MemoryWriter, out: Writer, shared: SharedRead | None) -> No
                 value.meta["name"] = keep.name if len(keep.entries) == 1 else f"{keep.name}_{slot}"
     answers = [] if shared is None else [_answer(low, memory, shared.query, states[""])]
     results: list[object] = [*answers, *(keep.pack(values[keep.word]) for keep in kept)]
-    writer.finish(out, program, results, [*("" for _ in answers), *(keep.name for keep in kept)])
+    begins = any(node.target is library.add_outer_sum for node in program.graph.nodes)
+    return Collect(program, results, begins)
 
 
 def counted(writer: MemoryWriter) -> bool:
@@ -190,7 +217,8 @@ def _add(
     factor, product = _factor(new)
     if joins and isinstance(product, fx.Node) and product.target is library.outer_sum:
         words = [] if factor == 1 else [factor]
-        total = low.program.call(library.add_outer_sum, old, *product.args, *words)
+        begins = {"begins": low.program.input("begins")}
+        total = low.program.call(library.add_outer_sum, old, *product.args, *words, **begins)
     elif isinstance(new, fx.Node) and new.target is operator.neg:
         total = low.program.call(operator.sub, old, new.args[0])
     else:

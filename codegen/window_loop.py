@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from nlc.codegen import library
 from nlc.codegen.kept import keeps
 from nlc.codegen.names import identifier
 from nlc.codegen.program import Branch, Loop, Operand, Program, note
@@ -44,7 +45,7 @@ def window_loop(runner: Runner, stage: Windows) -> None:
 class Carried:
     """What the loop carries: the value before it, after a piece, and where the last one goes."""
 
-    before: fx.Node
+    before: Operand
     after: Callable[[], Any]
     give: Callable[[fx.Node], None]
 
@@ -75,6 +76,9 @@ class _WindowLoop:
         for name in memories_of(self.stage):
             for held in self.owner.held(self.unit.memory(name)):
                 self.hold_state(held)
+        for name in self.stage.memories:
+            if self.owner.memories[name].move.own and self.unit.memory(name).reset is None:
+                self.hold_own(name)
         counter, place = self.body.unused("n"), self.body.unused("t")
         self.scope.count = self.body.input(counter)
         assert self.outer.position is not None
@@ -97,7 +101,7 @@ class _WindowLoop:
         self.end(runs.state, done)
         self.finish(counter)
 
-    def hold(self, name: str, before: fx.Node) -> fx.Node:
+    def hold(self, name: str, before: Operand) -> fx.Node:
         """Carry a value from piece to piece."""
         self.carried[name] = Carried(before, lambda: None, lambda node: None)
         return note(self.body.input(name), (), 1, wide=True)
@@ -107,6 +111,12 @@ class _WindowLoop:
         self.scope.states[held.key] = self.hold(held.name, self.outer.states[held.key])
         self.carried[held.name].after = partial(held.value, self.scope.states)
         self.carried[held.name].give = partial(self.outer.states.__setitem__, held.after)
+
+    def hold_own(self, name: str) -> None:
+        """Carry whether a memory's states are made by the loop, and may be written into."""
+        key, word = (name, "own", ""), identifier(f"{name}_own")
+        self.scope.states[key] = self.hold(word, False)
+        self.carried[word].after = lambda: self.scope.states[key]
 
     def hold_instance(self, instance: str) -> None:
         """Carry the state of a block that is called inside."""
@@ -232,6 +242,9 @@ def _take_tokens(
     words += [scope.states[memory.name, "prev", var] for var in own_states(writer)]
     kept = keeps(memory)
     words += [scope.states[memory.name, keep.word, ""] for keep in kept]
+    if writer.begins and isinstance(scope, WindowScope):
+        place = scope.program.call(operator.mod, scope.position, memory.window)
+        words.append(scope.program.call(operator.eq, place, 0))
     method = "collect" if shared is None else "read_and_collect"
     node = scope.program.module(f"{memory_path(memory)}.{method}", *words)
     results = [(keep.name, keep.word, "") for keep in kept]
@@ -288,12 +301,22 @@ def conclude(runner: Runner, memory: Memory, done: fx.Node) -> None:
     words = [outside(word) for word in runner.arguments(writer, writer.step_arguments)]
     words += [body.input(name) for name in names]
     words += [outside(runner.at_end(done, count)) for count in periods(memory)]
+    held = scope.states.get((memory.name, "own", ""))
+    if held is not None:
+        old.append(held)
+        word = identifier(f"{memory.name}_own")
+        words.append(body.input(word))
     node = body.module(f"{memory_path(memory)}.update", *words)
     if len(names) == 1:
         node.meta["name"] = names[0]
-        body.finish((node,))
+        found = [node]
     else:
-        body.finish(tuple(body.unpack(node, names)))
+        found = body.unpack(node, names)
+    if held is not None:
+        found.append(body.call(library.unrecorded))
+        names.append(word)
+        results.append((word, "own", ""))
+    body.finish(tuple(found))
     branch = Branch(body, tuple(names), tuple(around), tuple(names))
     ends = runner.at_end(done, memory.window)
     take(scope, memory, program.call(branch, ends, *old, *around.values()), results)

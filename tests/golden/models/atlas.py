@@ -65,7 +65,7 @@ class GeluWithSlope(torch.autograd.Function):
 
     @staticmethod
     def of(x):
-        return F.gelu(x), torch.ops.aten.gelu_backward(torch.ones_like(x), x)
+        return F.gelu(x), torch.ops.aten.gelu_backward(x.new_ones(()).expand_as(x), x)
 
     @staticmethod
     def forward(ctx, x):
@@ -120,20 +120,24 @@ def matvecs(matrix: Tensor, x: Tensor) -> Tensor:
         front = torch.broadcast_shapes(matrix.shape[:-2], (x.shape[0], *x.shape[2:-1]))
         x = x.expand(front[0], x.shape[1], *front[1:], x.shape[-1])
         matrix = matrix.expand(*front, *matrix.shape[-2:])
-    return Matvecs.apply(matrix, x)
+    return Matvecs.apply(matrix, x) if torch.is_grad_enabled() else Matvecs.of(matrix, x)
 
 
 class Matvecs(torch.autograd.Function):
     """As `matvecs`; what comes out, and the gradients, lie in memory as matrices do."""
 
     @staticmethod
-    def forward(ctx, matrix, x):
-        ctx.save_for_backward(matrix, x)
+    def of(matrix, x):
         if x.ndim == 3:
             return torch.bmm(x, matrix.mT)
         front = matrix.shape[:-2]
         x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
         return torch.bmm(x, matrix.mT).unflatten(0, front).movedim(-2, 1)
+
+    @staticmethod
+    def forward(ctx, matrix, x):
+        ctx.save_for_backward(matrix, x)
+        return Matvecs.of(matrix, x)
 
     @staticmethod
     def backward(ctx, dy):

@@ -59,6 +59,11 @@ def zeros(like: Tensor, *shape: int) -> Tensor:
     return like.new_zeros(shape, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
+def nothing_like(total: Tensor) -> Tensor:
+    """Give a sum of nothing yet: one zero, seen as all entries."""
+    return total.new_zeros(()).expand_as(total)
+
+
 def read_linear(x: Tensor, weight: Tensor, lead: int) -> Tensor:
     """W x: x [B, *lead, *more, d_in], weight [B, *lead, d_out, d_in]."""
     if x.ndim == 2 + lead:
@@ -78,20 +83,24 @@ def matvecs(matrix: Tensor, x: Tensor) -> Tensor:
         front = torch.broadcast_shapes(matrix.shape[:-2], (x.shape[0], *x.shape[2:-1]))
         x = x.expand(front[0], x.shape[1], *front[1:], x.shape[-1])
         matrix = matrix.expand(*front, *matrix.shape[-2:])
-    return Matvecs.apply(matrix, x)
+    return Matvecs.apply(matrix, x) if torch.is_grad_enabled() else Matvecs.of(matrix, x)
 
 
 class Matvecs(torch.autograd.Function):
     """As `matvecs`; what comes out, and the gradients, lie in memory as matrices do."""
 
     @staticmethod
-    def forward(ctx, matrix, x):
-        ctx.save_for_backward(matrix, x)
+    def of(matrix, x):
         if x.ndim == 3:
             return torch.bmm(x, matrix.mT)
         front = matrix.shape[:-2]
         x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
         return torch.bmm(x, matrix.mT).unflatten(0, front).movedim(-2, 1)
+
+    @staticmethod
+    def forward(ctx, matrix, x):
+        ctx.save_for_backward(matrix, x)
+        return Matvecs.of(matrix, x)
 
     @staticmethod
     def backward(ctx, dy):
@@ -637,7 +646,7 @@ class MixerS(nn.Module):
         """Move at the end of a window of 64 tokens."""
         # S = lerp(S, F, mean(sigmoid(W_keep(x)), over = tokens))   (spec.nl:38)
         S = torch.addcmul(S, (S_sum / 64.0).unsqueeze(2).unsqueeze(3), F_post - S)
-        return S, torch.zeros_like(S_sum)
+        return S, nothing_like(S_sum)
 
     def read_step(self, q: Tensor, S: Tensor) -> Tensor:
         """Read S(q) at one token."""

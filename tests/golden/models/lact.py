@@ -71,7 +71,7 @@ class SiluWithSlope(torch.autograd.Function):
 
     @staticmethod
     def of(x):
-        return F.silu(x), torch.ops.aten.silu_backward(torch.ones_like(x), x)
+        return F.silu(x), torch.ops.aten.silu_backward(x.new_ones(()).expand_as(x), x)
 
     @staticmethod
     def forward(ctx, x):
@@ -106,6 +106,11 @@ def zeros(like: Tensor, *shape: int) -> Tensor:
     return like.new_zeros(shape, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
+def nothing_like(total: Tensor) -> Tensor:
+    """Give a sum of nothing yet: one zero, seen as all entries."""
+    return total.new_zeros(()).expand_as(total)
+
+
 def matvec(matrix: Tensor, x: Tensor) -> Tensor:
     """[..., m, k], [..., k] -> [..., m], as a row times a matrix: the fast side of a product."""
     return (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
@@ -117,20 +122,24 @@ def matvecs(matrix: Tensor, x: Tensor) -> Tensor:
         front = torch.broadcast_shapes(matrix.shape[:-2], (x.shape[0], *x.shape[2:-1]))
         x = x.expand(front[0], x.shape[1], *front[1:], x.shape[-1])
         matrix = matrix.expand(*front, *matrix.shape[-2:])
-    return Matvecs.apply(matrix, x)
+    return Matvecs.apply(matrix, x) if torch.is_grad_enabled() else Matvecs.of(matrix, x)
 
 
 class Matvecs(torch.autograd.Function):
     """As `matvecs`; what comes out, and the gradients, lie in memory as matrices do."""
 
     @staticmethod
-    def forward(ctx, matrix, x):
-        ctx.save_for_backward(matrix, x)
+    def of(matrix, x):
         if x.ndim == 3:
             return torch.bmm(x, matrix.mT)
         front = matrix.shape[:-2]
         x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
         return torch.bmm(x, matrix.mT).unflatten(0, front).movedim(-2, 1)
+
+    @staticmethod
+    def forward(ctx, matrix, x):
+        ctx.save_for_backward(matrix, x)
+        return Matvecs.of(matrix, x)
 
     @staticmethod
     def backward(ctx, dy):
@@ -151,12 +160,22 @@ class Matvecs(torch.autograd.Function):
         return None if dmatrix is None else dmatrix.unflatten(0, front), dx
 
 
-def add_outer_sum(total: Tensor, a: Tensor, b: Tensor, factor: float = 1.0) -> Tensor:
-    """Add a sum of a b^T over tokens to a total [B, ..., m, n], in one product."""
+def add_outer_sum(
+    total: Tensor, a: Tensor, b: Tensor, factor: float = 1.0, begins: bool = False
+) -> Tensor:
+    """Add a sum of a b^T over tokens to a total [B, ..., m, n], in one product.
+
+    Where it `begins`, the total is 0.
+    """
     front = total.shape[:-2]
-    a, b = (x.movedim(1, -2).expand(*front, -1, -1).flatten(0, -3) for x in (a, b))
-    total = torch.baddbmm(total.flatten(0, -3), a.mT, b, alpha=factor)
-    return total.unflatten(0, front)
+    if total.ndim > 3 or not a.shape[0] == b.shape[0] == front[0]:
+        a, b = (x.movedim(1, -2).expand(*front, -1, -1).flatten(0, -3) for x in (a, b))
+        total = total.flatten(0, -3)
+    if begins:
+        total = torch.bmm(a.mT, b if factor == 1.0 else factor * b)
+    else:
+        total = torch.baddbmm(total, a.mT, b, alpha=factor)
+    return total if len(front) == 1 else total.unflatten(0, front)
 
 
 def rotate(x: Tensor, angle: Tensor) -> Tensor:
@@ -473,6 +492,7 @@ class MixerM(nn.Module):
         W_m: Tensor,
         M: dict[str, Tensor],
         M_sum: dict[str, Tensor],
+        begins: bool = False,
     ) -> dict[str, Tensor]:
         """Take tokens into the window of 64."""
         M_sum_1 = M_sum["1"] + wide(torch.sigmoid(W_m)).sum(1)
@@ -481,10 +501,14 @@ class MixerM(nn.Module):
         value_2 = matvecs(M["up"], value_1)
         silu, slope = silu_with_slope(matvecs(M["gate"], value_1))
         M_sum_2 = add_outer_sum(
-            M_sum["2"], eta_0.unsqueeze(3) * (value * value_2 * slope), value_1, -1.0
+            M_sum["2"], eta_0.unsqueeze(3) * (value * value_2 * slope), value_1, -1.0, begins=begins
         )
-        M_sum_4 = add_outer_sum(M_sum["4"], eta_2.unsqueeze(3) * (value * silu), value_1, -1.0)
-        M_sum_3 = add_outer_sum(M_sum["3"], wide(eta_1.unsqueeze(3) * v), silu * value_2, -1.0)
+        M_sum_4 = add_outer_sum(
+            M_sum["4"], eta_2.unsqueeze(3) * (value * silu), value_1, -1.0, begins=begins
+        )
+        M_sum_3 = add_outer_sum(
+            M_sum["3"], wide(eta_1.unsqueeze(3) * v), silu * value_2, -1.0, begins=begins
+        )
         return {"1": M_sum_1, "2": M_sum_2, "4": M_sum_4, "3": M_sum_3}
 
     def update(
@@ -527,10 +551,10 @@ class MixerM(nn.Module):
         M = {"gate": M_gate, "up": M_up, "down": M_down}
         M_S = {"gate": M_S_gate, "up": M_S_up, "down": M_S_down}
         M_sum = {
-            "1": torch.zeros_like(M_sum_1),
-            "2": torch.zeros_like(M_sum_2),
-            "4": torch.zeros_like(M_sum_4),
-            "3": torch.zeros_like(M_sum_3),
+            "1": nothing_like(M_sum_1),
+            "2": nothing_like(M_sum_2),
+            "4": nothing_like(M_sum_4),
+            "3": nothing_like(M_sum_3),
         }
         return M, M_S, M_sum
 
@@ -619,7 +643,9 @@ class Mixer(nn.Module):
             strict=True,
         ):
             M_read = self.M.read(M_query_w, M)
-            M_sum = self.M.collect(eta_0_w, v_w, k_w, eta_2_w, eta_1_w, W_m_w, M, M_sum)
+            M_sum = self.M.collect(
+                eta_0_w, v_w, k_w, eta_2_w, eta_1_w, W_m_w, M, M_sum, t % 64 == 0
+            )
             t = t + n
             if t % 64 == 0:
                 M, M_S, M_sum = self.M.update(M_0["gate"], M_0["up"], M_0["down"], M, M_S, M_sum)

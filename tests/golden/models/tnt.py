@@ -67,7 +67,7 @@ class GeluWithSlope(torch.autograd.Function):
 
     @staticmethod
     def of(x):
-        return F.gelu(x), torch.ops.aten.gelu_backward(torch.ones_like(x), x)
+        return F.gelu(x), torch.ops.aten.gelu_backward(x.new_ones(()).expand_as(x), x)
 
     @staticmethod
     def forward(ctx, x):
@@ -99,6 +99,21 @@ def zeros(like: Tensor, *shape: int) -> Tensor:
     return like.new_zeros(shape, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
+def nothing_like(total: Tensor) -> Tensor:
+    """Give a sum of nothing yet: one zero, seen as all entries."""
+    return total.new_zeros(()).expand_as(total)
+
+
+def unrecorded() -> bool:
+    """Say whether no gradients are recorded: what is made now may be written into later."""
+    return not torch.is_grad_enabled()
+
+
+def moved_state(state: Tensor, by: Tensor, factor: float, own: bool) -> Tensor:
+    """Add `factor` times something to a state, in its place where it is the caller's own."""
+    return torch.add(state, by, alpha=factor, out=state if own else None)
+
+
 def read_linear(x: Tensor, weight: Tensor, lead: int) -> Tensor:
     """W x: x [B, *lead, *more, d_in], weight [B, *lead, d_out, d_in]."""
     if x.ndim == 2 + lead:
@@ -118,20 +133,24 @@ def matvecs(matrix: Tensor, x: Tensor) -> Tensor:
         front = torch.broadcast_shapes(matrix.shape[:-2], (x.shape[0], *x.shape[2:-1]))
         x = x.expand(front[0], x.shape[1], *front[1:], x.shape[-1])
         matrix = matrix.expand(*front, *matrix.shape[-2:])
-    return Matvecs.apply(matrix, x)
+    return Matvecs.apply(matrix, x) if torch.is_grad_enabled() else Matvecs.of(matrix, x)
 
 
 class Matvecs(torch.autograd.Function):
     """As `matvecs`; what comes out, and the gradients, lie in memory as matrices do."""
 
     @staticmethod
-    def forward(ctx, matrix, x):
-        ctx.save_for_backward(matrix, x)
+    def of(matrix, x):
         if x.ndim == 3:
             return torch.bmm(x, matrix.mT)
         front = matrix.shape[:-2]
         x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
         return torch.bmm(x, matrix.mT).unflatten(0, front).movedim(-2, 1)
+
+    @staticmethod
+    def forward(ctx, matrix, x):
+        ctx.save_for_backward(matrix, x)
+        return Matvecs.of(matrix, x)
 
     @staticmethod
     def backward(ctx, dy):
@@ -152,12 +171,22 @@ class Matvecs(torch.autograd.Function):
         return None if dmatrix is None else dmatrix.unflatten(0, front), dx
 
 
-def add_outer_sum(total: Tensor, a: Tensor, b: Tensor, factor: float = 1.0) -> Tensor:
-    """Add a sum of a b^T over tokens to a total [B, ..., m, n], in one product."""
+def add_outer_sum(
+    total: Tensor, a: Tensor, b: Tensor, factor: float = 1.0, begins: bool = False
+) -> Tensor:
+    """Add a sum of a b^T over tokens to a total [B, ..., m, n], in one product.
+
+    Where it `begins`, the total is 0.
+    """
     front = total.shape[:-2]
-    a, b = (x.movedim(1, -2).expand(*front, -1, -1).flatten(0, -3) for x in (a, b))
-    total = torch.baddbmm(total.flatten(0, -3), a.mT, b, alpha=factor)
-    return total.unflatten(0, front)
+    if total.ndim > 3 or not a.shape[0] == b.shape[0] == front[0]:
+        a, b = (x.movedim(1, -2).expand(*front, -1, -1).flatten(0, -3) for x in (a, b))
+        total = total.flatten(0, -3)
+    if begins:
+        total = torch.bmm(a.mT, b if factor == 1.0 else factor * b)
+    else:
+        total = torch.baddbmm(total, a.mT, b, alpha=factor)
+    return total if len(front) == 1 else total.unflatten(0, front)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -1845,7 +1874,13 @@ class MixerV(nn.Module):
         return matvecs(V["layer2.weight"], F.gelu(matvecs(V["layer1.weight"], wide(q)))).to(q.dtype)
 
     def collect(
-        self, k: Tensor, v: Tensor, W_eta: Tensor, V: dict[str, Tensor], V_sum: dict[str, Tensor]
+        self,
+        k: Tensor,
+        v: Tensor,
+        W_eta: Tensor,
+        V: dict[str, Tensor],
+        V_sum: dict[str, Tensor],
+        begins: bool = False,
     ) -> dict[str, Tensor]:
         """Take tokens into the window of 64."""
         layer2_weight = V["layer2.weight"]
@@ -1854,22 +1889,22 @@ class MixerV(nn.Module):
         gelu, slope = gelu_with_slope(matvecs(V["layer1.weight"], k))
         difference = matvecs(layer2_weight, gelu) - v
         V_sum_1 = add_outer_sum(
-            V_sum["1"], value * (matvecs(layer2_weight.mT, difference) * slope), k
+            V_sum["1"], value * (matvecs(layer2_weight.mT, difference) * slope), k, begins=begins
         )
-        V_sum_2 = add_outer_sum(V_sum["2"], value * difference, gelu)
+        V_sum_2 = add_outer_sum(V_sum["2"], value * difference, gelu, begins=begins)
         return {"1": V_sum_1, "2": V_sum_2}
 
     def update(
-        self, V: dict[str, Tensor], V_sum: dict[str, Tensor]
+        self, V: dict[str, Tensor], V_sum: dict[str, Tensor], own: bool = False
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Move at the end of a window of 64 tokens."""
         V_sum_1 = V_sum["1"]
         V_sum_2 = V_sum["2"]
         # V = V - sum(sigmoid(W_eta(x)) / (4 * segment) * grad, over = tokens)   (spec.nl:37)
-        V_layer1_weight = V["layer1.weight"] - V_sum_1
-        V_layer2_weight = V["layer2.weight"] - V_sum_2
+        V_layer1_weight = moved_state(V["layer1.weight"], V_sum_1, -1.0, own)
+        V_layer2_weight = moved_state(V["layer2.weight"], V_sum_2, -1.0, own)
         V = {"layer1.weight": V_layer1_weight, "layer2.weight": V_layer2_weight}
-        V_sum = {"1": torch.zeros_like(V_sum_1), "2": torch.zeros_like(V_sum_2)}
+        V_sum = {"1": nothing_like(V_sum_1), "2": nothing_like(V_sum_2)}
         return V, V_sum
 
     def read_step(self, q: Tensor, V: dict[str, Tensor]) -> Tensor:
@@ -2334,6 +2369,7 @@ class Mixer(nn.Module):
         alpha = torch.sigmoid(wide(self.W_f(x)) - 6.0)
         V = state["V"]
         V_sum = state["V.sum"]
+        V_own = False
         t = position
         V_read_rows = []
         lengths = cuts(position, x.shape[1], 64)
@@ -2346,10 +2382,11 @@ class Mixer(nn.Module):
             strict=True,
         ):
             V_read = self.V.read(q_w, V)
-            V_sum = self.V.collect(k_w, v_w, W_eta_w, V, V_sum)
+            V_sum = self.V.collect(k_w, v_w, W_eta_w, V, V_sum, t % 64 == 0)
             t = t + n
             if t % 64 == 0:
-                V, V_sum = self.V.update(V, V_sum)
+                V, V_sum = self.V.update(V, V_sum, V_own)
+                V_own = unrecorded()
             V_read_rows.append(V_read)
         V_read_1 = torch.cat(V_read_rows, 1)
         N_0, N_S_0 = self.N.initial(x.shape[0], x)
