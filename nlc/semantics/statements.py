@@ -235,8 +235,9 @@ def _let(
 def _only_part(scope: UpdateScope, key: str, rest: list[str]) -> str:
     whole = scope.env.get(key)
     if rest and isinstance(whole, Struct):
-        for part, _ in whole.parts:
-            if part == ".".join(rest) or part.startswith(f"{rest[0]}."):
+        names, word = [part for part, _ in whole.parts], ".".join(rest)
+        for part in names:
+            if part == word or (word not in names and part.startswith(f"{word}.")):
                 return part
     variable = next((v for v in scope.body.variables if (v.name or "self") == key), None)
     return variable.parts[0].name if variable else ""
