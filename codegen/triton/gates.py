@@ -161,7 +161,7 @@ class Scalar:
             total = total if table is None else tiles.add(total, table)
         if total is None:
             return None
-        return tiles.dot(tiles.mul(total, scores), b, (False, False), ("C", "K"))
+        return tiles.dot(tiles.mul(total, scores), b, (False, False), b.dims)
 
     def column(self, into: tuple[int, ...], j: int) -> Tile | None:
         """How much of a write is in state j at the tile's end [C]."""
@@ -178,11 +178,12 @@ class Relative:
 
     tiles: Tiles
     gates: Given
+    axis: str = "K"
 
     def __post_init__(self) -> None:
         g = self.gates[0][0]
         assert g is not None
-        self.g = _full(self.tiles, g, ("C", "K"))
+        self.g = _full(self.tiles, g, ("C", self.axis))
         self.running = renamed(self.tiles.named("running", self.g), "F", "F(t, 0)")
         self.end = renamed(self.tiles.named("last", self.running), "F_end", "F(C, 0)")
 
@@ -222,9 +223,9 @@ class Relative:
     ) -> Tile | None:
         """sum_i s[t, i] F(t, i) b_i."""
         tiles = self.tiles
-        seen = tiles.named("upto" if late else "below", scores)
+        seen = tiles.named("upto" if late else "below", tiles.spread(scores, ("C", "I")))
         keys = tiles.binary("div", b, self.running)
-        return tiles.mul(self._since(late), tiles.dot(seen, keys, (False, False), ("C", "K")))
+        return tiles.mul(self._since(late), tiles.dot(seen, keys, (False, False), b.dims))
 
 
 @dataclass
@@ -233,11 +234,12 @@ class Direct:
 
     tiles: Tiles
     gates: Given
+    axis: str = "K"
 
     def __post_init__(self) -> None:
         g = self.gates[0][0]
         assert g is not None
-        self.g = _full(self.tiles, g, ("C", "K"))
+        self.g = _full(self.tiles, g, ("C", self.axis))
 
     def _since(self, late: bool) -> Tile:
         op = "passed" if late else "passed_early"
@@ -272,6 +274,7 @@ class Direct:
         self, into: tuple[int, ...], j: int, scores: Tile, b: Tile, late: bool
     ) -> Tile | None:
         """sum_i s[t, i] F(t, i) b_i."""
+        scores = self.tiles.spread(scores, ("C", "I"))
         return self.tiles.named("given" if late else "given_early", scores, b, self.g)
 
 

@@ -110,6 +110,14 @@ def _sqrt_slope(tiles: Tiles, x: Tile, y: Tile) -> Tile:
     return slope if positive(x) else tiles.where(y, slope, tiles.number(0.0))
 
 
+def _scaled(tiles: Tiles, node: Tile, grad: Tile) -> list[Tile | None]:
+    matrix, vector = node.args
+    (rows,) = node.flags
+    product = tiles.mul(matrix, grad)
+    of_vector = tiles.row_sums(product) if rows else tiles.sum(product, node.dims[0])
+    return [tiles.scaled(grad, vector, rows), of_vector]
+
+
 def _one_minus(tiles: Tiles, x: Tile) -> Tile:
     return tiles.sub(tiles.number(1.0), x)
 
@@ -195,7 +203,7 @@ def _passed(early: bool) -> Row:
 
     def row(tiles: Tiles, node: Tile, grad: Tile) -> list[Tile | None]:
         (g,) = node.args
-        grad = tiles.spread(grad, ("C", "K"))
+        grad = tiles.spread(grad, node.dims)
         # F(t-1, 0) is F of the row above
         came = tiles.named("upwards", grad) if early else grad
         return [tiles.named("passed_back", came, g)]
@@ -223,7 +231,7 @@ def _given(word: str) -> Row:
 
     def row(tiles: Tiles, node: Tile, grad: Tile) -> list[Tile | None]:
         scores, b, g = node.args
-        grad = tiles.spread(grad, ("C", "K"))
+        grad = tiles.spread(grad, node.dims)
         return [
             tiles.named(f"direct{word}", grad, b, g),
             tiles.named(f"taken{word}", scores, grad, g),
@@ -264,6 +272,7 @@ GRADIENTS: dict[str, Row] = {
     "gelu": _unary(lambda tiles, x, y: tiles.unary("gelu_slope", x)),
     "gelu_slope": _unary(lambda tiles, x, y: tiles.unary("gelu_curve", x)),
     "silu_slope": _unary(lambda tiles, x, y: tiles.unary("silu_curve", x)),
+    "scaled": _scaled,
     "sum": lambda tiles, node, grad: [tiles.spread(grad, node.args[0].dims)],
     "spread": lambda tiles, node, grad: [grad],
     "turned": lambda tiles, node, grad: [
@@ -284,7 +293,7 @@ GRADIENTS: dict[str, Row] = {
     "passed": _passed(early=False),
     "passed_early": _passed(early=True),
     "ahead": lambda tiles, node, grad: [
-        tiles.named("ahead_back", tiles.spread(grad, ("C", "K")), node.args[0])
+        tiles.named("ahead_back", tiles.spread(grad, node.dims), node.args[0])
     ],
     "direct": _direct(""),
     "direct_early": _direct("_early"),

@@ -54,7 +54,8 @@ BINARY = {
     "eq": "tl.where({0} == {1}, 1.0, 0.0)",
     "ne": "tl.where({0} != {1}, 1.0, 0.0)",
 }
-# functions of the kernels' own library: the axes of the result, and what is told about it
+# functions of the kernels' own library: the axes of the result, where K stands for those channels
+# that its arguments have, and what is told about it
 NAMED: dict[str, Dims] = {
     # one gate of each token: products from token to token, of which nothing is divided
     "late": ("C", "I"),  # F(t, i) for i <= t
@@ -182,10 +183,18 @@ class Tiles:
         return self.binary("mul", x, y)
 
     def sum(self, x: Tile, axis: str) -> Tile:
-        """The sum over an axis."""
+        """The sum over an axis; the first of two with one name."""
         place = x.dims.index(axis)
         dims = (*x.dims[:place], *x.dims[place + 1 :])
         return self.make("sum", x, dims=dims, word=axis)
+
+    def row_sums(self, x: Tile) -> Tile:
+        """The sums of a matrix's rows, whose axes may have one name."""
+        return self.make("sum", x, dims=x.dims[:1], word=x.dims[1], flags=(True,))
+
+    def scaled(self, matrix: Tile, vector: Tile, rows: bool) -> Tile:
+        """Each row of a matrix times an entry of a vector, or each column."""
+        return self.make("scaled", matrix, vector, dims=matrix.dims, flags=(rows,))
 
     def here(self, x: Tile, fill: float) -> Tile:
         """What stands at tokens of the sequence; `fill` elsewhere."""
@@ -208,7 +217,9 @@ class Tiles:
 
     def named(self, op: str, *args: Tile) -> Tile:
         """A function of the kernels' library."""
-        return self.make(op, *args, dims=NAMED[op])
+        channels = [axis for arg in args for axis in arg.dims if axis not in ("C", "I")]
+        dims = tuple(channels[0] if axis == "K" else axis for axis in NAMED[op])
+        return self.make(op, *args, dims=dims)
 
 
 def joined(x: Dims, y: Dims) -> Dims:

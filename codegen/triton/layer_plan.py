@@ -16,6 +16,7 @@ from nlc.codegen.lowering import Lowering, batch_of
 from nlc.codegen.names import Names, identifier
 from nlc.codegen.program import note
 from nlc.codegen.tile_vectors import leaf_value
+from nlc.codegen.triton.gates import KINDS, Scalar
 from nlc.codegen.triton.layer_launch import read_suffix
 from nlc.codegen.triton.layer_printer import SHORTEST, several
 from nlc.codegen.triton.layer_values import MAPS, NoKernel, block_size
@@ -24,6 +25,8 @@ from nlc.codegen.writer import Writer, split_call
 
 from nlc.ir.normal_form import Affine
 from nlc.ir.schedule import BlockPlan, ChunkLoop, Stage, Windows
+from nlc.ir.shape import Shape
+from nlc.ir.system import Map
 
 if TYPE_CHECKING:
     from nlc.codegen.torch_memory import MemoryWriter
@@ -68,7 +71,7 @@ def plan_layers(writer: MemoryWriter, block: str) -> LayerPlan | str:
     names.used |= {f"{w}_start" for w in words.values()}
     reads = tuple((when, var) for _, when, var, _ in sorted(writer.reads) if when in READS)
     try:
-        layers = Layers(memory, dict(writer.forms), words, names)
+        layers = Layers(memory, dict(writer.forms), words, names, dict(writer.schedule.parts))
         for read in reads:
             layers.read(*read, read_suffix(layers, *read))
     except NoKernel as why:
@@ -105,14 +108,22 @@ def why_not(writer: MemoryWriter) -> str:
     for part, affine in writer.forms:
         if affine.stopped is not None:
             return "its gradient does not pass through all that moves it: it runs as PyTorch"
-        keeping = writer.schedule.keeping(part)
-        if affine.transposed or keeping.gates not in ("ScalarGate", "CoupledGates"):
+        keeping, rank = writer.schedule.keeping(part), len(_shape(form, part))
+        if keeping.gates not in KINDS or (rank == 0 and KINDS[keeping.gates] is not Scalar):
             return f"the gates of `{part}` are kept as {keeping.gates}"
+        if keeping.gates == "RelativeGates" and keeping.tile < SHORTEST:
+            return f"the gates of `{part}` hold for fewer than {SHORTEST} tokens"
+        if affine.transposed and rank != 2:
+            return f"the gates of `{part}` stand on its other side"
         if not affine.known:
             return "its writes read its state as it moves from token to token of a chunk"
         if circle(affine):
             return "its states flow in a circle"
     return ""
+
+
+def _shape(form: Map, part: str) -> Shape:
+    return next(p.shape for p in form.parts if p.name == part)
 
 
 def circle(form: Affine) -> bool:

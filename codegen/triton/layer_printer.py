@@ -227,13 +227,25 @@ class LayerPrinter(KernelPrinter):
                 return f"product({words[0]}, {words[1]}, DOT, PRECISION)"
             case "sum":
                 (x,) = node.args
-                place = self.seen(x.dims).index(node.word)
+                place = 1 if node.flags else self.seen(x.dims).index(node.word)
                 return f"tl.sum({self._sure(x, node.word)}, {place})"
+            case "scaled":
+                matrix, vector = node.args
+                place_of = "[:, None]" if node.flags[0] else "[None, :]"
+                return f"{self._atom(matrix)} * {self._atom(vector)}{place_of}"
+            case op if op in NAMED:
+                # functions of the library take tokens as rows
+                words = [_turned(self.text(arg), arg.dims) for arg in node.args]
+                return _turned(self._called(node, words), node.dims)
         return super()._expression(node)
 
 
 def _is_vectors(dims: Dims) -> bool:
     return len(dims) == 2 and dims[0] == "C" and dims[1] != "I"
+
+
+def _turned(text: str, dims: Dims) -> str:
+    return f"tl.trans({text})" if _is_vectors(dims) else text
 
 
 def _is_matrix(tile: Tile) -> bool:

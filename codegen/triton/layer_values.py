@@ -61,12 +61,12 @@ class Values:
 
     # ---- what kernels ask ----------------------------------------------------------------------
 
-    def gate(self, gate: Gate, beyond: float) -> Tile:
-        """A gate [C]; a number where it is the same for all."""
-        found = self.value(gate.value, False)
+    def gate(self, gate: Gate, beyond: float, axis: str = "") -> Tile:
+        """A gate [C], or [C, axis]; a number where it is the same for all."""
+        found = self.value(gate.value, gate.kind == "diagonal")
         if found.op == "number":
             return found
-        return self.tiles.here(self.tiles.spread(found, ("C",)), beyond)
+        return self.tiles.here(self.tiles.spread(found, ("C", axis) if axis else ("C",)), beyond)
 
     def coefficient(self, expr: Expr, dims: Dims) -> Tile:
         """A vector [C, d], or a number [C], of each token; 0 beyond the sequence."""

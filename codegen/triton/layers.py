@@ -23,15 +23,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from nlc.codegen.names import Names
-from nlc.codegen.triton.gates import Scalar
+from nlc.codegen.triton.gates import KINDS, Direct, Relative, Scalar
 from nlc.codegen.triton.gradient import gradients
 from nlc.codegen.triton.graph import Dims, Tile, Tiles, renamed
-from nlc.codegen.triton.layer_printer import BARRIER, MAKE, several
+from nlc.codegen.triton.layer_printer import BARRIER, MAKE, SHORTEST, several
 from nlc.codegen.triton.layer_values import Values, apply_map, own_dims
 from nlc.codegen.triton.solve import Kernel
 
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.normal_form import Affine, Write
+from nlc.ir.schedule import Keeping
 from nlc.ir.system import Memory
 
 # places of a state: before the chunk in which it is read, before and after the tile's own tokens
@@ -60,6 +61,8 @@ class Layers:
     forms: Mapping[str, Affine]
     words: Mapping[tuple[str, str], str]
     names: Names
+    # how the gates of each part are kept
+    keepings: Mapping[str, Keeping]
     values: Values = field(init=False)
     stored: dict[tuple[Expr, Dims], str] = field(default_factory=dict)
     shapes: dict[str, Dims] = field(default_factory=dict)
@@ -84,20 +87,25 @@ class Layers:
         """Begin a graph."""
         self.tiles = Tiles()
         self.values.tiles = self.tiles
-        made: dict[object, Scalar] = {}
-        self.gates: dict[str, Scalar] = {}
+        made: dict[object, Scalar | Relative | Direct] = {}
+        self.gates: dict[str, Scalar | Relative | Direct] = {}
         for part, form in self.forms.items():
-            if form.decay not in made:
+            kind = KINDS[self.keepings[part].gates]
+            axis = "" if kind is Scalar else self.sides(part)[1][-1]
+            key = (form.decay, kind, axis)
+            if key not in made:
                 # beyond the sequence a state stays, and nothing flows into another
                 given = [
                     [
-                        None if g is None else renamed(self.values.gate(g, float(i == j)), "g")
+                        None
+                        if g is None
+                        else renamed(self.values.gate(g, float(i == j), axis), "g")
                         for j, g in enumerate(row)
                     ]
                     for i, row in enumerate(form.decay)
                 ]
-                made[form.decay] = Scalar(self.tiles, given)
-            self.gates[part] = made[form.decay]
+                made[key] = kind(self.tiles, given, *([axis] if axis else []))
+            self.gates[part] = made[key]
 
     # ---- what there is -------------------------------------------------------------------------
 
@@ -116,11 +124,20 @@ class Layers:
 
     def vectors(self, part: str, r: int) -> Iterator[tuple[str, Expr, Dims]]:
         """The vectors of a write: its letter, its value and its axes with tokens."""
-        dims, write = self.shape(part), self.forms[part].writes[r]
+        (u_dims, b_dims), write = self.sides(part), self.forms[part].writes[r]
         assert write.offset is not None
-        yield "u", write.offset, ("C", *dims[:1]) if len(dims) == 2 else ("C",)
+        yield "u", write.offset, u_dims
         for b in dict.fromkeys(b for b in write.targets if b is not None):
-            yield "b", b, ("C", *dims[-1:])
+            yield "b", b, b_dims
+
+    @property
+    def longest(self) -> int:
+        """How many tokens a tile may have."""
+        kept = [keeping for part, keeping in self.keepings.items() if part in self.forms]
+        found = [keeping.tile for keeping in kept if keeping.gates == "RelativeGates"]
+        # those that go token by token inside a tile have short ones
+        found += [SHORTEST for keeping in kept if keeping.gates == "ChannelGates"]
+        return min(found, default=self.memory.chunk)
 
     @property
     def entries(self) -> int:
@@ -132,6 +149,12 @@ class Layers:
         """The axes of a part."""
         shape = next(p.shape for p in self.memory.map.parts if p.name == part)
         return own_dims(shape, 0)
+
+    def sides(self, part: str) -> tuple[Dims, Dims]:
+        """The axes of a write's u and b: those of rows and columns, or the other way round."""
+        dims = self.shape(part)
+        rows, columns = ("C", *dims[: len(dims) - 1]), ("C", *dims[-1:])
+        return (columns, rows) if self.forms[part].transposed else (rows, columns)
 
     def keys(self, write: Write) -> list[tuple[Expr, tuple[int, ...]]]:
         """The keys of a write, each with the states into which it goes."""
@@ -171,10 +194,10 @@ class Layers:
                 whole = self.gates[state.part].whole(a, j)
                 if whole is not None:
                     before = self.load(self.words[var, part], BEFORE, state.dims)
-                    total = tiles.add(total, tiles.mul(whole, before))
+                    total = tiles.add(total, self.carried(state.part, whole, before))
             for write in form.writes:
                 for left, u, _ in self.left(state, write, j):
-                    total = tiles.add(total, added(tiles, u, left, state.dims))
+                    total = tiles.add(total, added(tiles, *self.pair(form, u, left), state.dims))
             after = total or tiles.number(0.0)
             stores.append((state.word + AFTER, tiles.spread(after, state.dims)))
         about = "Go from tile to tile: the writes from the state before it, W <- W + u^T b."
@@ -184,13 +207,22 @@ class Layers:
         """What a chunk's end keeps of a write in a state: F(C, i) b_i, u and b_i."""
         if write.offset is None:
             return
-        dims = state.dims
+        u_dims, b_dims = self.sides(state.part)
         for b, into in self.keys(write):
-            key = self.made(b, ("C", *dims[-1:]))
+            key = self.made(b, b_dims)
             left = self.gates[state.part].left(into, j, key)
             if left is not None:
-                u_dims = ("C", *dims[:1]) if len(dims) == 2 else ("C",)
                 yield left, self.made(write.offset, u_dims), key
+
+    def carried(self, part: str, whole: Tile, state: Tile) -> Tile:
+        """F(C, 0) of a state, or of a gradient of one."""
+        if whole.dims and len(state.dims) == 2:
+            return self.tiles.scaled(state, whole, self.forms[part].transposed)
+        return self.tiles.mul(whole, state)
+
+    def pair(self, form: Affine, u: Tile, left: Tile) -> tuple[Tile, Tile]:
+        """What a write has along the rows of its states, and along the columns."""
+        return (left, u) if form.transposed else (u, left)
 
     # ---- reading -------------------------------------------------------------------------------
 
@@ -289,19 +321,25 @@ class Layers:
                 whole = self.gates[part].whole(a, j)
                 if whole is None:
                     continue
-                found[word] = tiles.add(found[word], tiles.mul(whole, dW))
+                found[word] = tiles.add(found[word], self.carried(part, whole, dW))
                 if whole.op != "number":
                     product = tiles.mul(self.load(word, BEFORE, dims), dW)
-                    for axis in dims:
-                        product = tiles.sum(product, axis)
-                    reach(whole, product)
+                    reach(whole, self._over(part, product, whole.dims))
             state = State(var, part, words[j], dims)
             for write in form.writes:
                 for left, u, _ in self.left(state, write, j):
-                    of_u, of_left = _added_back(tiles, u, left, dW)
-                    reach(u, of_u)
-                    reach(left, of_left)
+                    pair = self.pair(form, u, left)
+                    for value, grad in zip(pair, _added_back(tiles, *pair, dW), strict=True):
+                        reach(value, grad)
         return found
+
+    def _over(self, part: str, product: Tile, dims: Dims) -> Tile:
+        """The sum of a product of states over axes that a gate does not have."""
+        if dims and len(product.dims) == 2 and self.forms[part].transposed:
+            return self.tiles.row_sums(product)
+        while len(product.dims) > len(dims):
+            product = self.tiles.sum(product, product.dims[0])
+        return product
 
 
 def _replaced(tiles: Tiles, word: str, value: Tile) -> list[tuple[str, Tile]]:
@@ -362,6 +400,8 @@ class _Read:
         m, n = layers.shape(part)
         if self.when == "start":
             return tiles.dot(x, self._start(part), (False, True), ("C", m))
+        if layers.forms[part].transposed:
+            return self._turned(part, x)
         gates, form, late = layers.gates[part], layers.forms[part], self.when == "post"
         j, y = self._number(part), None
         for a, row in gates.asked(j, x, late).items():
@@ -377,6 +417,25 @@ class _Read:
                     y = tiles.add(y, tiles.dot(scores, u, (False, False), ("C", m)))
         return y or tiles.spread(tiles.number(0.0), ("C", m))
 
+    def _turned(self, part: str, x: Tile) -> Tile:
+        """F(t, 0) W x_t + sum_i <u_i, x_t> F(t, i) b_i, where the form is that of W^T."""
+        layers, tiles = self.layers, self.layers.tiles
+        m, n = layers.shape(part)
+        gates, form, late = layers.gates[part], layers.forms[part], self.when == "post"
+        j, y = self._number(part), None
+        for a, state in enumerate(form.states):
+            W = layers.load(layers.words[state], BEFORE, (m, n))
+            seen = gates.kept(a, j, tiles.dot(x, W, (False, True), ("C", m)), late)
+            y = y if seen is None else tiles.add(y, seen)
+        for write in form.writes:
+            if write.offset is None:
+                continue
+            scores = tiles.dot(x, layers.kept(write.offset, ("C", n)), (False, True), ("C", "I"))
+            for b, into in layers.keys(write):
+                seen = gates.spread(into, j, scores, layers.kept(b, ("C", m)), late)
+                y = y if seen is None else tiles.add(y, seen)
+        return y or tiles.spread(tiles.number(0.0), ("C", m))
+
     def vector(self, part: str) -> Tile:
         """A vector at each token: F(t, 0) w + sum_i F(t, i) u_i b_i."""
         layers, tiles = self.layers, self.layers.tiles
@@ -386,23 +445,17 @@ class _Read:
         gates, form, late = layers.gates[part], layers.forms[part], self.when == "post"
         j, found = self._number(part), None
         for a, (var, _) in enumerate(form.states):
-            since = gates.since(a, j, late)
-            if since is not None:
-                w = layers.load(layers.words[var, part], BEFORE, dims)
-                found = tiles.add(found, tiles.mul(since, w))
+            w = layers.load(layers.words[var, part], BEFORE, dims)
+            seen = gates.kept(a, j, w, late)
+            found = found if seen is None else tiles.add(found, seen)
         for write in form.writes:
             if write.offset is None:
                 continue
             for b, into in layers.keys(write):
-                table: Tile | None = None
-                for a in into:
-                    one = gates.table(a, j, late)
-                    table = table if one is None else tiles.add(table, one)
-                if table is not None:
-                    key = layers.kept(b, ("C", *dims))
-                    one = tiles.mul(key, layers.kept(write.offset, ("C",)))
-                    more = tiles.dot(table, one, (False, False), ("C", *dims))
-                    found = tiles.add(found, more)
+                key = layers.kept(b, ("C", *dims))
+                key = tiles.mul(key, layers.kept(write.offset, ("C",)))
+                more = gates.spread(into, j, tiles.number(1.0), key, late)
+                found = found if more is None else tiles.add(found, more)
         return found or tiles.spread(tiles.number(0.0), dims)
 
 

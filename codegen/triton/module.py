@@ -85,15 +85,15 @@ def _memory(
         )
         launcher.write(body)
         found += launcher.made
-        return _table(
-            layer_sizes(plan.layers.memory.chunk, plan.layers.entries), launcher.table
-        ) + _apart(body.text())
+        layers = plan.layers
+        rows = layer_sizes(layers.memory.chunk, layers.entries, layers.longest)
+        return _table(rows, launcher.table) + _apart(body.text())
     made = Launcher(plan.name, plan.solve, list(plan.reads), list(about), DIGEST, used)
     made.write(body)
     found += made.made
     sizes = plan.solve.sizes
-    rows = block_sizes(plan.solve.keeping, sizes["K"], sizes["V"])
-    return _table(rows, made.table) + _apart(body.text())
+    found_rows = block_sizes(plan.solve.keeping, sizes["K"], sizes["V"])
+    return _table(found_rows, made.table) + _apart(body.text())
 
 
 def _apart(text: str) -> str:

@@ -297,11 +297,13 @@ class KernelPrinter:
                 return UNARY[op].format(self.text(arg) if op == "stop" else self._atom(arg))
             case op if op in BINARY:
                 return BINARY[op].format(*(self._fitted(arg, node.dims) for arg in node.args))
+        return self._called(node, [self.text(arg) for arg in node.args])
+
+    def _called(self, node: Tile, words: list[str]) -> str:
+        """A call of a function of the library."""
         self.used.add(node.op)
-        words = [self.text(arg) for arg in node.args]
-        return (
-            f"{node.op}({', '.join([*words, *(['PRECISION'] if node.op in MULTIPLIES else [])])})"
-        )
+        more = ["PRECISION"] if node.op in MULTIPLIES else []
+        return f"{node.op}({', '.join([*words, *more])})"
 
     def loaded(self, node: Tile) -> str:
         """The text of a load."""

@@ -115,11 +115,12 @@ def block_sizes(keeping: Keeping, d_k: int, d_v: int) -> dict[str, Row]:
 LARGEST = max(SIZES)
 
 
-def layer_sizes(chunk: int, entries: int) -> dict[str, Row]:
+def layer_sizes(chunk: int, entries: int, longest: int) -> dict[str, Row]:
     """Return the rows of a memory with layers: tokens of a tile of its chunk, warps by its entries.
 
-    With 16 tokens, layers of 8192 weights keep within what every machine has.
+    With 16 tokens, layers of 8192 weights keep within what every machine has; gates may allow no
+    more than `longest`.
     """
-    tokens = 32 if chunk > 16 and entries <= 1 << 10 else 16
+    tokens = 32 if min(chunk, longest) > 16 and entries <= 1 << 10 else 16
     warps = 8 if entries > 1 << 13 else 4
     return dict.fromkeys((*ARCHITECTURES, "interpreter"), (tokens, 1, warps, warps, 1))

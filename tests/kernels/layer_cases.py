@@ -65,6 +65,26 @@ FIRST = """
   }
   out = W_o(M(q))
 """
+# a gate for each channel, of keys, of values and of a vector; one that is divided by and others
+CHANNELS = """
+  weights W_a : linear(d -> heads*d_k, bias)
+  weights W_b : linear(d -> heads*d_v, bias)
+  weights W_c : linear(d -> heads*d_k, bias)
+  a, b = 0.5 + 0.5 * sigmoid(W_a(x)), sigmoid(W_b(x))
+  c = relu(W_c(x))
+  memory M : mlp(d_k -> d_k -> d_v, bias, act = tanh) at fast {
+    key k
+    value v
+    init learned
+    update {
+      M.layer1.weight = M.layer1.weight @ diag(a) - 0.2 * grad.layer1.weight
+      M.layer2.weight = diag(b) @ M.layer2.weight - 0.2 * diag(b) @ grad.layer2.weight
+      M.layer1.bias = c * M.layer1.bias - 0.2 * grad.layer1.bias
+      M.layer2.bias = b * M.layer2.bias - 0.2 * grad.layer2.bias
+    }
+  }
+  out = W_o(M(q) + prev(M)(k))
+"""
 SMALL = {"dims.d": 6, "dims.heads": 2, "dims.d_k": 5, "levels.fast.chunk": 6}
 
 
@@ -104,10 +124,11 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "layers:roots": partial(text_case, block(ROOTS, chunk="5"), 13),
     "layers:sizes": partial(text_case, block(SIZES, chunk="5"), 13),
     "layers:first": partial(text_case, block(FIRST, chunk="4"), 9),
+    "layers:channels": partial(text_case, block(CHANNELS, chunk="18"), 19),
     "layers:half": half,
     "layers:operations": operations,
     **{
         f"layers:{name}": partial(shipped, name)
-        for name in ("ttt_linear", "ttt_mlp", "titans_lmm", "omeganet", "tnt")
+        for name in ("ttt_linear", "ttt_mlp", "titans_lmm", "omeganet", "tnt", "yaad")
     },
 }

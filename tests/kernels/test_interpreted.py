@@ -52,12 +52,22 @@ def test_kernels_in_half_precision_and_their_operations() -> None:
 
 
 def test_kernels_of_maps_with_layers_agree_forward_and_backward() -> None:
-    small(interpreted("layers:deep", "layers:ttt_linear", "layers:roots", "layers:sizes"))
+    small(interpreted("layers:deep", "layers:ttt_linear", "layers:roots", "layers:yaad"))
 
 
 @pytest.mark.slow
 def test_kernels_of_other_maps_with_layers_agree_and_are_sound_operations() -> None:
-    names = ("tiles", "gated", "first", "ttt_mlp", "titans_lmm", "omeganet", "tnt")
+    names = (
+        "tiles",
+        "gated",
+        "first",
+        "ttt_mlp",
+        "titans_lmm",
+        "omeganet",
+        "tnt",
+        "sizes",
+        "channels",
+    )
     small(interpreted(*(f"layers:{name}" for name in names)))
     found = interpreted("layers:half", "layers:operations")
     assert found["layers:half"]["half"] < 5e-3

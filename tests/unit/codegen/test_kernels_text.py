@@ -56,14 +56,14 @@ def texts(name: str) -> dict[str, str]:
 
 
 def test_every_operation_of_a_kernel_has_a_gradient() -> None:
-    structural = {"sum", "spread", "turned", "here", "dot", "where"}
+    structural = {"sum", "spread", "turned", "here", "dot", "where", "scaled"}
     # what only runs backwards
     last = {"of_diagonal", "later", "at_last", "upwards", "passed_back", "ahead_back"}
     last |= {"taken", "taken_early", "decays", "decays_early", "gelu_curve", "silu_curve"}
     assert set(GRADIENTS) | last == {*UNARY, *BINARY, *NAMED, *structural}
 
 
-@pytest.mark.parametrize("name", [*SHIPPED, "gla", "gated_oja", "omega", "ttt_mlp", *TEXTS])
+@pytest.mark.parametrize("name", [*SHIPPED, "gla", "gated_oja", "omega", "ttt_mlp", "yaad", *TEXTS])
 def test_kernels_are_formatted_and_name_where_they_come_from(name: str, tmp_path: Path) -> None:
     found = texts(name)
     assert found == texts(name)
