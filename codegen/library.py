@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from nlc.codegen.library_products import matrix_products
 from torch import Tensor
 
 
@@ -284,10 +285,10 @@ class Matvecs(torch.autograd.Function):
     @staticmethod
     def of(matrix, x):
         if x.ndim == 3:
-            return torch.bmm(x, matrix.mT)
+            return matrix_products(x, matrix.mT)
         front = matrix.shape[:-2]
         x, matrix = x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3)
-        return torch.bmm(x, matrix.mT).unflatten(0, front).movedim(-2, 1)
+        return matrix_products(x, matrix.mT).unflatten(0, front).movedim(-2, 1)
 
     @staticmethod
     def forward(ctx, matrix, x):
@@ -304,9 +305,9 @@ class Matvecs(torch.autograd.Function):
             dy = dy.movedim(1, -2).flatten(0, -3)
         dmatrix = dx = None
         if of_matrix:
-            dmatrix = torch.bmm(x.mT, dy).mT if turned else torch.bmm(dy.mT, x)
+            dmatrix = matrix_products(x.mT, dy).mT if turned else matrix_products(dy.mT, x)
         if of_x:
-            dx = torch.bmm(dy, matrix)
+            dx = matrix_products(dy, matrix)
         if len(front) == 1:
             return dmatrix, dx
         dx = None if dx is None else dx.unflatten(0, front).movedim(-2, 1)
@@ -335,7 +336,7 @@ def add_outer_sum(
         a, b = (x.movedim(1, -2).expand(*front, -1, -1).flatten(0, -3) for x in (a, b))
         total = total.flatten(0, -3)
     if begins:
-        total = torch.bmm(a.mT, b if factor == 1.0 else factor * b)
+        total = matrix_products(a.mT, b if factor == 1.0 else factor * b)
     else:
         total = torch.baddbmm(total, a.mT, b, alpha=factor)
     return total if len(front) == 1 else total.unflatten(0, front)

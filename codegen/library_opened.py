@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from nlc.codegen.library_products import matrix_products
 from torch import Tensor
 
 
@@ -164,14 +165,14 @@ def plain_product(matrix: Tensor, x: Tensor, turned: bool) -> Tensor:
     """As `learned_product`, without gradients of its own."""
     matrix = matrix if turned else matrix.mT
     if matrix.ndim == 3:
-        return torch.bmm(x, matrix)
-    y = torch.bmm(x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3))
+        return matrix_products(x, matrix)
+    y = matrix_products(x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3))
     return y.unflatten(0, matrix.shape[:-2]).movedim(-2, 1)
 
 
 def slope_of(dy: Tensor, x: Tensor) -> Tensor:
     """Sum dy x^T over tokens: [B, T, *lead, m], [B, T, *lead, k] -> [B, *lead, m, k]."""
     if x.ndim == 3:
-        return torch.bmm(dy.mT, x)
+        return matrix_products(dy.mT, x)
     dy, x = dy.movedim(1, -2), x.movedim(1, -2)
-    return torch.bmm(dy.flatten(0, -3).mT, x.flatten(0, -3)).unflatten(0, x.shape[:-2])
+    return matrix_products(dy.flatten(0, -3).mT, x.flatten(0, -3)).unflatten(0, x.shape[:-2])

@@ -12,6 +12,7 @@ from functools import cache
 from importlib.resources import files
 
 FILES = (
+    "library_products",
     "library",
     "library_norms",
     "library_maps",

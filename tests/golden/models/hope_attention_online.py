@@ -19,6 +19,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def matrix_products(a: Tensor, b: Tensor) -> Tensor:
+    """[B, m, k], [B, k, n] -> [B, m, n], as `torch.bmm`.
+
+    On a CPU that is MKL's product. Large ones go through oneDNN where no gradient of them is
+    recorded: on an AMD EPYC it takes half the time.
+    """
+    work = a.shape[1] * a.shape[2] * b.shape[2]
+    if work < 1 << 21 or a.shape[2] < 32 or not by_onednn(a, b):
+        return torch.bmm(a, b)
+    linear = torch.ops.mkldnn._linear_pointwise
+    found = [linear(x, y.mT, None, "none", [], "") for x, y in zip(a, b, strict=True)]
+    return found[0].unsqueeze(0) if len(found) == 1 else torch.stack(found)
+
+
+def by_onednn(a: Tensor, b: Tensor) -> bool:
+    """Say whether oneDNN takes these, and nothing has to see how they are multiplied."""
+    kinds = a.dtype == b.dtype == torch.float32 and a.device.type == b.device.type == "cpu"
+    seen = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    mkldnn = torch.backends.mkldnn
+    there = mkldnn.is_available() and mkldnn.enabled and torch.backends.mkl.is_available()
+    if not kinds or seen or not there or torch._C._len_torch_dispatch_stack():
+        return False
+    return hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
 def wide(x: Tensor) -> Tensor:
     """Give x in float32 or better: the precision of states and decays."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -401,17 +426,17 @@ def plain_product(matrix: Tensor, x: Tensor, turned: bool) -> Tensor:
     """As `learned_product`, without gradients of its own."""
     matrix = matrix if turned else matrix.mT
     if matrix.ndim == 3:
-        return torch.bmm(x, matrix)
-    y = torch.bmm(x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3))
+        return matrix_products(x, matrix)
+    y = matrix_products(x.movedim(1, -2).flatten(0, -3), matrix.flatten(0, -3))
     return y.unflatten(0, matrix.shape[:-2]).movedim(-2, 1)
 
 
 def slope_of(dy: Tensor, x: Tensor) -> Tensor:
     """Sum dy x^T over tokens: [B, T, *lead, m], [B, T, *lead, k] -> [B, *lead, m, k]."""
     if x.ndim == 3:
-        return torch.bmm(dy.mT, x)
+        return matrix_products(dy.mT, x)
     dy, x = dy.movedim(1, -2), x.movedim(1, -2)
-    return torch.bmm(dy.flatten(0, -3).mT, x.flatten(0, -3)).unflatten(0, x.shape[:-2])
+    return matrix_products(dy.flatten(0, -3).mT, x.flatten(0, -3)).unflatten(0, x.shape[:-2])
 
 
 class Learner(NamedTuple):
