@@ -1,7 +1,6 @@
 """Maps as modules, for weights; those a module uses are copied into it.
 
-In: streams. Out: streams. Parameters are named as in torch. `nn.Linear` and `nn.Embedding` serve
-where they fit.
+In: streams. Out: streams. Parameters are named as in torch. `nn.Embedding` serves where it fits.
 """
 
 from __future__ import annotations
@@ -18,6 +17,66 @@ def uniform(weight: Tensor, fan_in: int) -> None:
     """Draw from the uniform distribution in +-1/sqrt(fan in)."""
     bound = 1 / math.sqrt(max(fan_in, 1))
     nn.init.uniform_(weight, -bound, bound)
+
+
+class Linear(nn.Linear):
+    """As in torch; on a CPU, large products in float32 are oneDNN's, which use all of AVX-512."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim > 2 and for_onednn(x, self.weight):
+            return OneDNN.apply(x, self.weight, self.bias)
+        return F.linear(x, self.weight, self.bias)
+
+
+def for_onednn(x: Tensor, W: Tensor) -> bool:
+    """Say whether these are large and plain, in float32 on a CPU, and nothing else looks on."""
+    return (
+        not torch.compiler.is_compiling()
+        and x.numel() * W.shape[0] >= 2**24
+        and min(W.shape) >= 32
+        and x.device.type == W.device.type == "cpu"
+        and x.dtype == W.dtype == torch.float32
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and torch.backends.mkldnn.is_available()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.overrides.has_torch_function((x, W))
+        and not torch.utils._python_dispatch.is_in_torch_dispatch_mode()
+    )
+
+
+class OneDNN(torch.autograd.Function):
+    """x W^T + b. MKL, which torch asks otherwise, has AVX-512 for processors of Intel alone."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def product(x, W, b=None):
+        return torch.ops.mkldnn._linear_pointwise(x, W, b, "none", [], "")
+
+    @staticmethod
+    def forward(x, W, b):
+        return OneDNN.product(x, W, b)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_forward(*inputs[:2])
+
+    @staticmethod
+    def jvp(ctx, dx, dW, db):
+        x, W = ctx.saved_tensors
+        return F.linear(dx, W, db) + F.linear(x, dW)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, W = ctx.saved_tensors
+        of_x, of_W, of_b = ctx.needs_input_grad
+        # that of torch where this is differentiated again
+        product = F.linear if torch.is_grad_enabled() else OneDNN.product
+        rows, drows = x.flatten(0, -2), dy.flatten(0, -2)
+        dx = product(dy, W.mT) if of_x else None
+        dW = product(drows.mT, rows.mT) if of_W else None
+        return dx, dW, drows.sum(0) if of_b else None
 
 
 class Conv(nn.Module):
@@ -115,7 +174,7 @@ class MLP(nn.Module):
         new = {"device": device, "dtype": dtype}
         self.act, self.residual, self.layers = act, residual, len(sizes) - 1
         for i in range(self.layers):
-            layer = nn.Linear(sizes[i], sizes[i + 1], bias=bias, **new)
+            layer = Linear(sizes[i], sizes[i + 1], bias=bias, **new)
             self.add_module(f"layer{i + 1}", layer)
         self.norm = None if norm is None else norm(sizes[-1], **new)
 
@@ -173,7 +232,7 @@ class LoRA(nn.Module):
         self.up: nn.Module | nn.Parameter
         self.down = nn.Parameter(torch.empty(rank, d_in, **new))
         if bias:
-            self.up = nn.Linear(rank, d_out, **new)
+            self.up = Linear(rank, d_out, **new)
         else:
             self.up = nn.Parameter(torch.empty(d_out, rank, **new))
         self.reset_parameters()

@@ -82,7 +82,8 @@ def module_text(weight: Weight, used: set[str]) -> tuple[str, list[str]]:
     biased = bool(form.option("bias", False))
     match form.kind:
         case "linear":
-            return "nn.Linear", [*chain, f"bias={biased}", "**new"]
+            used.add("Linear")
+            return "Linear", [*chain, f"bias={biased}", "**new"]
         case "table":
             return "nn.Embedding", [*chain, "**new"]
         case "conv":
