@@ -237,6 +237,66 @@ def uniform(weight: Tensor, fan_in: int) -> None:
     nn.init.uniform_(weight, -bound, bound)
 
 
+class Linear(nn.Linear):
+    """As in torch; on a CPU, large products in float32 are oneDNN's, which use all of AVX-512."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim > 2 and for_onednn(x, self.weight):
+            return OneDNN.apply(x, self.weight, self.bias)
+        return F.linear(x, self.weight, self.bias)
+
+
+def for_onednn(x: Tensor, W: Tensor) -> bool:
+    """Say whether these are large and plain, in float32 on a CPU, and nothing else looks on."""
+    return (
+        not torch.compiler.is_compiling()
+        and x.numel() * W.shape[0] >= 2**24
+        and min(W.shape) >= 32
+        and x.device.type == W.device.type == "cpu"
+        and x.dtype == W.dtype == torch.float32
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and torch.backends.mkldnn.is_available()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.overrides.has_torch_function((x, W))
+        and not torch.utils._python_dispatch.is_in_torch_dispatch_mode()
+    )
+
+
+class OneDNN(torch.autograd.Function):
+    """x W^T + b. MKL, which torch asks otherwise, has AVX-512 for processors of Intel alone."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def product(x, W, b=None):
+        return torch.ops.mkldnn._linear_pointwise(x, W, b, "none", [], "")
+
+    @staticmethod
+    def forward(x, W, b):
+        return OneDNN.product(x, W, b)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_forward(*inputs[:2])
+
+    @staticmethod
+    def jvp(ctx, dx, dW, db):
+        x, W = ctx.saved_tensors
+        return F.linear(dx, W, db) + F.linear(x, dW)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, W = ctx.saved_tensors
+        of_x, of_W, of_b = ctx.needs_input_grad
+        # that of torch where this is differentiated again
+        product = F.linear if torch.is_grad_enabled() else OneDNN.product
+        rows, drows = x.flatten(0, -2), dy.flatten(0, -2)
+        dx = product(dy, W.mT) if of_x else None
+        dW = product(drows.mT, rows.mT) if of_W else None
+        return dx, dW, drows.sum(0) if of_b else None
+
+
 def activation(name: str, x: Tensor) -> Tensor:
     """The activation of a map by its name in the spec."""
     match name:
@@ -595,14 +655,14 @@ class Mixer(nn.Module):
     def __init__(self, device=None, dtype=None):
         super().__init__()
         new = {"device": device, "dtype": dtype}
-        self.W_q = nn.Linear(128, 128, bias=False, **new)
-        self.W_k = nn.Linear(128, 128, bias=False, **new)
-        self.W_v = nn.Linear(128, 128, bias=False, **new)
-        self.W_o = nn.Linear(128, 128, bias=False, **new)
-        self.W_0 = nn.Linear(128, 4, bias=True, **new)
-        self.W_1 = nn.Linear(128, 4, bias=True, **new)
-        self.W_2 = nn.Linear(128, 4, bias=True, **new)
-        self.W_m = nn.Linear(128, 4, bias=True, **new)
+        self.W_q = Linear(128, 128, bias=False, **new)
+        self.W_k = Linear(128, 128, bias=False, **new)
+        self.W_v = Linear(128, 128, bias=False, **new)
+        self.W_o = Linear(128, 128, bias=False, **new)
+        self.W_0 = Linear(128, 4, bias=True, **new)
+        self.W_1 = Linear(128, 4, bias=True, **new)
+        self.W_2 = Linear(128, 4, bias=True, **new)
+        self.W_m = Linear(128, 4, bias=True, **new)
         self.gain = nn.Parameter(torch.empty(32, **new))
         self.A = MixerA()
         self.M = MixerM(**new)
@@ -827,7 +887,7 @@ class Model(nn.Module):
         super().__init__()
         new = {"device": device, "dtype": dtype}
         self.embed = nn.Embedding(256, 128, **new)
-        self.unembed = nn.Linear(128, 256, bias=False, **new)
+        self.unembed = Linear(128, 256, bias=False, **new)
         self.repeat = nn.ModuleList(ModelRepeat(**new) for _ in range(4))
         self.reset_parameters()
 
