@@ -20,13 +20,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="""A compiler for Nested Learning systems.
 
-    A spec says which maps a model has, at which time scale each of them changes, and by which
-    rule. From it nlc makes readable PyTorch, which it can train and generate from.
+    A spec says which maps a model has, on which time scale each of them changes, and by which
+    rule. nlc checks the spec, compiles it to readable PyTorch, trains it and generates from it.
 
     A first session: `nlc new tiny`, `nlc check tiny.nl`, `nlc train tiny.nl --minutes 2`,
     `nlc generate runs/tiny-001`.
 
-    Exit status: 0 fine, 1 the spec is wrong, 2 the call is wrong.""",
+    Exit status: 0 success, 1 an error in the spec, 2 an error in the command line.""",
 )
 
 READING, MAKING, RUNNING = "Write specs", "Understand and compile", "Train and use"

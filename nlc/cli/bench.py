@@ -27,20 +27,21 @@ from nlc.cli.report import table
 def bench(
     spec: SpecArgument,
     tune: Annotated[
-        bool, typer.Option("--tune", help="Find faster block sizes, and put them into the table.")
+        bool,
+        typer.Option("--tune", help="Search for faster block sizes, and add them to the table."),
     ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Sequences.")] = 8,
-    length: Annotated[int, typer.Option(min=1, help="Tokens of a sequence.")] = 2048,
+    length: Annotated[int, typer.Option(min=1, help="Tokens in a sequence.")] = 2048,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The table. Default: the one that nlc compiles with."),
+        typer.Option(metavar="FILE", help="The table. Default: the one used by nlc compile."),
     ] = None,
     change: SetOption = None,
 ) -> None:
     """Measure a spec's Triton kernels on the GPU of this machine, forward and backward.
 
-    With --tune it tries other block sizes, warps and stages for each memory and keeps what is
-    faster, by architecture, by how gates are kept and by size. Nothing is tuned when a model runs.
+    With --tune it tries other block sizes, warps and stages for each memory and keeps the faster
+    ones, by architecture, kind of gates and size. Nothing is tuned when a model runs.
 
     Examples:
 

@@ -48,11 +48,11 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="PATH=VALUE",
-        help="Change a number of the spec, such as `dims.d=128` or `levels.fast.chunk=1`.",
+        help="Change a value in the spec, such as `dims.d=128` or `levels.fast.chunk=1`.",
     ),
 ]
-FormatOption = Annotated[Format, typer.Option("--format", help="How faults are shown.")]
-StrictOption = Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="How errors are shown.")]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Treat warnings as errors.")]
 
 
 def shipped() -> dict[str, Path]:

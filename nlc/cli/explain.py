@@ -36,7 +36,7 @@ CODE = re.compile(r"[Nn][Ll]\d+")
 
 def explain(
     what: Annotated[
-        str, typer.Argument(metavar="CODE|SPEC", help="A code such as NL0203, or a spec.")
+        str, typer.Argument(metavar="CODE|SPEC", help="An error code such as NL0203, or a spec.")
     ],
     change: SetOption = None,
     form: Annotated[
@@ -49,9 +49,9 @@ def explain(
         Architecture, typer.Option("--arch", help="The GPU that kernels are compiled for.")
     ] = Architecture.sm_90,
 ) -> None:
-    """Tell what a code means, or how a spec runs: levels, normal forms, schedules, cost.
+    """Explain an error code, or how a spec runs: levels, normal forms, schedules, cost.
 
-    For a code: its cause, a spec that gives it with the message, and the mended spec.
+    For a code: its cause, a spec with this error, the message, and the corrected spec.
 
     Examples:
 

@@ -45,14 +45,16 @@ class Target(StrEnum):
     triton = "triton"
 
 
-TargetOption = Annotated[Target, typer.Option(help="What to compile to; `auto` decides.")]
+TargetOption = Annotated[
+    Target, typer.Option(help="What to compile to; `auto` takes Triton kernels if there is a GPU.")
+]
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/NAME-001.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")]
 
 ProbeOption = Annotated[
-    bool, typer.Option("--probe", help="Look inside at each measurement; see `nlc probe`.")
+    bool, typer.Option("--probe", help="Probe the model at each measurement; see `nlc probe`.")
 ]
 ProbeTokens = Annotated[
     int, typer.Option(min=2, help="Tokens of each sequence that a probe reads.")
@@ -72,34 +74,36 @@ def train(
     data: DataOption = None,
     task: TaskOption = None,
     minutes: Annotated[
-        float | None, typer.Option(min=0, help=f"How long. Default {MINUTES:g}, unless --steps.")
+        float | None,
+        typer.Option(min=0, help=f"How long to train. Default: {MINUTES:g}, unless --steps."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=0, help="How many training steps.")] = None,
+    steps: Annotated[int | None, typer.Option(min=0, help="Number of training steps.")] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The run folder. Default runs/NAME-001, ...")
+        Path | None, typer.Option(metavar="DIR", help="The run folder. Default: runs/NAME-001, ...")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Go on with a run, exactly where it was.")
+        Path | None, typer.Option(metavar="DIR", help="Continue a run exactly where it stopped.")
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Sequences in a step. Default 8, of a task 32.")
+        int | None, typer.Option(min=1, help="Sequences in a step. Default: 8, for a task 32.")
     ] = None,
     length: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens in a sequence. Default 256, of a task its own."),
+        typer.Option(min=1, help="Tokens in a sequence. Default: 256, or that of the task."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="For initial values and batches.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of initial values and batches.")] = 0,
     eval_every: Annotated[
-        int | None, typer.Option(min=1, help="Steps between measurements. Default 100.")
+        int | None, typer.Option(min=1, help="Steps between measurements. Default: 100.")
     ] = None,
     eval_bytes: Annotated[int, typer.Option(min=1, help="Held-out bytes to measure.")] = 32768,
     save_every: Annotated[
-        int | None, typer.Option(min=1, help="Steps between checkpoints. Default: 30 seconds.")
+        int | None,
+        typer.Option(min=1, help="Steps between checkpoints. Default: every 30 seconds."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of torch. Default: what torch takes.")
+        int | None, typer.Option(min=1, help="Threads for torch. Default: as torch chooses.")
     ] = None,
-    sample: Annotated[int, typer.Option(min=0, help="Bytes of text to write at the end.")] = 300,
+    sample: Annotated[int, typer.Option(min=0, help="Bytes of text to generate at the end.")] = 300,
     probe: ProbeOption = False,
     probe_tokens: ProbeTokens = 128,
     target: TargetOption = Target.auto,
@@ -111,7 +115,7 @@ def train(
     A task is a generator of sequences with answers, such as parity or recall of pairs; `nlc tasks`
     lists them. Every spec with `vocab bytes` can try every task.
 
-    Stop it with Ctrl-C and go on with `nlc train --resume DIR`: the numbers are those of a run
+    Stop it with Ctrl-C and continue with `nlc train --resume DIR`: the numbers are those of a run
     that was never stopped. The run folder holds the spec, the emitted package, checkpoints,
     measurements (metrics.jsonl), versions, seed and command.
 
@@ -199,18 +203,18 @@ def _sampling() -> Any:
 def generate(
     run: RunArgument,
     prompt: Annotated[str, typer.Option(help="The text to continue.")] = "The ",
-    tokens: Annotated[int, typer.Option(min=0, help="Bytes to write.")] = 400,
+    tokens: Annotated[int, typer.Option(min=0, help="Bytes to generate.")] = 400,
     temperature: Annotated[
-        float, typer.Option(help="0 takes the likeliest byte; higher is wilder.")
+        float, typer.Option(help="0 takes the most likely byte; higher values vary more.")
     ] = 0.8,
     top_k: Annotated[
-        int | None, typer.Option(help="Draw only among the K likeliest bytes.")
+        int | None, typer.Option(help="Sample only from the K most likely bytes.")
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
 ) -> None:
     """Continue a prompt with a trained model.
 
-    Memory per token is constant for systems without softmax attention, however long the text.
+    Systems without softmax attention use constant memory, however long the text.
 
     Examples:
 
@@ -256,16 +260,16 @@ def evaluate(
     data: DataOption = None,
     task: TaskOption = None,
     length: Annotated[
-        int | None, typer.Option(min=1, help="Bytes read in one go. Default: as in training.")
+        int | None, typer.Option(min=1, help="Bytes read at once. Default: as in training.")
     ] = None,
     lengths: LengthsOption = None,
     form: AnswerOption = Answer.text,
 ) -> None:
-    """Measure a trained model: bits per byte of a text, or right answers to a task.
+    """Measure a trained model: bits per byte of a text, or accuracy on a task.
 
-    Without --text, --data or --task it is what the run trained on: of a text all that was held
-    out, of a task new sequences, also longer ones than in training. `exact` is the share of
-    sequences without a mistake, `guess` what giving always the most frequent answer would reach.
+    Without --text, --data or --task it is measured on what it was trained on: all held-out text,
+    or new sequences of the task, also longer ones than in training. `exact` is the share of
+    sequences without a mistake, `guess` the accuracy of always giving the most frequent answer.
 
     Examples:
 

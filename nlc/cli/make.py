@@ -35,7 +35,9 @@ def new(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: NAME.nl")
     ] = None,
 ) -> None:
-    """Write a first spec: small, whole, and explained line by line.
+    """Write a first spec: small, complete, and explained line by line.
+
+    The ending of the output file selects the form, .nl or .yaml.
 
     Examples:
 
@@ -60,16 +62,16 @@ def new(
 def compile_spec(
     spec: SpecArgument,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The package's folder. Default build/NAME.")
+        Path | None, typer.Option(metavar="DIR", help="The package's folder. Default: build/NAME.")
     ] = None,
     target: TargetOption = Target.auto,
     change: SetOption = None,
     form: FormatOption = Format.text,
 ) -> None:
-    """Compile a spec to a package of readable PyTorch that stands alone.
+    """Compile a spec to a self-contained package of readable PyTorch.
 
-    The folder is replaced only when the new package is whole. It imports torch, not nlc: copy it
-    into a project, read it, change it.
+    The package imports torch, not nlc: copy it into a project, read it, change it. An existing
+    folder is replaced only once the new package is complete.
 
     Examples:
 

@@ -21,15 +21,15 @@ def probe(
     ],
     tokens: Annotated[
         int | None,
-        typer.Option(min=2, help="Tokens to read of each sequence. Default: at most 128."),
+        typer.Option(min=2, help="Tokens to read from each sequence. Default: at most 128."),
     ] = None,
 ) -> None:
-    """Look inside a trained system: each level and memory, what it learns and what it keeps.
+    """Look inside a trained system: what each level and memory learns and keeps.
 
-    Surprise (the inner loss), norms of states and updates, gates with their half-life, spectral
-    entropy and effective rank of updates and of W_T - W_0, singular values of activations. The same
-    goes into metrics.jsonl, and into a picture, probes.svg. `nlc train --probe` does it at each
-    measurement.
+    Shows surprise (the inner loss), norms of states and updates, gates with their half-life,
+    spectral entropy and effective rank of updates and of W_T - W_0, and singular values of
+    activations. Also written to metrics.jsonl and drawn in probes.svg. `nlc train --probe` does
+    this at each measurement.
 
     Examples:
 

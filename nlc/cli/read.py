@@ -43,11 +43,11 @@ def check(
     form: FormatOption = Format.text,
     strict: StrictOption = False,
 ) -> None:
-    """Say what is wrong with specs, or show their levels.
+    """Check specs: report what is wrong, or show their levels.
 
-    Every fault of a stage is shown with its code, the lines it concerns and a hint;
-    `nlc explain CODE` tells more. A good spec answers with its levels, fastest first. JSON has a
-    line for each spec, GitHub annotations have one for each fault.
+    All errors of a stage are shown, each with its code, the lines it concerns and a hint;
+    `nlc explain CODE` explains it. For a correct spec the levels are shown, fastest first. JSON
+    has one line per spec, GitHub annotations one per error.
 
     Examples:
 
@@ -98,7 +98,9 @@ def fmt(
     diff: Annotated[bool, typer.Option("--diff", help="Show what would change.")] = False,
     change: SetOption = None,
 ) -> None:
-    """Put specs into their canonical format; comments stay. Without an option, print it.
+    """Format specs canonically; comments are kept.
+
+    Without --write, --check or --diff the result is printed.
 
     Examples:
 
@@ -149,7 +151,9 @@ def convert(
     ] = None,
     change: SetOption = None,
 ) -> None:
-    """Print a spec in its other form: text as YAML, YAML as text. Comments stay.
+    """Print a spec in its other form: text as YAML, YAML as text.
+
+    Comments are kept.
 
     Examples:
 
@@ -186,7 +190,7 @@ def graph(
     spec: SpecArgument,
     form: Annotated[
         Picture | None,
-        typer.Option("--format", help="Default: text, or what the ending of FILE says."),
+        typer.Option("--format", help="Default: text, or as the ending of FILE says."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="A file to write.")
@@ -242,7 +246,7 @@ def _picture_of(output: Path | None) -> Picture:
 
 
 def specs() -> None:
-    """List the specs that nlc ships. Each can be used by its name, and by `use NAME` in a spec."""
+    """List the shipped specs. Each can be used by its name, and with `use NAME` in a spec."""
     from nlc.cli.forms import tree_of
 
     bold, plain = ("\x1b[1m", "\x1b[0m") if colored(sys.stdout) else ("", "")

@@ -41,33 +41,33 @@ from nlc.cli.subjects import (
 STEPS = 500
 
 MinutesOption = Annotated[
-    float | None, typer.Option(min=0, help="The budget of each run, in place of steps.")
+    float | None, typer.Option(min=0, help="The budget of each run, instead of steps.")
 ]
 StepsOption = Annotated[
-    int | None, typer.Option(min=0, help=f"The budget of each run. Default {STEPS} steps.")
+    int | None, typer.Option(min=0, help=f"The budget of each run. Default: {STEPS} steps.")
 ]
 BatchOption = Annotated[
-    int | None, typer.Option(min=1, help="Sequences in a step. Default 8, of a task 32.")
+    int | None, typer.Option(min=1, help="Sequences in a step. Default: 8, for a task 32.")
 ]
 LengthOption = Annotated[
-    int | None, typer.Option(min=1, help="Tokens in a sequence. Default 256, of a task its own.")
+    int | None, typer.Option(min=1, help="Tokens in a sequence. Default: 256, or that of the task.")
 ]
-SeedsOption = Annotated[int, typer.Option(min=1, help="Runs of each, with seeds 0, 1, ...")]
+SeedsOption = Annotated[int, typer.Option(min=1, help="Runs of each spec, with seeds 0, 1, ...")]
 OutOption = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="The folder of all runs. Default runs/...-001.")
+    Path | None, typer.Option(metavar="DIR", help="The folder of all runs. Default: runs/...-001.")
 ]
 ResumeOption = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Go on where it was stopped, or show its table.")
+    Path | None, typer.Option(metavar="DIR", help="Continue where it stopped, or show its table.")
 ]
 MetricOption = Annotated[
     Metric | None,
-    typer.Option(help="What the table shows of a task: right answers, or sequences without fault."),
+    typer.Option(help="The score of a task: right answers, or sequences without a mistake."),
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="Threads of torch. Default: what torch takes.")
+    int | None, typer.Option(min=1, help="Threads for torch. Default: as torch chooses.")
 ]
 PlanOption = Annotated[
-    bool, typer.Option("--plan", help="Train nothing: only say what would be trained.")
+    bool, typer.Option("--plan", help="Train nothing; only show what would be trained.")
 ]
 
 
@@ -96,11 +96,11 @@ def compare(
     plan: PlanOption = False,
     form: AnswerOption = Answer.text,
 ) -> None:
-    """Train several specs with equal budgets, and say which is better and in what they differ.
+    """Train several specs with equal budgets, and show which is better and how they differ.
 
-    Each spec gets the same steps, batches, lengths and seeds. The table shows the mean over seeds
-    and, in brackets, the least and the most; parameters, the state that one sequence of the length
-    of training carries, tokens per second, and below it every clause that differs from the first
+    Each spec gets the same steps, batches, lengths and seeds. The table shows the mean over seeds,
+    with minimum and maximum in brackets; parameters; the state that one sequence of the training
+    length carries; tokens per second; and below it every clause that differs from the first
     spec's.
 
     Stop it with Ctrl-C; `nlc compare --resume DIR` goes on, and nothing is trained twice.
@@ -142,7 +142,7 @@ def sweep(
         typer.Option(
             "--set",
             metavar="PATH=V1,V2,...",
-            help="Values of the spec to try, such as `dims.d=64,128`; one value is set for all.",
+            help="Values of the spec to try, such as `dims.d=64,128`; one value applies to all.",
         ),
     ] = None,
     over: Annotated[
@@ -169,11 +169,11 @@ def sweep(
     device: DeviceOption = "auto",
     form: AnswerOption = Answer.text,
 ) -> None:
-    """Train a spec with all combinations of some values, and show a table of them.
+    """Train a spec with all combinations of the given values, and show a table of them.
 
     A comma inside brackets belongs to the value, so optimizers can be tried as they are written.
 
-    Stop it with Ctrl-C; `nlc sweep --resume DIR` goes on, and nothing is trained twice.
+    Stop it with Ctrl-C; `nlc sweep --resume DIR` continues, and nothing is trained twice.
 
     Examples:
 

@@ -67,11 +67,11 @@ def measured_json(rows: Sequence[Row], lost: float | None) -> dict[str, Any]:
 
 def tasks(
     name: Annotated[
-        str | None, typer.Argument(metavar="TASK", help="A task, with options if you like.")
+        str | None, typer.Argument(metavar="TASK", help="A task, optionally with options.")
     ] = None,
     form: AnswerOption = Answer.text,
 ) -> None:
-    """List the tasks that models can be trained on, or show one of them with an example.
+    """List the tasks that models can be trained on, or show one with an example.
 
     Options of a task follow its name: `--task mqar:pairs=16,keys=32`.
 
