@@ -25,9 +25,9 @@ def add_product(low: Lowering, expr: Expr, found: Added) -> fx.Node:
     start: Operand = low.widen(low.tensor(found.start))
     left: Operand = low.widen(low.tensor(found.left))
     if found.right is None:
-        size = abs(found.factor)
-        words = {"alpha": size} if size != 1 else {}
-        passed: Callable[..., object] = torch.add if found.factor > 0 else torch.sub
+        # a factor that is negative is one pass in the gradient, where `sub` with one is two
+        words = {"alpha": found.factor} if abs(found.factor) != 1 else {}
+        passed: Callable[..., object] = torch.sub if found.factor == -1 else torch.add
         return low.make(expr, passed, *low.align([start, left]), **words)
     right: Operand = low.widen(low.tensor(found.right))
     if found.outer:

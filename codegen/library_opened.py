@@ -172,7 +172,28 @@ def plain_product(matrix: Tensor, x: Tensor, turned: bool) -> Tensor:
 
 def slope_of(dy: Tensor, x: Tensor) -> Tensor:
     """Sum dy x^T over tokens: [B, T, *lead, m], [B, T, *lead, k] -> [B, *lead, m, k]."""
-    if x.ndim == 3:
-        return matrix_products(dy.mT, x)
-    dy, x = dy.movedim(1, -2), x.movedim(1, -2)
-    return matrix_products(dy.flatten(0, -3).mT, x.flatten(0, -3)).unflatten(0, x.shape[:-2])
+    return Slope.apply(dy, x) if torch.is_grad_enabled() else Slope.of(dy, x)
+
+
+class Slope(torch.autograd.Function):
+    """As `slope_of`; its gradients are products with tokens again."""
+
+    @staticmethod
+    def of(dy, x):
+        if x.ndim == 3:
+            return matrix_products(dy.mT, x)
+        dy, x = dy.movedim(1, -2), x.movedim(1, -2)
+        found = matrix_products(dy.flatten(0, -3).mT, x.flatten(0, -3))
+        return found.unflatten(0, x.shape[:-2])
+
+    @staticmethod
+    def forward(ctx, dy, x):
+        ctx.save_for_backward(dy, x)
+        return Slope.of(dy, x)
+
+    @staticmethod
+    def backward(ctx, slope):
+        dy, x = ctx.saved_tensors
+        of_dy, of_x = ctx.needs_input_grad
+        found = learned_product(slope, x, False) if of_dy else None
+        return found, learned_product(slope, dy, True) if of_x else None

@@ -438,10 +438,31 @@ def plain_product(matrix: Tensor, x: Tensor, turned: bool) -> Tensor:
 
 def slope_of(dy: Tensor, x: Tensor) -> Tensor:
     """Sum dy x^T over tokens: [B, T, *lead, m], [B, T, *lead, k] -> [B, *lead, m, k]."""
-    if x.ndim == 3:
-        return matrix_products(dy.mT, x)
-    dy, x = dy.movedim(1, -2), x.movedim(1, -2)
-    return matrix_products(dy.flatten(0, -3).mT, x.flatten(0, -3)).unflatten(0, x.shape[:-2])
+    return Slope.apply(dy, x) if torch.is_grad_enabled() else Slope.of(dy, x)
+
+
+class Slope(torch.autograd.Function):
+    """As `slope_of`; its gradients are products with tokens again."""
+
+    @staticmethod
+    def of(dy, x):
+        if x.ndim == 3:
+            return matrix_products(dy.mT, x)
+        dy, x = dy.movedim(1, -2), x.movedim(1, -2)
+        found = matrix_products(dy.flatten(0, -3).mT, x.flatten(0, -3))
+        return found.unflatten(0, x.shape[:-2])
+
+    @staticmethod
+    def forward(ctx, dy, x):
+        ctx.save_for_backward(dy, x)
+        return Slope.of(dy, x)
+
+    @staticmethod
+    def backward(ctx, slope):
+        dy, x = ctx.saved_tensors
+        of_dy, of_x = ctx.needs_input_grad
+        found = learned_product(slope, x, False) if of_dy else None
+        return found, learned_product(slope, dy, True) if of_x else None
 
 
 class Learner(NamedTuple):
@@ -950,8 +971,8 @@ class CmsF1(nn.Module):
     def update(self, grad: dict[str, Tensor], F_1: dict[str, Tensor]) -> dict[str, Tensor]:
         """Move by the gradient of a window of 16 tokens."""
         # self = self - 0.01 * grad   (rules.nl:7)
-        F_1_layer1_weight = torch.sub(F_1["layer1.weight"], grad["layer1.weight"], alpha=0.01)
-        F_1_layer2_weight = torch.sub(F_1["layer2.weight"], grad["layer2.weight"], alpha=0.01)
+        F_1_layer1_weight = torch.add(F_1["layer1.weight"], grad["layer1.weight"], alpha=-0.01)
+        F_1_layer2_weight = torch.add(F_1["layer2.weight"], grad["layer2.weight"], alpha=-0.01)
         return {"layer1.weight": F_1_layer1_weight, "layer2.weight": F_1_layer2_weight}
 
     def read_step(self, q: Tensor, F_1: dict[str, Tensor]) -> Tensor:
@@ -1002,8 +1023,8 @@ class CmsF2(nn.Module):
     def update(self, grad: dict[str, Tensor], F_2: dict[str, Tensor]) -> dict[str, Tensor]:
         """Move by the gradient of a window of 64 tokens."""
         # self = self - 0.0025 * grad   (rules.nl:7)
-        F_2_layer1_weight = torch.sub(F_2["layer1.weight"], grad["layer1.weight"], alpha=0.0025)
-        F_2_layer2_weight = torch.sub(F_2["layer2.weight"], grad["layer2.weight"], alpha=0.0025)
+        F_2_layer1_weight = torch.add(F_2["layer1.weight"], grad["layer1.weight"], alpha=-0.0025)
+        F_2_layer2_weight = torch.add(F_2["layer2.weight"], grad["layer2.weight"], alpha=-0.0025)
         return {"layer1.weight": F_2_layer1_weight, "layer2.weight": F_2_layer2_weight}
 
     def read_step(self, q: Tensor, F_2: dict[str, Tensor]) -> Tensor:
@@ -1054,8 +1075,8 @@ class CmsF3(nn.Module):
     def update(self, grad: dict[str, Tensor], F_3: dict[str, Tensor]) -> dict[str, Tensor]:
         """Move by the gradient of a window of 256 tokens."""
         # self = self - 0.0006 * grad   (rules.nl:7)
-        F_3_layer1_weight = torch.sub(F_3["layer1.weight"], grad["layer1.weight"], alpha=0.0006)
-        F_3_layer2_weight = torch.sub(F_3["layer2.weight"], grad["layer2.weight"], alpha=0.0006)
+        F_3_layer1_weight = torch.add(F_3["layer1.weight"], grad["layer1.weight"], alpha=-0.0006)
+        F_3_layer2_weight = torch.add(F_3["layer2.weight"], grad["layer2.weight"], alpha=-0.0006)
         return {"layer1.weight": F_3_layer1_weight, "layer2.weight": F_3_layer2_weight}
 
     def read_step(self, q: Tensor, F_3: dict[str, Tensor]) -> Tensor:
