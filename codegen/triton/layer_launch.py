@@ -41,7 +41,7 @@ class LayerLauncher:
         layers = self.layers
         self.chunk = layers.memory.chunk
         self.leaves = [leaf.name for leaf in layers.values.leaves.values()]
-        self.writes = list(layers.stored.values())
+        self.writes = [*layers.stored.values(), *layers.solved.values()]
         self.states = [state for _, state, _ in layers.states()]
         self.own = [state for state in self.states if not state.var]
         self._kernel(out, layers.course())

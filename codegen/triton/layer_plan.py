@@ -94,8 +94,9 @@ def why_not(writer: MemoryWriter) -> str:
     memory, form = writer.memory, writer.memory.map
     if form.kind not in MAPS or len(form.inputs) != 1 or len(form.outputs) != 1:
         return "its state is no map of vectors"
-    if writer.schedule.kind != "tile-scan" or len(writer.forms) != len(writer.schedule.forms):
-        return "its writes read its state as it moves from token to token of a chunk"
+    kinds = ("tile-scan", "tile-solve")
+    if writer.schedule.kind not in kinds or len(writer.forms) != len(writer.schedule.forms):
+        return f"`{writer.schedule.kind}` runs as PyTorch"
     blocks = [[block_size(str(axis.size)) for axis in part.shape] for part in form.parts]
     if max(map(math.prod, blocks)) > LARGEST:
         return f"a layer has more than {LARGEST} weights"
@@ -115,8 +116,8 @@ def why_not(writer: MemoryWriter) -> str:
             return f"the gates of `{part}` hold for fewer than {SHORTEST} tokens"
         if affine.transposed and rank != 2:
             return f"the gates of `{part}` stand on its other side"
-        if not affine.known:
-            return "its writes read its state as it moves from token to token of a chunk"
+        if rank != 2 and not affine.known:
+            return f"writes of the vector `{part}` read it as it moves from token to token"
         if circle(affine):
             return "its states flow in a circle"
     return ""

@@ -1,6 +1,7 @@
 """The kernels of a memory that moves from chunk to chunk, as tile graphs.
 
-In: the normal forms of its parts, whose writes are known at the chunk's start, and how it is read.
+In: the normal forms of its parts, and how it is read. Writes are known at the chunk's start, or
+read the state as it moves; then they are solved within each tile (`layer_solve`).
 Out: `Kernel`s:
 
     course       from tile to tile: the writes u, b of all layers from the state before the chunk,
@@ -27,6 +28,7 @@ from nlc.codegen.triton.gates import KINDS, Direct, Relative, Scalar
 from nlc.codegen.triton.gradient import gradients
 from nlc.codegen.triton.graph import Dims, Tile, Tiles, renamed
 from nlc.codegen.triton.layer_printer import BARRIER, MAKE, SHORTEST, several
+from nlc.codegen.triton.layer_solve import solve_part
 from nlc.codegen.triton.layer_values import Values, apply_map, own_dims
 from nlc.codegen.triton.solve import Kernel
 
@@ -54,7 +56,8 @@ class Layers:
     """Builds the kernels of one memory; each kernel has a graph of its own.
 
     `words` are the names of its states by (variable, part), `stored` those of its writes' vectors
-    that are kept for reads: what hangs on the state before the chunk.
+    that are kept for reads: what hangs on the state before the chunk. `solved` are those of writes
+    that read the state as it moves.
     """
 
     memory: Memory
@@ -65,6 +68,9 @@ class Layers:
     keepings: Mapping[str, Keeping]
     values: Values = field(init=False)
     stored: dict[tuple[Expr, Dims], str] = field(default_factory=dict)
+    solved: dict[tuple[str, int], str] = field(default_factory=dict)
+    # what these add, in the present graph
+    found: dict[str, dict[int, Tile]] = field(default_factory=dict)
     shapes: dict[str, Dims] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -72,20 +78,26 @@ class Layers:
         self.values = Values(self.memory, Tiles(), self.names, starts)
         self.begin()
         # the list of leaves is that of all coefficients
-        for _, part, r, _ in self.writes():
+        for form, part, r, write in self.writes():
+            short = part.removesuffix(".weight").replace(".", "_")
+            count = str(r + 1) if len(form.writes) > 1 else ""
             for letter, expr, dims in self.vectors(part, r):
                 found = self.values.coefficient(expr, dims)
-                if self.values.own(expr) and found.op != "number":
-                    short = part.removesuffix(".weight").replace(".", "_")
-                    count = str(r + 1) if len(self.forms[part].writes) > 1 else ""
-                    if (expr, dims) not in self.stored:
-                        word = self.names.fresh(f"{letter}_{short}{count}")
-                        self.stored[expr, dims] = word
-                        self.shapes[word] = dims
+                kept = letter == "b" or (letter == "u" and write.known)
+                kept = kept and self.values.own(expr) and found.op != "number"
+                if kept and (expr, dims) not in self.stored:
+                    word = self.names.fresh(f"{letter}_{short}{count}")
+                    self.stored[expr, dims] = word
+                    self.shapes[word] = dims
+            if not write.known:
+                word = self.names.fresh(f"e_{short}{count}")
+                self.solved[part, r] = word
+                self.shapes[word] = self.sides(part)[0]
 
     def begin(self) -> None:
         """Begin a graph."""
         self.tiles = Tiles()
+        self.found = {}
         self.values.tiles = self.tiles
         made: dict[object, Scalar | Relative | Direct] = {}
         self.gates: dict[str, Scalar | Relative | Direct] = {}
@@ -116,19 +128,24 @@ class Layers:
                 yield form, State(var, part, self.words[var, part], self.shape(part)), j
 
     def writes(self) -> Iterator[tuple[Affine, str, int, Write]]:
-        """All writes of all parts that go anywhere."""
+        """All writes of all parts that go anywhere, or may be seen by those that do."""
         for part, form in self.forms.items():
             for r, write in enumerate(form.writes):
-                if write.offset is not None and any(b is not None for b in write.targets):
+                known = write.offset is not None and any(b is not None for b in write.targets)
+                if known or not write.known:
                     yield form, part, r, write
 
     def vectors(self, part: str, r: int) -> Iterator[tuple[str, Expr, Dims]]:
         """The vectors of a write: its letter, its value and its axes with tokens."""
         (u_dims, b_dims), write = self.sides(part), self.forms[part].writes[r]
-        assert write.offset is not None
-        yield "u", write.offset, u_dims
+        if write.offset is not None:
+            yield "u", write.offset, u_dims
         for b in dict.fromkeys(b for b in write.targets if b is not None):
             yield "b", b, b_dims
+        for p in dict.fromkeys(p for p in write.reads if p is not None):
+            yield "p", p, b_dims
+        for _, c in write.earlier:
+            yield "c", c, ("C",)
 
     @property
     def longest(self) -> int:
@@ -181,6 +198,28 @@ class Layers:
             return self.tiles.load(word, dims)
         return self.made(expr, dims)
 
+    def before(self, part: str, a: int) -> Tile:
+        """A state of a part before the tile."""
+        return self.load(self.words[self.forms[part].states[a]], BEFORE, self.shape(part))
+
+    def written(self, part: str, r: int) -> Tile | None:
+        """What a write adds, made in this program; nothing where it adds nothing."""
+        write = self.forms[part].writes[r]
+        if write.known:
+            return None if write.offset is None else self.made(write.offset, self.sides(part)[0])
+        if part not in self.found:
+            self.found[part] = solve_part(self, part)
+        return renamed(self.found[part][r], self.solved[part, r])
+
+    def added(self, part: str) -> Iterator[tuple[Write, Tile]]:
+        """The writes of a part, with what the course has kept of what they add."""
+        u_dims = self.sides(part)[0]
+        for r, write in enumerate(self.forms[part].writes):
+            if not write.known:
+                yield write, self.tiles.load(self.solved[part, r], u_dims)
+            elif write.offset is not None:
+                yield write, self.kept(write.offset, u_dims)
+
     # ---- from chunk to chunk -------------------------------------------------------------------
 
     def course(self) -> Kernel:
@@ -188,6 +227,7 @@ class Layers:
         self.begin()
         tiles = self.tiles
         stores = [(word, self.made(*key)) for key, word in self.stored.items()]
+        stores += [(word, self._open(*key)) for key, word in self.solved.items()]
         for form, state, j in self.states():
             total: Tile | None = None
             for a, (var, part) in enumerate(form.states):
@@ -195,24 +235,29 @@ class Layers:
                 if whole is not None:
                     before = self.load(self.words[var, part], BEFORE, state.dims)
                     total = tiles.add(total, self.carried(state.part, whole, before))
-            for write in form.writes:
-                for left, u, _ in self.left(state, write, j):
+            for r in range(len(form.writes)):
+                for left, u in self.left(state, r, j):
                     total = tiles.add(total, added(tiles, *self.pair(form, u, left), state.dims))
             after = total or tiles.number(0.0)
             stores.append((state.word + AFTER, tiles.spread(after, state.dims)))
         about = "Go from tile to tile: the writes from the state before it, W <- W + u^T b."
         return Kernel("course", about, tuple(stores), loop=1)
 
-    def left(self, state: State, write: Write, j: int) -> Iterator[tuple[Tile, Tile, Tile]]:
-        """What a chunk's end keeps of a write in a state: F(C, i) b_i, u and b_i."""
-        if write.offset is None:
+    def _open(self, part: str, r: int) -> Tile:
+        found = self.written(part, r)
+        assert found is not None
+        return found
+
+    def left(self, state: State, r: int, j: int) -> Iterator[tuple[Tile, Tile]]:
+        """What a chunk's end keeps of a write in a state: F(C, i) b_i, and what it adds."""
+        added = self.written(state.part, r)
+        if added is None:
             return
-        u_dims, b_dims = self.sides(state.part)
-        for b, into in self.keys(write):
-            key = self.made(b, b_dims)
+        for b, into in self.keys(self.forms[state.part].writes[r]):
+            key = self.made(b, self.sides(state.part)[1])
             left = self.gates[state.part].left(into, j, key)
             if left is not None:
-                yield left, self.made(write.offset, u_dims), key
+                yield left, added
 
     def carried(self, part: str, whole: Tile, state: Tile) -> Tile:
         """F(C, 0) of a state, or of a gradient of one."""
@@ -293,10 +338,13 @@ class Layers:
 
         for (expr, dims), word in self.stored.items():
             reach(self.made(expr, dims), tiles.load(f"d{word}", dims))
+        for (part, r), word in self.solved.items():
+            reach(self._open(part, r), tiles.load(f"d{word}", self.shapes[word]))
         stores = []
         for part, form in self.forms.items():
             touched.clear()
             after = self._states_back(part, form, reach)
+            self._read_by_writes(part, reached, after)
             # all that takes these states is made before those of the next layer are loaded
             stores += [(MAKE, reached[value]) for value in touched]
             for word, grad in after.items():
@@ -326,12 +374,22 @@ class Layers:
                     product = tiles.mul(self.load(word, BEFORE, dims), dW)
                     reach(whole, self._over(part, product, whole.dims))
             state = State(var, part, words[j], dims)
-            for write in form.writes:
-                for left, u, _ in self.left(state, write, j):
+            for r in range(len(form.writes)):
+                for left, u in self.left(state, r, j):
                     pair = self.pair(form, u, left)
                     for value, grad in zip(pair, _added_back(tiles, *pair, dW), strict=True):
                         reach(value, grad)
         return found
+
+    def _read_by_writes(
+        self, part: str, reached: Mapping[Tile, Tile], after: dict[str, Tile]
+    ) -> None:
+        """Add what writes that read a part's states before the tile hand back."""
+        given = {e: reached[e] for e in self.found.get(part, {}).values() if e in reached}
+        for load, grad in gradients(self.tiles, given).items():
+            if load.word.endswith(BEFORE):
+                word = load.word.removesuffix(BEFORE)
+                after[word] = self.tiles.add(after[word], grad)
 
     def _over(self, part: str, product: Tile, dims: Dims) -> Tile:
         """The sum of a product of states over axes that a gate does not have."""
@@ -407,13 +465,10 @@ class _Read:
         for a, row in gates.asked(j, x, late).items():
             W = layers.load(layers.words[form.states[a]], BEFORE, (m, n))
             y = tiles.add(y, tiles.dot(row, W, (False, True), ("C", m)))
-        for write in form.writes:
-            if write.offset is None:
-                continue
+        for write, u in layers.added(part):
             for b, into in layers.keys(write):
                 scores = gates.reach(into, j, x, layers.kept(b, ("C", n)), late)
                 if scores is not None:
-                    u = layers.kept(write.offset, ("C", m))
                     y = tiles.add(y, tiles.dot(scores, u, (False, False), ("C", m)))
         return y or tiles.spread(tiles.number(0.0), ("C", m))
 
@@ -427,10 +482,8 @@ class _Read:
             W = layers.load(layers.words[state], BEFORE, (m, n))
             seen = gates.kept(a, j, tiles.dot(x, W, (False, True), ("C", m)), late)
             y = y if seen is None else tiles.add(y, seen)
-        for write in form.writes:
-            if write.offset is None:
-                continue
-            scores = tiles.dot(x, layers.kept(write.offset, ("C", n)), (False, True), ("C", "I"))
+        for write, u in layers.added(part):
+            scores = tiles.dot(x, u, (False, True), ("C", "I"))
             for b, into in layers.keys(write):
                 seen = gates.spread(into, j, scores, layers.kept(b, ("C", m)), late)
                 y = y if seen is None else tiles.add(y, seen)
@@ -448,12 +501,10 @@ class _Read:
             w = layers.load(layers.words[var, part], BEFORE, dims)
             seen = gates.kept(a, j, w, late)
             found = found if seen is None else tiles.add(found, seen)
-        for write in form.writes:
-            if write.offset is None:
-                continue
+        for write, u in layers.added(part):
             for b, into in layers.keys(write):
                 key = layers.kept(b, ("C", *dims))
-                key = tiles.mul(key, layers.kept(write.offset, ("C",)))
+                key = tiles.mul(key, u)
                 more = gates.spread(into, j, tiles.number(1.0), key, late)
                 found = found if more is None else tiles.add(found, more)
         return found or tiles.spread(tiles.number(0.0), dims)

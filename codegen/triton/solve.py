@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from nlc.codegen.names import Names
 from nlc.codegen.triton.coefficients import Coefficients
+from nlc.codegen.triton.eliminate import eliminate
 from nlc.codegen.triton.gates import KINDS, Direct, Relative, Scalar
 from nlc.codegen.triton.graph import Tile, Tiles, renamed
 
@@ -186,54 +187,15 @@ class Solve:
         return found
 
     def _eliminated(self) -> dict[str, Tile]:
-        """Solve E_r = sum_s A_rs E_s + U_r + P_r M for all writes that read, one after another.
-
-        A_rs is below the diagonal, or upto it for s < r, so what is left of A_rr when the writes
-        before r are taken out is below it again.
-        """
-        tiles, rows = self.tiles, self.open_
+        """Solve E_r = sum_s A_rs E_s + U_r + P_r M for all writes that read."""
+        rows = self.open_
         A = {(r, s): self._scores(r, s) for r in rows for s in rows}
         given = {r: self._given(r) for r in rows}
-        X: dict[int, Tile] = {}
-        for r in rows:
-            own = A[r, r]
-            if own is not None:
-                label = self.label(r) if len(rows) > 1 else ""
-                renamed(own, f"A{label}", "<F(t-1, i) b_i, p_t>, i < t")
-                X[r] = renamed(tiles.named("solved", own), f"X{label}", "(I - A)^-1")
-            for q in rows[rows.index(r) + 1 :]:
-                below = A[q, r]
-                if below is None:
-                    continue
-                if r in X:
-                    below = tiles.dot(below, X[r], (False, False), ("C", "I"))
-                for s in rows[rows.index(r) + 1 :]:
-                    other = A[r, s]
-                    if other is not None:
-                        more = tiles.dot(below, other, (False, False), ("C", "I"))
-                        A[q, s] = tiles.add(A[q, s], more)
-                for word, (value, axis) in given[r].items():
-                    more = tiles.dot(below, value, (False, False), ("C", axis))
-                    before = given[q][word][0] if word in given[q] else None
-                    given[q][word] = (tiles.add(before, more), axis)
-        for r in reversed(rows):
-            for s in rows[rows.index(r) + 1 :]:
-                other = A[r, s]
-                if other is None:
-                    continue
-                for word, (value, axis) in given[s].items():
-                    more = tiles.dot(other, value, (False, False), ("C", axis))
-                    before = given[r][word][0] if word in given[r] else None
-                    given[r][word] = (tiles.add(before, more), axis)
-            if r in X:
-                given[r] = {
-                    word: (tiles.dot(X[r], value, (False, False), ("C", axis)), axis)
-                    for word, (value, axis) in given[r].items()
-                }
+        solved = eliminate(self.tiles, rows, A, given, self.label)
         return {
             self.word(word, r): renamed(value, f"{word}{self.label(r)}_solved")
             for r in rows
-            for word, (value, _) in given[r].items()
+            for word, (value, _) in solved[r].items()
         }
 
     def word(self, word: str, r: int) -> str:

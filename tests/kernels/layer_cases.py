@@ -85,6 +85,53 @@ CHANNELS = """
   }
   out = W_o(M(q) + prev(M)(k))
 """
+# writes that read the state as it moves within the chunk, beside gradients of the chunk's start
+MOVING = """
+  weights W_a, W_b : linear(d -> heads, bias)
+  a, b = sigmoid(W_a(x)), sigmoid(W_b(x))
+  memory M : mlp(d_k -> 7 -> d_k, residual) at fast {
+    key unit(k)
+    value prev(self)(q)
+    init learned
+    update { self = self @ (a - b * outer(unit(k), unit(k))) - 0.3 * b * grad }
+  }
+  weights W_p : linear(heads*d_k -> d)
+  out = W_p(prev(M)(q))
+"""
+# two such writes a token, the second of which sees the first, with momentum
+TWICE = """
+  weights W_k2 : linear(d -> heads*d_k)
+  weights W_a, W_b : linear(d -> heads, bias)
+  k2, a, b = unit(W_k2(x)), sigmoid(W_a(x)), sigmoid(W_b(x))
+  memory M : glu(d_k -> 6 -> d_v) at fast {
+    key k
+    value v
+    state S = 0
+    init learned
+    update {
+      S = 0.9 * a * S - 0.2 * b * grad
+      M = M @ (a - b * outer(unit(k), unit(k))) + S
+      M = M @ (1 - 0.5 * outer(k2, k2))
+    }
+  }
+  out = W_o(M(q) + prev(M)(k2))
+"""
+# ... and with gates by channel, on both sides
+ERASED = """
+  weights W_a : linear(d -> heads*d_k, bias)
+  weights W_b : linear(d -> heads*d_v, bias)
+  a, b = 0.5 + 0.5 * sigmoid(W_a(x)), 0.5 + 0.5 * sigmoid(W_b(x))
+  memory M : mlp(d_k -> 7 -> d_v) at fast {
+    key k
+    value v
+    init learned
+    update {
+      M.layer1 = M.layer1 @ (diag(a) - outer(a * unit(k), 0.5 * unit(k))) - 0.2 * grad.layer1
+      M.layer2 = (diag(b) - outer(0.5 * unit(v), b * unit(v))) @ M.layer2 - 0.2 * grad.layer2
+    }
+  }
+  out = W_o(M(q))
+"""
 SMALL = {"dims.d": 6, "dims.heads": 2, "dims.d_k": 5, "levels.fast.chunk": 6}
 
 
@@ -125,6 +172,10 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "layers:sizes": partial(text_case, block(SIZES, chunk="5"), 13),
     "layers:first": partial(text_case, block(FIRST, chunk="4"), 9),
     "layers:channels": partial(text_case, block(CHANNELS, chunk="18"), 19),
+    "layers:moving": partial(text_case, block(MOVING, chunk="4"), 11),
+    "layers:moving_tiles": partial(text_case, block(MOVING, chunk="20"), 27),
+    "layers:twice": partial(text_case, block(TWICE, chunk="5"), 11),
+    "layers:erased": partial(text_case, block(ERASED, chunk="18"), 19),
     "layers:half": half,
     "layers:operations": operations,
     **{
