@@ -87,6 +87,13 @@ def apply_parts(low: Lowering, expr: Expr, parts: Mapping[str, fx.Node]) -> fx.N
     return split_output(low, form, y)
 
 
+def applied(low: Lowering, expr: Expr) -> fx.Node:
+    """Apply a map whose parts are what stands beside its argument."""
+    form: Map = expr.attr("map")
+    values = [low.tensor(part) for part in expr.args[1:]]
+    return apply_parts(low, expr, {p.name: v for p, v in zip(form.parts, values, strict=True)})
+
+
 class Site:
     """One application: the map, its parts and how many axes lead."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nlc.codegen import library_slots
-from nlc.codegen.apply import apply_parts
+from nlc.codegen.apply import applied, apply_parts
 from nlc.codegen.arguments import state_name
 from nlc.codegen.lowering import Lowering, batch_of
 from nlc.codegen.program import Operand, Program, note
@@ -61,7 +61,7 @@ class Selected:
         if self.batch == 2 and expr is self.choice.route:
             return self.weights()
         if expr not in self.given and (expr in self.own or expr in self.weighed):
-            return None
+            return applied(self.low, expr) if expr.op == "apply" else None
         value = self.dense.value(expr)
         if not isinstance(value, fx.Node) or value.meta.get("flag"):
             return value

@@ -20,7 +20,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from nlc.codegen import library
-from nlc.codegen.apply import apply_parts
+from nlc.codegen.apply import applied, apply_parts
 from nlc.codegen.arguments import arguments, state_variable
 from nlc.codegen.branches import gather_choices, swap
 from nlc.codegen.kept import Keep, keeps
@@ -627,12 +627,7 @@ def taken(
     def structured(low: Lowering, expr: Expr) -> fx.Node | None:
         if expr in inputs:
             return inputs[expr]
-        if expr.op == "apply":
-            form = expr.attr("map")
-            values = [low.tensor(part) for part in expr.args[1:]]
-            named = {p.name: v for p, v in zip(form.parts, values, strict=True)}
-            return apply_parts(low, expr, named)
-        return None
+        return applied(low, expr) if expr.op == "apply" else None
 
     return structured
 

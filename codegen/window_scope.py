@@ -14,6 +14,7 @@ from nlc.codegen.lowering import Lowering, batch_of
 from nlc.codegen.names import identifier
 from nlc.codegen.program import note
 from nlc.codegen.scope import Scope
+from nlc.codegen.torch_tiles import read_product
 from torch import fx
 
 from nlc.ir.expr import Expr, postorder
@@ -89,7 +90,8 @@ class WindowScope(Scope):
         """Take from outside what is whole there; all else as in a sequence."""
         if expr in self.aliases:
             return self.stream(str(self.aliases[expr].attr("name")))
-        if expr.op in OUTSIDE and not self.depends(expr):
+        product = read_product(expr, self.unit.memory) is not None
+        if (product or expr.op in OUTSIDE) and not self.depends(expr):
             return self.outside(expr)
         return super().structured(low, expr)
 

@@ -83,6 +83,9 @@ class Follow:
         self.at = node
         if node.op == "state":
             self._state(node)
+        elif node.op == "window" and self.memory.window == 1:
+            # it is kept from token to token, whatever it is the sum of
+            raise Stuck("updates", count=node.attr("period")[1])
         elif any(id(arg) in self.values for arg in node.args):
             row = self.rows.get(node.op)
             if row is None:

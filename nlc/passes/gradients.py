@@ -150,15 +150,17 @@ def _logsumexp(m: Maker, y: Expr, g: Expr, i: int) -> Expr:
 
 
 def _norm(m: Maker, y: Expr, g: Expr, i: int) -> Expr:
-    # x / 1 where the norm is 0, and so is x
-    safe = m("where", m("eq", y, 0.0), 1.0, y)
-    return m("mul", _keep(m, y, m("div", g, safe)), y.args[0])
+    return m("mul", _keep(m, y, _over_root(m, y, g)), y.args[0])
 
 
 def _sqrt(m: Maker, y: Expr, g: Expr, i: int) -> Expr:
+    return _over_root(m, y, m("mul", 0.5, g))
+
+
+def _over_root(m: Maker, y: Expr, g: Expr) -> Expr:
+    """Divide by a root; 0 where that is 0, so that the slopes of all orders are 0 there."""
     zero = m("eq", y, 0.0)
-    slope = m("div", m("mul", 0.5, g), m("where", zero, 1.0, y))
-    return m("where", zero, 0.0, slope)
+    return m("where", zero, 0.0, m("div", g, m("where", zero, 1.0, y)))
 
 
 def _softmax(m: Maker, y: Expr, g: Expr, i: int) -> Expr:

@@ -41,6 +41,10 @@ OBSTACLES: Mapping[str, tuple[str, str]] = {
         "it moves once for each window, by what its tokens come to",
         "nothing: the tokens of a window see one state, and are computed together",
     ),
+    "updates": (
+        "what {count} updates come to is summed in `every {count} steps`",
+        "nothing: each of them adds to a sum that is kept beside the state",
+    ),
     "objective": (
         "in the gradient of its objective, {reason}",
         "a gradient is linear where the objective is quadratic: `1/2 * ||M(k) - v||^2`, "

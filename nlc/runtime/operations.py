@@ -139,8 +139,8 @@ def _normalise(function: Callable[[Tensor, tuple[int, ...], float], Tensor]) -> 
 
 
 def _norm(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(x, dim=axes, keepdim=keep)
-    return norm
+    """Take the root of the sum of squares; its derivatives at 0 are 0, as those of the root are."""
+    return FUNCTIONS["sqrt"](x.square().sum(dim=axes, keepdim=keep))
 
 
 def _softmax(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:

@@ -19,7 +19,7 @@ CHUNKED: dict[str, tuple[str, str]] = {
 """,
     ),
     "a count of tokens beside states that move entry by entry": (
-        "3",
+        "2",
         """
   memory M : linear(d_k -> d_v) at fast { key unit(k)
   value v
@@ -31,6 +31,55 @@ CHUNKED: dict[str, tuple[str, str]] = {
   out = W_o(M(q))
 """,
     ),
+    "a sum over updates of a map with one value, in a chunk": (
+        "2",
+        """
+  memory M : linear(d_k -> 1) at fast { key unit(k)
+  value mean(v)
+  update { self = 0.9 * self - 0.3 * grad
+  every 2 steps { self = self - 0.1 * grad } } }
+  out = W_o(M(q) * v)
+""",
+    ),
+    "unit of what a memory answers that begins at 0": (
+        "2",
+        """
+  memory M : linear(d_k -> d_v) at fast { key k
+  value v
+  objective -<unit(self(key)), value> + 0.1 * norm(self(key))
+  update { self = 0.9 * self - 0.3 * grad } }
+  out = W_o(rmsnorm(M(q)))
+""",
+    ),
+    "a product with a state beside a number of a window": (
+        "2",
+        """
+  memory B : linear(d_k -> d_v) at fast { key k
+  value v
+  update { self = 0.9 * self - 0.2 * grad } }
+  memory C : linear(d_k -> d_v) at beat { key q
+  value v
+  state c[] = 1
+  update { c = c + 1
+  self = self - mean(0.5 * grad, over = tokens) } }
+  out = W_o(tanh(B @ q + C.c * v))
+""",
+    ),
+    "routed parts whose objective reads the past": (
+        "2",
+        """
+  weights W_r : linear(d -> heads*n)
+  memory M : linear(d_k -> d_v) at fast { key k
+  value v
+  objective <tanh(prev(self)(key) - value), self(key)>
+  slots n
+  route W_r(x)
+  select top_k(2)
+  update { self = 0.9 * self - 0.3 * grad } }
+  out = W_o(M(q))
+""",
+    ),
 }
 
-PROBES |= {name: block(body, chunk=chunk) for name, (chunk, body) in CHUNKED.items()}
+BEAT = "level beat every 4 tokens\n"
+PROBES |= {name: block(body, chunk=chunk, levels=BEAT) for name, (chunk, body) in CHUNKED.items()}
