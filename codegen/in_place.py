@@ -93,7 +93,8 @@ def _write_into(program: Program, old: fx.Node, new: fx.Node) -> bool:
     words: dict[str, Any] = made.kwargs
     if target is operator.mul:
         function: Callable[..., object] = library.scaled_state
-    elif target in SIGNS and (made.args[0] is old or SIGNS[target] > 0):
+    elif target in SIGNS and (made.args[0] is old or (SIGNS[target] > 0 and not words)):
+        # `alpha` is of what stands behind
         function = library.moved_state
         rest.append(SIGNS[target] * words.get("alpha", 1.0))
     elif target in ADDED and made.args[0] is old:

@@ -24,7 +24,7 @@ from nlc.codegen.unit import Passes
 from nlc.codegen.window_scope import EndScope, WindowScope
 from torch import fx
 
-from nlc.ir.expr import Expr
+from nlc.ir.expr import Expr, postorder
 from nlc.ir.schedule import Windows, made_by, memories_of, steps_of
 from nlc.ir.shared_reads import SharedRead
 from nlc.ir.system import Call, Memory
@@ -77,7 +77,8 @@ class _WindowLoop:
             for held in self.owner.held(self.unit.memory(name)):
                 self.hold_state(held)
         for name in self.stage.memories:
-            if self.owner.memories[name].move.own and self.unit.memory(name).reset is None:
+            writer = self.owner.memories[name]
+            if writer.move.own and writer.memory.reset is None and not self.read_late(name):
                 self.hold_own(name)
         counter, place = self.body.unused("n"), self.body.unused("t")
         self.scope.count = self.body.input(counter)
@@ -117,6 +118,20 @@ class _WindowLoop:
         key, word = (name, "own", ""), identifier(f"{name}_own")
         self.scope.states[key] = self.hold(word, False)
         self.carried[word].after = lambda: self.scope.states[key]
+
+    def read_late(self, name: str) -> bool:
+        """Say whether another memory's update may ask for what this one's state was before."""
+        asked = [
+            node
+            for other in self.stage.memories
+            if other != name
+            for node in postorder(self.owner.memories[other].step_arguments)
+        ]
+        return any(
+            node.attr("name") in self.made if node.op == "stream" else node.attr("memory") == name
+            for node in asked
+            if node.op in ("stream", "state", "attend")
+        )
 
     def hold_instance(self, instance: str) -> None:
         """Carry the state of a block that is called inside."""
