@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nlc.codegen.library_maps import Linear, OneDNN, for_onednn
+from nlc.codegen.library_maps import Linear, OneDNNLinear
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,8 +18,8 @@ def drawn(bias: bool = True) -> tuple[Linear, nn.Linear, Tensor]:
     ours, theirs = Linear(D_IN, D_OUT, bias=bias), nn.Linear(D_IN, D_OUT, bias=bias)
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(4, 2**24 // (4 * D_IN * D_OUT) + 1, D_IN)
-    capable = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    assert for_onednn(x, ours.weight) == (capable and torch.backends.mkldnn.is_available())
+    mkldnn = torch.backends.mkldnn
+    assert ours.large(x) == (mkldnn.is_available() and torch.backends.mkl.is_available())
     return ours, theirs, x
 
 
@@ -75,6 +75,6 @@ def test_who_watches_sees_linear_maps_of_torch() -> None:
 
 def test_what_is_small_or_of_another_type_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs, x = drawn()
-    monkeypatch.setattr(OneDNN, "apply", None)
+    monkeypatch.setattr(OneDNNLinear, "apply", None)
     assert torch.equal(ours(x[:, :1]), theirs(x[:, :1]))
     assert torch.equal(ours.double()(x.double()), theirs.double()(x.double()))
