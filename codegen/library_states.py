@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from nlc.codegen.library_products import matrix_products
 from torch import Tensor
 
 
@@ -87,8 +88,11 @@ class AlongTile(torch.autograd.Function):
         if how.move:
             after = flowed(how, how.flows, S, own, flows)
             for e, b, _, left in writes:
-                x, z = (b, by_state(e, left)) if how.wide else (by_state(b, left), e)
-                after.baddbmm_(x.mT, z)
+                # as the states lie in memory
+                x, z, to = (
+                    (by_state(e, left), b, after.mT) if how.wide else (by_state(b, left), e, after)
+                )
+                added(to, x.mT, z)
             first = state_in(how, after, 0).detach() if how.n > 1 else None
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(S, q, s, own, *given, *met)
@@ -113,8 +117,8 @@ class AlongTile(torch.autograd.Function):
                 move_back(how, dafter, write, wanted, back)
         if dy is not None:
             x, y, dq, ds = read_back(how, S, q, s, met, dy, of_q, of_s)
-            if of_S and dS is None and how.wide:
-                dS = torch.bmm(y.mT, x).mT
+            if of_S and how.wide:
+                dS = added(None if dS is None else dS.mT, y.mT, x).mT
             elif of_S:
                 dS = added(dS, x.mT, y)
             for back, write, wanted, x in zip(dwrites, writes, of_writes, met[1:], strict=True):
@@ -204,12 +208,12 @@ def move_back(how: Along, dafter: Tensor, write: Any, needs: Any, back: list[Any
     dsmall = dlarge = None
     if of_large and not of_small and of_left:
         # what the numbers are given then needs no product of its own
-        asked = torch.cat([torch.bmm(small, x) for x in dafter.chunk(how.n, -2)], -1)
+        asked = torch.cat([matrix_products(small, x) for x in dafter.chunk(how.n, -2)], -1)
         dlarge, back[3] = over_states(asked, left), products(asked, large)
     else:
-        dlarge = torch.bmm(by_state(small, left), dafter) if of_large else None
+        dlarge = matrix_products(by_state(small, left), dafter) if of_large else None
         if of_small or of_left:
-            asked = torch.bmm(large, dafter.mT)
+            asked = matrix_products(large, dafter.mT)
             dsmall = over_states(asked, left) if of_small else None
             back[3] = products(asked, small) if of_left else None
     back[:2] = (dsmall, dlarge) if how.wide else (dlarge, dsmall)
@@ -218,12 +222,12 @@ def move_back(how: Along, dafter: Tensor, write: Any, needs: Any, back: list[Any
 def read_along(how: Along, S: Tensor, q: Tensor, s: Any, writes: Any) -> tuple[Tensor, list[Any]]:
     """The answers, and for gradients what met the states and the scores of each write."""
     if how.wide:
-        asked = torch.bmm(q, S)
+        asked = matrix_products(q, S)
         y, met = over_states(asked, s), [None if s is None else asked]
     else:
-        y, met = torch.bmm(by_state(q, s), S), [None]
+        y, met = matrix_products(by_state(q, s), S), [None]
     for e, b, table, _ in writes:
-        met.append(None if table is None else torch.bmm(q, b.mT))
+        met.append(None if table is None else matrix_products(q, b.mT))
         y = y if table is None else added(y, met[-1] * table, e)
     return y, met
 
@@ -234,9 +238,9 @@ def read_back(
     """Gradients of what the states were asked: theirs is x^T y, then of queries and numbers."""
     if how.wide:
         y = by_state(dy, s)
-        dq = torch.bmm(y, S.mT) if of_q else None
+        dq = matrix_products(y, S.mT) if of_q else None
         return q, y, dq, products(met[0], dy) if of_s else None
-    asked = torch.bmm(dy, S.mT) if of_q or of_s else None
+    asked = matrix_products(dy, S.mT) if of_q or of_s else None
     dq = over_states(asked, s) if of_q else None
     return by_state(q, s), dy, dq, products(asked, q) if of_s else None
 
@@ -253,7 +257,7 @@ def scores_back(
         back[0] = added(back[0], (table * scores).mT, dy)
     if dq is None and not of_b and not of_table:
         return dq
-    dscores = torch.bmm(dy, e.mT)
+    dscores = matrix_products(dy, e.mT)
     back[2] = dscores * scores if of_table else None
     dscores = dscores * table
     if of_b:
@@ -264,5 +268,5 @@ def scores_back(
 def added(total: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
     """total + x y, None for nothing; what was made for this alone takes it in."""
     if total is None:
-        return torch.bmm(x, y)
+        return matrix_products(x, y)
     return torch.baddbmm(total, x, y) if torch.is_grad_enabled() else total.baddbmm_(x, y)
