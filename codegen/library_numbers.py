@@ -72,6 +72,8 @@ class Numbers:
         return self.made[key]
 
     def table(self, kind, into, j, late):
+        if kind == "parts":
+            return TableParts.apply(self.general().numbers(into, j)[0])
         if self.still:
             like = self.gates[0, 0]
             one = like.new_ones(like.shape[1], like.shape[1])
@@ -98,10 +100,28 @@ class Numbers:
         found = [key for key in self.made if key[0] == "course"]
         key = (found or [("course", ())])[0] if into is None else ("course", into)
         if key not in self.made:
-            n, pairs = len(self.states), tuple(self.gates)
-            since, left, *inside = RunningNumbers.apply(n, key[1], pairs, *self.gates.values())
-            self.made[key] = since, left, inside
+            # where rows are few, an operation for each token takes longer than whole tables
+            few = len(self.gates[0, 0]) < 16
+            self.made[key] = self.from_tables(key[1]) if few else self.token_by_token(key[1])
         return self.made[key]
+
+    def token_by_token(self, into):
+        n, pairs = len(self.states), tuple(self.gates)
+        since, left, *inside = RunningNumbers.apply(n, into, pairs, *self.gates.values())
+        return since, left, inside
+
+    def from_tables(self, into):
+        pairs = {(j, j) for j in self.states} | set(self.flows)
+        parts = {pair: self.given("parts", pair[:1], pair[1], True) for pair in sorted(pairs)}
+        inside, since, left = [], [], []
+        for j in self.states:
+            none = [torch.zeros_like(x) for x in parts[j, j]]
+            since.append(torch.stack([parts.get((a, j), none)[1] for a in self.states], -1))
+            found = [parts[a, j] for a in into if (a, j) in pairs] or [none]
+            here, _, last = (sum(some[1:], some[0]) for some in zip(*found, strict=True))
+            inside.append(here)
+            left.append(last)
+        return torch.stack(since, 2), torch.stack(left, 2), inside
 
 
 class NumbersOfChunk(Numbers):
@@ -125,6 +145,21 @@ class NumbersOfChunk(Numbers):
             by_chunk = found.unflatten(0, (of.rows, of.n, -1)).transpose(0, 1)
             of.cut[key] = by_chunk.flatten(1, 2).unbind(0)
         return of.cut[key][self.chunk]
+
+
+class TableParts(torch.autograd.Function):
+    """What is taken from a table [N, 1 + C, 1 + C], its first row but for i = 0 being 0."""
+
+    @staticmethod
+    def forward(ctx, table):
+        return table[:, 1:, 1:].contiguous(), table[:, :, 0].clone(), table[:, -1, 1:].clone()
+
+    @staticmethod
+    def backward(ctx, inside, first, last):
+        grad = F.pad(inside, (1, 0, 1, 0))
+        grad[:, :, 0] = first
+        grad[:, -1, 1:] += last
+        return grad
 
 
 class RunningNumbers(torch.autograd.Function):
