@@ -27,20 +27,27 @@ def matrix_products(a: Tensor, b: Tensor) -> Tensor:
     recorded: on an AMD EPYC it takes half the time.
     """
     work = a.shape[1] * a.shape[2] * b.shape[2]
-    if work < 1 << 21 or a.shape[2] < 32 or not by_onednn(a, b):
+    if work < 1 << 21 or a.shape[2] < 32 or torch.is_grad_enabled() or not by_onednn(a, b):
         return torch.bmm(a, b)
-    linear = torch.ops.mkldnn._linear_pointwise
-    found = [linear(x, y.mT, None, "none", [], "") for x, y in zip(a, b, strict=True)]
+    found = [onednn(x, y.mT) for x, y in zip(a, b, strict=True)]
     return found[0].unsqueeze(0) if len(found) == 1 else torch.stack(found)
+
+
+def onednn(x: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
+    """x W^T + b, of which no gradient is recorded."""
+    # of matrices with gaps between rows oneDNN has no fast product
+    W = W if W.is_contiguous() or W.mT.is_contiguous() else W.contiguous()
+    return torch.ops.mkldnn._linear_pointwise(x, W, b, "none", [], "")
 
 
 def by_onednn(a: Tensor, b: Tensor) -> bool:
     """Say whether oneDNN takes these, and nothing has to see how they are multiplied."""
     kinds = a.dtype == b.dtype == torch.float32 and a.device.type == b.device.type == "cpu"
-    seen = torch.is_grad_enabled() or torch.compiler.is_compiling()
     mkldnn = torch.backends.mkldnn
     there = mkldnn.is_available() and mkldnn.enabled and torch.backends.mkl.is_available()
-    if not kinds or seen or not there or torch._C._len_torch_dispatch_stack():
+    if torch.compiler.is_compiling() or not kinds or not there:
+        return False
+    if torch._C._len_torch_dispatch_stack() or torch.overrides.has_torch_function((a, b)):
         return False
     return hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -92,42 +99,31 @@ def uniform(weight: Tensor, fan_in: int) -> None:
 
 
 class Linear(nn.Linear):
-    """As in torch; on a CPU, large products in float32 are oneDNN's, which use all of AVX-512."""
+    """As in torch; large ones go through oneDNN on a CPU: MKL is slow on processors not Intel's."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim > 2 and for_onednn(x, self.weight):
-            return OneDNN.apply(x, self.weight, self.bias)
+        if x.ndim > 2 and self.large(x):
+            return OneDNNLinear.apply(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)
 
-
-def for_onednn(x: Tensor, W: Tensor) -> bool:
-    """Say whether these are large and plain, in float32 on a CPU, and nothing else looks on."""
-    return (
-        not torch.compiler.is_compiling()
-        and x.numel() * W.shape[0] >= 2**24
-        and min(W.shape) >= 32
-        and x.device.type == W.device.type == "cpu"
-        and x.dtype == W.dtype == torch.float32
-        and torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and torch.backends.mkldnn.is_available()
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.overrides.has_torch_function((x, W))
-        and not torch.utils._python_dispatch.is_in_torch_dispatch_mode()
-    )
+    def large(self, x: Tensor) -> bool:
+        """Say whether x has so many rows that oneDNN is worth its preparations, and takes it."""
+        if torch.compiler.is_compiling() or min(self.weight.shape) < 32:
+            return False
+        work = x.numel() * self.out_features
+        return (
+            work >= 1 << 24 and not torch.is_autocast_enabled("cpu") and by_onednn(x, self.weight)
+        )
 
 
-class OneDNN(torch.autograd.Function):
-    """x W^T + b. MKL, which torch asks otherwise, has AVX-512 for processors of Intel alone."""
+class OneDNNLinear(torch.autograd.Function):
+    """x W^T + b, with gradients of every order and transforms."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def product(x, W, b=None):
-        return torch.ops.mkldnn._linear_pointwise(x, W, b, "none", [], "")
-
-    @staticmethod
     def forward(x, W, b):
-        return OneDNN.product(x, W, b)
+        return onednn(x, W, b)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -144,7 +140,7 @@ class OneDNN(torch.autograd.Function):
         x, W = ctx.saved_tensors
         of_x, of_W, of_b = ctx.needs_input_grad
         # that of torch where this is differentiated again
-        product = F.linear if torch.is_grad_enabled() else OneDNN.product
+        product = F.linear if torch.is_grad_enabled() else onednn
         rows, drows = x.flatten(0, -2), dy.flatten(0, -2)
         dx = product(dy, W.mT) if of_x else None
         dW = product(drows.mT, rows.mT) if of_W else None

@@ -25,20 +25,27 @@ def matrix_products(a: Tensor, b: Tensor) -> Tensor:
     recorded: on an AMD EPYC it takes half the time.
     """
     work = a.shape[1] * a.shape[2] * b.shape[2]
-    if work < 1 << 21 or a.shape[2] < 32 or not by_onednn(a, b):
+    if work < 1 << 21 or a.shape[2] < 32 or torch.is_grad_enabled() or not by_onednn(a, b):
         return torch.bmm(a, b)
-    linear = torch.ops.mkldnn._linear_pointwise
-    found = [linear(x, y.mT, None, "none", [], "") for x, y in zip(a, b, strict=True)]
+    found = [onednn(x, y.mT) for x, y in zip(a, b, strict=True)]
     return found[0].unsqueeze(0) if len(found) == 1 else torch.stack(found)
+
+
+def onednn(x: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
+    """x W^T + b, of which no gradient is recorded."""
+    # of matrices with gaps between rows oneDNN has no fast product
+    W = W if W.is_contiguous() or W.mT.is_contiguous() else W.contiguous()
+    return torch.ops.mkldnn._linear_pointwise(x, W, b, "none", [], "")
 
 
 def by_onednn(a: Tensor, b: Tensor) -> bool:
     """Say whether oneDNN takes these, and nothing has to see how they are multiplied."""
     kinds = a.dtype == b.dtype == torch.float32 and a.device.type == b.device.type == "cpu"
-    seen = torch.is_grad_enabled() or torch.compiler.is_compiling()
     mkldnn = torch.backends.mkldnn
     there = mkldnn.is_available() and mkldnn.enabled and torch.backends.mkl.is_available()
-    if not kinds or seen or not there or torch._C._len_torch_dispatch_stack():
+    if torch.compiler.is_compiling() or not kinds or not there:
+        return False
+    if torch._C._len_torch_dispatch_stack() or torch.overrides.has_torch_function((a, b)):
         return False
     return hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -181,42 +188,31 @@ def uniform(weight: Tensor, fan_in: int) -> None:
 
 
 class Linear(nn.Linear):
-    """As in torch; on a CPU, large products in float32 are oneDNN's, which use all of AVX-512."""
+    """As in torch; large ones go through oneDNN on a CPU: MKL is slow on processors not Intel's."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim > 2 and for_onednn(x, self.weight):
-            return OneDNN.apply(x, self.weight, self.bias)
+        if x.ndim > 2 and self.large(x):
+            return OneDNNLinear.apply(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)
 
-
-def for_onednn(x: Tensor, W: Tensor) -> bool:
-    """Say whether these are large and plain, in float32 on a CPU, and nothing else looks on."""
-    return (
-        not torch.compiler.is_compiling()
-        and x.numel() * W.shape[0] >= 2**24
-        and min(W.shape) >= 32
-        and x.device.type == W.device.type == "cpu"
-        and x.dtype == W.dtype == torch.float32
-        and torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and torch.backends.mkldnn.is_available()
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.overrides.has_torch_function((x, W))
-        and not torch.utils._python_dispatch.is_in_torch_dispatch_mode()
-    )
+    def large(self, x: Tensor) -> bool:
+        """Say whether x has so many rows that oneDNN is worth its preparations, and takes it."""
+        if torch.compiler.is_compiling() or min(self.weight.shape) < 32:
+            return False
+        work = x.numel() * self.out_features
+        return (
+            work >= 1 << 24 and not torch.is_autocast_enabled("cpu") and by_onednn(x, self.weight)
+        )
 
 
-class OneDNN(torch.autograd.Function):
-    """x W^T + b. MKL, which torch asks otherwise, has AVX-512 for processors of Intel alone."""
+class OneDNNLinear(torch.autograd.Function):
+    """x W^T + b, with gradients of every order and transforms."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def product(x, W, b=None):
-        return torch.ops.mkldnn._linear_pointwise(x, W, b, "none", [], "")
-
-    @staticmethod
     def forward(x, W, b):
-        return OneDNN.product(x, W, b)
+        return onednn(x, W, b)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -233,7 +229,7 @@ class OneDNN(torch.autograd.Function):
         x, W = ctx.saved_tensors
         of_x, of_W, of_b = ctx.needs_input_grad
         # that of torch where this is differentiated again
-        product = F.linear if torch.is_grad_enabled() else OneDNN.product
+        product = F.linear if torch.is_grad_enabled() else onednn
         rows, drows = x.flatten(0, -2), dy.flatten(0, -2)
         dx = product(dy, W.mT) if of_x else None
         dW = product(drows.mT, rows.mT) if of_W else None
@@ -705,8 +701,11 @@ class AlongTile(torch.autograd.Function):
         if how.move:
             after = flowed(how, how.flows, S, own, flows)
             for e, b, _, left in writes:
-                x, z = (b, by_state(e, left)) if how.wide else (by_state(b, left), e)
-                after.baddbmm_(x.mT, z)
+                # as the states lie in memory
+                x, z, to = (
+                    (by_state(e, left), b, after.mT) if how.wide else (by_state(b, left), e, after)
+                )
+                added(to, x.mT, z)
             first = state_in(how, after, 0).detach() if how.n > 1 else None
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(S, q, s, own, *given, *met)
@@ -731,8 +730,8 @@ class AlongTile(torch.autograd.Function):
                 move_back(how, dafter, write, wanted, back)
         if dy is not None:
             x, y, dq, ds = read_back(how, S, q, s, met, dy, of_q, of_s)
-            if of_S and dS is None and how.wide:
-                dS = torch.bmm(y.mT, x).mT
+            if of_S and how.wide:
+                dS = added(None if dS is None else dS.mT, y.mT, x).mT
             elif of_S:
                 dS = added(dS, x.mT, y)
             for back, write, wanted, x in zip(dwrites, writes, of_writes, met[1:], strict=True):
@@ -822,12 +821,12 @@ def move_back(how: Along, dafter: Tensor, write: Any, needs: Any, back: list[Any
     dsmall = dlarge = None
     if of_large and not of_small and of_left:
         # what the numbers are given then needs no product of its own
-        asked = torch.cat([torch.bmm(small, x) for x in dafter.chunk(how.n, -2)], -1)
+        asked = torch.cat([matrix_products(small, x) for x in dafter.chunk(how.n, -2)], -1)
         dlarge, back[3] = over_states(asked, left), products(asked, large)
     else:
-        dlarge = torch.bmm(by_state(small, left), dafter) if of_large else None
+        dlarge = matrix_products(by_state(small, left), dafter) if of_large else None
         if of_small or of_left:
-            asked = torch.bmm(large, dafter.mT)
+            asked = matrix_products(large, dafter.mT)
             dsmall = over_states(asked, left) if of_small else None
             back[3] = products(asked, small) if of_left else None
     back[:2] = (dsmall, dlarge) if how.wide else (dlarge, dsmall)
@@ -836,12 +835,12 @@ def move_back(how: Along, dafter: Tensor, write: Any, needs: Any, back: list[Any
 def read_along(how: Along, S: Tensor, q: Tensor, s: Any, writes: Any) -> tuple[Tensor, list[Any]]:
     """The answers, and for gradients what met the states and the scores of each write."""
     if how.wide:
-        asked = torch.bmm(q, S)
+        asked = matrix_products(q, S)
         y, met = over_states(asked, s), [None if s is None else asked]
     else:
-        y, met = torch.bmm(by_state(q, s), S), [None]
+        y, met = matrix_products(by_state(q, s), S), [None]
     for e, b, table, _ in writes:
-        met.append(None if table is None else torch.bmm(q, b.mT))
+        met.append(None if table is None else matrix_products(q, b.mT))
         y = y if table is None else added(y, met[-1] * table, e)
     return y, met
 
@@ -852,9 +851,9 @@ def read_back(
     """Gradients of what the states were asked: theirs is x^T y, then of queries and numbers."""
     if how.wide:
         y = by_state(dy, s)
-        dq = torch.bmm(y, S.mT) if of_q else None
+        dq = matrix_products(y, S.mT) if of_q else None
         return q, y, dq, products(met[0], dy) if of_s else None
-    asked = torch.bmm(dy, S.mT) if of_q or of_s else None
+    asked = matrix_products(dy, S.mT) if of_q or of_s else None
     dq = over_states(asked, s) if of_q else None
     return by_state(q, s), dy, dq, products(asked, q) if of_s else None
 
@@ -871,7 +870,7 @@ def scores_back(
         back[0] = added(back[0], (table * scores).mT, dy)
     if dq is None and not of_b and not of_table:
         return dq
-    dscores = torch.bmm(dy, e.mT)
+    dscores = matrix_products(dy, e.mT)
     back[2] = dscores * scores if of_table else None
     dscores = dscores * table
     if of_b:
@@ -882,7 +881,7 @@ def scores_back(
 def added(total: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
     """total + x y, None for nothing; what was made for this alone takes it in."""
     if total is None:
-        return torch.bmm(x, y)
+        return matrix_products(x, y)
     return torch.baddbmm(total, x, y) if torch.is_grad_enabled() else total.baddbmm_(x, y)
 
 
@@ -947,6 +946,8 @@ class Numbers:
         return self.made[key]
 
     def table(self, kind, into, j, late):
+        if kind == "parts":
+            return TableParts.apply(self.general().numbers(into, j)[0])
         if self.still:
             like = self.gates[0, 0]
             one = like.new_ones(like.shape[1], like.shape[1])
@@ -973,10 +974,28 @@ class Numbers:
         found = [key for key in self.made if key[0] == "course"]
         key = (found or [("course", ())])[0] if into is None else ("course", into)
         if key not in self.made:
-            n, pairs = len(self.states), tuple(self.gates)
-            since, left, *inside = RunningNumbers.apply(n, key[1], pairs, *self.gates.values())
-            self.made[key] = since, left, inside
+            # where rows are few, an operation for each token takes longer than whole tables
+            few = len(self.gates[0, 0]) < 16
+            self.made[key] = self.from_tables(key[1]) if few else self.token_by_token(key[1])
         return self.made[key]
+
+    def token_by_token(self, into):
+        n, pairs = len(self.states), tuple(self.gates)
+        since, left, *inside = RunningNumbers.apply(n, into, pairs, *self.gates.values())
+        return since, left, inside
+
+    def from_tables(self, into):
+        pairs = {(j, j) for j in self.states} | set(self.flows)
+        parts = {pair: self.given("parts", pair[:1], pair[1], True) for pair in sorted(pairs)}
+        inside, since, left = [], [], []
+        for j in self.states:
+            none = [torch.zeros_like(x) for x in parts[j, j]]
+            since.append(torch.stack([parts.get((a, j), none)[1] for a in self.states], -1))
+            found = [parts[a, j] for a in into if (a, j) in pairs] or [none]
+            here, _, last = (sum(some[1:], some[0]) for some in zip(*found, strict=True))
+            inside.append(here)
+            left.append(last)
+        return torch.stack(since, 2), torch.stack(left, 2), inside
 
 
 class NumbersOfChunk(Numbers):
@@ -1000,6 +1019,21 @@ class NumbersOfChunk(Numbers):
             by_chunk = found.unflatten(0, (of.rows, of.n, -1)).transpose(0, 1)
             of.cut[key] = by_chunk.flatten(1, 2).unbind(0)
         return of.cut[key][self.chunk]
+
+
+class TableParts(torch.autograd.Function):
+    """What is taken from a table [N, 1 + C, 1 + C], its first row but for i = 0 being 0."""
+
+    @staticmethod
+    def forward(ctx, table):
+        return table[:, 1:, 1:].contiguous(), table[:, :, 0].clone(), table[:, -1, 1:].clone()
+
+    @staticmethod
+    def backward(ctx, inside, first, last):
+        grad = F.pad(inside, (1, 0, 1, 0))
+        grad[:, :, 0] = first
+        grad[:, -1, 1:] += last
+        return grad
 
 
 class RunningNumbers(torch.autograd.Function):
