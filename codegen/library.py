@@ -370,6 +370,26 @@ def newton_schulz(
     return x.mT if tall else x
 
 
+def newton_schulz_of_all(
+    matrices: list[Tensor],
+    steps: int,
+    coefficients: tuple[tuple[float, float, float], ...],
+    eps: float,
+) -> list[Tensor]:
+    """Orthogonalise matrices of one shape, some of which may be turned, in one batch."""
+    tall = [x.shape[-2] > x.shape[-1] for x in matrices]
+    x = torch.stack([y.mT if turned else y for y, turned in zip(matrices, tall, strict=True)])
+    shape = x.shape
+    x = (x / (torch.linalg.matrix_norm(x, keepdim=True) + eps)).flatten(0, -3)
+    for i in range(steps):
+        a, b, c = coefficients[i % len(coefficients)]
+        square = x @ x.mT
+        square = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        x = torch.baddbmm(x, square, x, beta=a)
+    x = x.view(shape)
+    return [y.mT if turned else y for y, turned in zip(x.unbind(0), tall, strict=True)]
+
+
 def eig_values(x: Tensor) -> Tensor:
     """Eigenvalues of a symmetric matrix, falling."""
     return torch.linalg.eigvalsh(x).flip(-1)

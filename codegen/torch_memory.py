@@ -34,6 +34,7 @@ from nlc.codegen.triton.layer_plan import LayerPlan
 from nlc.codegen.triton.plan import KernelPlan
 from nlc.codegen.triton.rows_call import RowsPlan
 from nlc.codegen.triton.sequential_step import StepPlan
+from nlc.codegen.triton.window_call import WindowPlan
 from nlc.codegen.unit import of_memory as evaluated
 from nlc.codegen.writer import Writer, split_call
 from torch import fx
@@ -85,6 +86,7 @@ class MemoryWriter:
     shared: SharedRead | None = None
     step_kernel: StepPlan | None = None
     rows_kernel: RowsPlan | None = None
+    window_kernels: WindowPlan | None = None
     stands_for: tuple[str, ...] = ()
     written_by: MemoryWriter | None = None
     step_arguments: dict[Expr, str] = field(init=False)

@@ -30,6 +30,7 @@ from nlc.codegen.triton.plan import KernelPlan, plan_kernels
 from nlc.codegen.triton.rows_call import RowsPlan, plan_rows
 from nlc.codegen.triton.sequential_step import StepPlan, plan_step, step_name
 from nlc.codegen.triton.token_group import Group, find_group
+from nlc.codegen.triton.window_call import WindowPlan, plan_window
 from nlc.codegen.unit import (
     Unit,
     expressions,
@@ -62,6 +63,8 @@ class Emitter:
         self.steps: dict[tuple[str, str], StepPlan | str] = {}
         # the kernels of loops over tokens by (block, memories), or why there are none
         self.loops: dict[tuple[str, tuple[str, ...]], LoopPlan | str] = {}
+        # the launches of a memory where its window ends, or why it has none
+        self.windows: dict[tuple[str, str], WindowPlan | str] = {}
         # ... and the kernel of one token of a block, while decoding
         self.tokens: dict[tuple[str, tuple[str, ...]], LoopPlan | str] = {}
         self.names = class_names(system)
@@ -138,6 +141,11 @@ class Emitter:
                 rows if isinstance(rows, str) else rows.loop
             )
             writer.rows_kernel = rows if isinstance(rows, RowsPlan) else None
+        if writer.memory.stays and self.calculus:
+            name = step_name(block.name, writer.memory.name)
+            window = plan_window(writer, name, self.calculus, self.system.graph_of)
+            self.windows[block.name, writer.memory.name] = window
+            writer.window_kernels = window if isinstance(window, WindowPlan) else None
         step = plan_step(writer, step_name(block.name, writer.memory.name))
         self.steps[block.name, writer.memory.name] = step
         writer.step_kernel = step if isinstance(step, StepPlan) else None
@@ -309,6 +317,10 @@ class Emitter:
         """The memories whose step has a kernel."""
         return {name: p for name, p in self.steps.items() if isinstance(p, StepPlan)}
 
+    def planned_windows(self) -> dict[tuple[str, str], WindowPlan]:
+        """The memories that have kernels where their windows end."""
+        return {name: p for name, p in self.windows.items() if isinstance(p, WindowPlan)}
+
     def planned_loops(self) -> dict[tuple[str, tuple[str, ...]], LoopPlan]:
         """The loops over tokens that have kernels."""
         return {name: p for name, p in self.loops.items() if isinstance(p, LoopPlan)}
@@ -320,7 +332,8 @@ class Emitter:
     def has_kernels(self) -> bool:
         """Say whether there is a `kernels.py`, once all classes are written."""
         loops = {**self.planned_loops(), **self.planned_tokens()}
-        return bool(self.planned() or self.planned_steps() or loops)
+        windows = self.planned_windows()
+        return bool(self.planned() or self.planned_steps() or loops or windows)
 
     def kernels_text(self) -> tuple[str, tuple[Emitted, ...]]:
         """The whole of `kernels.py` and its kernels, or nothing where no memory has any."""
@@ -331,6 +344,7 @@ class Emitter:
 
         plans = [(plan, lines(*name)) for name, plan in self.planned().items()]
         steps = [(plan, lines(*name)) for name, plan in self.planned_steps().items()]
+        windows = [(plan, lines(*name)) for name, plan in self.planned_windows().items()]
         loops = [
             (plan, list(dict.fromkeys(line for name in names for line in lines(block, name))))
             for found in (self.planned_loops(), self.planned_tokens())
@@ -338,7 +352,7 @@ class Emitter:
         ]
         if not self.has_kernels():
             return "", ()
-        return emit_kernels(plans, steps, loops, self.spec, self.system.name)
+        return emit_kernels(plans, steps, loops, windows, self.spec, self.system.name)
 
     def head(self) -> list[str]:
         """The file's docstring."""
@@ -512,8 +526,13 @@ def emit_with_kernels(system: System, plan: Plan, spec: str, calculus: Calculus)
                 plain[block, memory] = f"its loop over tokens runs as PyTorch: {loop}"
             else:
                 plain.pop((block, memory), None)
+    for name, window in emitter.windows.items():
+        if isinstance(window, str):
+            plain[name] = f"where its window ends PyTorch does it: {window}"
+        else:
+            plain.pop(name, None)
     for name, step in emitter.steps.items():
-        if name in plain:
+        if name in plain and name not in emitter.windows:
             told = (
                 f"nor for one token: {step}" if isinstance(step, str) else "one token has its own"
             )

@@ -25,6 +25,7 @@ from nlc.codegen.program import choose as pick
 from nlc.codegen.selected import Selected, choose
 from nlc.codegen.token_sums import sum_of_tokens
 from nlc.codegen.triton.sequential_step import call_step
+from nlc.codegen.triton.window_call import write_launches
 from nlc.codegen.writer import Writer
 from torch import fx
 
@@ -54,7 +55,7 @@ class Move:
 def build_move(writer: MemoryWriter) -> Move:
     """Build what `step` or `update` does."""
     memory = writer.memory
-    moved = _Moved(writer, writer.step_arguments)
+    moved = Moved(writer, writer.step_arguments)
     program, totals, states = moved.program, moved.totals, moved.states
     selected = _selected(writer, totals, moved.leaf)
     after = {v.name: dict(states[v.name]) for v in memory.variables}
@@ -100,6 +101,8 @@ def write_move(writer: MemoryWriter, out: Writer) -> None:
     if writer.step_kernel is not None:
         with out.indent():
             call_step(writer.step_kernel, writer, out)
+    if writer.window_kernels is not None:
+        write_launches(writer, writer.window_kernels, out)
     names = [*writer.states, *(keep.name for keep in kept)]
     writer.finish(out, move.program, move.results, names, finished=True)
 
@@ -111,7 +114,7 @@ def write_asks(writer: MemoryWriter, out: Writer) -> None:
         about = "Say where the gradient is asked for once more."
         words = _words(writer, given, turn)
         writer.method(out, f"ask{turn + 1}", words, writer.state_type(), about)
-        moved = _Moved(writer, given)
+        moved = Moved(writer, given)
         low, old = moved.totals.low, moved.states[""]
         values = {
             part: writer.full(low, low.tensor(point), old[part]) for part, point in points.items()
@@ -133,7 +136,7 @@ def _words(writer: MemoryWriter, given: dict[Expr, str], asked: int) -> list[str
     return words + flag_words(periods(memory))
 
 
-class _Moved:
+class Moved:
     """What the methods that move a memory begin with: their arguments, and how leaves are found."""
 
     def __init__(self, writer: MemoryWriter, given: dict[Expr, str]):

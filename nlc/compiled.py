@@ -34,7 +34,7 @@ from nlc.optimizers import (
 )  # fmt: skip
 from nlc.passes.explicit import explicit
 from nlc.passes.plan import plan
-from nlc.passes.token import gradients_of, written_out
+from nlc.passes.token import gradients_of, simple_products, written_out
 from nlc.runtime.load import load_module, load_package
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class Compiled:
             texts = {"model.py": emit_model(self._ready, self._plan, self.spec_name)}
             names = [(b.name, m.name) for b in self.system.blocks for m in b.memories]
             return WithKernels(texts, (), dict.fromkeys(names, why))
-        calculus = Calculus(written_out, gradients_of)
+        calculus = Calculus(written_out, gradients_of, simple_products)
         return emit_with_kernels(self._ready, self._plan, self.spec_name, calculus)
 
     @cached_property

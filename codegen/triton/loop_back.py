@@ -39,7 +39,7 @@ class BackText(LoopText):
         }
         words = [*dstate, *drow]
         reached = [
-            (value, _summed(graph, seeds[word], value))
+            (value, summed(graph, seeds[word], value))
             for word, value in zip(words, self.token.roots(), strict=True)
         ]
         own = {self.state(h) for h in self.held}
@@ -235,7 +235,7 @@ def _splits(leaves: Iterable[Expr]) -> dict[str, Places]:
     return {leaf.attr("name"): frozenset(leaf.attr("split")) for leaf in leaves}
 
 
-def _summed(graph: Graph, seed: Expr, value: Expr) -> Expr:
+def summed(graph: Graph, seed: Expr, value: Expr) -> Expr:
     """What reaches a value from the gradient of the state, with more axes, that it becomes."""
     missing = len(seed.shape) - len(value.shape)
     thin = tuple(

@@ -16,17 +16,14 @@ from nlc.codegen.triton.sequential import block
 from nlc.codegen.writer import Writer
 
 from nlc.ir.expr import Expr
-from nlc.ir.shape import Shape
+from nlc.ir.shape import Axis, Shape
 
 
-class LoopText:
-    """Writes the body of a kernel."""
+class BlockText:
+    """Lines of a function that loads and stores blocks; `axis` is what a program has a part of."""
 
-    def __init__(self, token: Token):
-        self.token = token
-        self.graph, self.axis = token.graph, token.axis
-        self.given, self.held, self.rows = token.given, token.held, token.rows
-        self.frame = Frame(self.graph.lead, Names(set(token.names)), token.least)
+    def __init__(self, frame: Frame, axis: Axis | None):
+        self.frame, self.axis = frame, axis
         self.out = Writer()
         self.out.depth = 1
 
@@ -78,6 +75,31 @@ class LoopText:
         blocks = ", ".join(self.frame.block(d) for d in dims)
         return f"{printer.fitted(value, dims)} + tl.zeros([{blocks}], tl.float32)"
 
+    def along(self) -> list[str]:
+        """What numbers the entries of axes, and where those of a matrix stand."""
+        out = Writer()
+        out.depth = 1
+        for (size, in_part), word in self.frame.numbers.items():
+            if in_part:
+                out.line(f"{word} = part * V + tl.arange(0, V)  # some of {size}")
+            else:
+                out.line(
+                    f"{word} = tl.arange(0, {max(self.frame.least, block(size))})  # of {size}"
+                )
+        for text, word in self.frame.entries.items():
+            out.line(f"{word} = {text}")
+        return out.lines
+
+
+class LoopText(BlockText):
+    """Writes the body of a kernel."""
+
+    def __init__(self, token: Token):
+        self.token = token
+        self.graph = token.graph
+        self.given, self.held, self.rows = token.given, token.held, token.rows
+        super().__init__(Frame(token.graph.lead, Names(set(token.names)), token.least), token.axis)
+
     def enter(
         self, leaves: list[Expr], tokens: bool, start: str,
         known: dict[Expr, Block],
@@ -124,15 +146,7 @@ class LoopText:
         out.line("copy = tl.program_id(0).to(tl.int64)")
         if self.axis is not None:
             out.line("part = tl.program_id(1)")
-        for (size, in_part), word in self.frame.numbers.items():
-            if in_part:
-                out.line(f"{word} = part * V + tl.arange(0, V)  # some of {size}")
-            else:
-                length = max(self.token.least, block(size))
-                out.line(f"{word} = tl.arange(0, {length})  # of {size}")
-        for text, word in self.frame.entries.items():
-            out.line(f"{word} = {text}")
-        return out.lines
+        return [*out.lines, *self.along()]
 
     def write(self, takes: dict[str, list[str]]) -> str:
         """Write the body, and say which tensors it takes."""

@@ -18,6 +18,8 @@ from nlc.codegen.triton.loop_plan import LoopPlan
 from nlc.codegen.triton.plan import KernelPlan
 from nlc.codegen.triton.sequential_step import StepPlan, write_step
 from nlc.codegen.triton.table import block_sizes, layer_sizes
+from nlc.codegen.triton.window_call import WindowPlan
+from nlc.codegen.triton.window_launch import write_launch
 from nlc.codegen.writer import Writer
 
 from nlc.ir.kernel import Emitted
@@ -32,6 +34,7 @@ def emit_kernels(
     plans: Sequence[tuple[KernelPlan | LayerPlan, Sequence[str]]],
     steps: Sequence[tuple[StepPlan, Sequence[str]]],
     loops: Sequence[tuple[LoopPlan, Sequence[str]]],
+    windows: Sequence[tuple[WindowPlan, Sequence[str]]],
     spec: str,
     system: str,
 ) -> tuple[str, tuple[Emitted, ...]]:
@@ -45,6 +48,9 @@ def emit_kernels(
         texts.append(_apart(write_step(step, about, DIGEST, made)))
     for loop, about in loops:
         texts.append(_apart(write_loop(loop, about, DIGEST, made)))
+    for window, about in windows:
+        for launch in window.launches:
+            texts.append(_apart(write_launch(launch, about, DIGEST, made)))
     out = Writer()
     out.docstring([
         f"{system}: kernels of its memories",

@@ -77,14 +77,18 @@ def kernels_text(report: KernelsReport) -> str:
         lines.append(f"  registers and shared memory are not told: {report.missing}")
     for memory in dict.fromkeys(kernel.memory for kernel in report.kernels):
         own = [k for k in report.kernels if k.memory == memory]
-        course = [k for k in own if k.role not in ONE_TOKEN]
+        ends = [k for k in own if k.role.startswith("update")]
+        course = [k for k in own if k.role not in ONE_TOKEN and k not in ends]
         forward = [k for k in course if not k.role.endswith("_back")]
         # the tiles are solved anew on the way back
         back = len(course) - len(forward) + any(k.role == "tiles" for k in own)
-        launches = "launch" if len(forward) == 1 else "launches"
-        told = f"{len(forward)} {launches} forward, {back} backward" if course else ""
-        step = "1 launch for one token, without gradients" if len(own) > len(course) else ""
-        lines += ["", f"  {memory}: {'; '.join(text for text in (told, step) if text)}"]
+        told = [f"{_launches(len(forward))} forward, {back} backward"] if course else []
+        if len(own) > len(course) + len(ends):
+            told.append("1 launch for one token, without gradients")
+        if ends:
+            both = sum(k.role.endswith("_back") for k in ends)
+            told.append(f"{_launches(len(ends) - both)} where a window ends, {both} backward")
+        lines += ["", f"  {memory}: {'; '.join(told)}"]
         lines += [f"    {line}" for line in table(list(_rows(report, own))).splitlines()]
     for name, why in report.plain.items():
         lines += ["", f"  {name}: none, {why}"]
@@ -96,6 +100,12 @@ def kernels_text(report: KernelsReport) -> str:
 
 
 ONE_TOKEN = ("step", "token")
+
+
+def _launches(count: int) -> str:
+    return f"{count} launch" if count == 1 else f"{count} launches"
+
+
 HEAD = ["kernel", "a program for", "warps", "registers", "spilled", "shared memory"]
 
 
@@ -104,6 +114,7 @@ def _rows(report: KernelsReport, kernels: list[Emitted]) -> Iterator[list[str]]:
     for kernel in kernels:
         whole = kernel.loop or kernel.walks or kernel.role in ONE_TOKEN
         each = "each sequence and copy" if whole else "each tile"
+        each = "some rows of each copy" if kernel.role.startswith("update") else each
         yield _row(report, kernel.name, kernel.role, each)
 
 

@@ -38,10 +38,12 @@ class Calculus:
     """What passes lend to those who emit kernels.
 
     `written_out(graph, roots, moves)` gives values as operations of vectors and matrices;
-    `pull_back(graph, reached, is_leaf)` the gradient of each leaf, or nothing where there is none.
+    `pull_back(graph, reached, is_leaf)` the gradient of each leaf, or nothing where there is none;
+    `simple_products(graph, roots)` products with diagonals and outer products as none.
     """
 
     written_out: Callable[[Graph, Sequence[Expr], Callable[[Expr], bool]], list[Expr]]
     pull_back: Callable[
         [Graph, Sequence[tuple[Expr, Expr]], Callable[[Expr], bool]], dict[Expr, Expr] | None
     ]
+    simple_products: Callable[[Graph, Sequence[Expr]], list[Expr]]

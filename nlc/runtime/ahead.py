@@ -125,7 +125,7 @@ def _compile(module: Any, kernel: Emitted, architecture: str, narrow: str) -> Re
     dot = {"bf16": tl.bfloat16, "fp16": tl.float16}.get(narrow, tl.float32)
     constants = {
         "d_k": d_k, "d_v": d_v, "C": blocks.tokens, "K": module.up(d_k), "V": V,
-        "DOT": dot, "PRECISION": "tf32",
+        "DOT": dot, "PRECISION": "tf32", "E": blocks.channels,
     }  # fmt: skip
     if kernel.walks:
         constants |= {"V": blocks.channels, "KEEP": True}

@@ -87,9 +87,9 @@ def compare(system: System, tokens: int, name: str = "mixer") -> dict[str, float
 def cases() -> dict[str, Any]:
     """Everything that can be asked for."""
     from tests.kernels import cases as found
-    from tests.kernels import layer_cases, loops
+    from tests.kernels import layer_cases, loops, windows
 
-    return {**found.CASES, **layer_cases.CASES, **loops.CASES}
+    return {**found.CASES, **layer_cases.CASES, **loops.CASES, **windows.CASES}
 
 
 def run(names: list[str]) -> Iterator[dict[str, Any]]:
@@ -104,11 +104,11 @@ def run(names: list[str]) -> Iterator[dict[str, Any]]:
             from tests.kernels.cases import step_random
 
             yield {"case": name, **step_random(int(name.removeprefix("step:random:")))}
-        elif name.startswith(("loop:random:", "scan:random:")):
-            from tests.kernels.loops import RANDOM
+        elif name.startswith(("loop:random:", "scan:random:", "window:random:")):
+            from tests.kernels import loops, windows
 
             kind, _, seed = name.split(":")
-            yield {"case": name, **RANDOM[kind](int(seed))}
+            yield {"case": name, **{**loops.RANDOM, **windows.RANDOM}[kind](int(seed))}
         else:
             yield {"case": name, **known[name]()}
 

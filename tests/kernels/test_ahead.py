@@ -101,6 +101,17 @@ def test_what_kernels_of_maps_with_layers_take(
 
 
 @pytest.mark.slow
+def test_what_kernels_of_ends_of_windows_take(golden: Callable[[str, str], None]) -> None:
+    lines = [HEAD]
+    for architecture in ARCHITECTURES:
+        kernels = compiled("lact", architecture)
+        lines += _rows(kernels, architecture)
+        check(kernels, 0)
+    check(compiled("lact", "sm_90", d_k=128, width=1024), 0)
+    golden("kernels/lact.txt", "\n".join(lines) + "\n")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 128, 256])
 def test_kernels_of_other_sizes_compile(size: int) -> None:
     for architecture in ARCHITECTURES:

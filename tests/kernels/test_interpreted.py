@@ -111,6 +111,27 @@ def test_loops_in_half_precision_and_their_operations() -> None:
     assert all(result == ["SUCCESS"] for result in checked.values()), checked
 
 
+def test_where_a_window_ends_all_parts_of_a_memory_are_launches() -> None:
+    small(interpreted("window:both_ways", "window:between"))
+
+
+def test_ends_of_windows_in_half_precision_and_their_operations() -> None:
+    found = interpreted("window:half", "window:operations")
+    assert found["window:half"]["half"] < 5e-3
+    checked = found["window:operations"]
+    assert checked.pop("fullgraph") < 1e-6
+    assert len(checked) == 2
+    assert all(result == ["SUCCESS"] for result in checked.values()), checked
+
+
+@pytest.mark.slow
+def test_ends_of_random_windows_are_launches() -> None:
+    small(interpreted("window:tnt", "window:adam", "window:consolidation"))
+    # five steps of an orthogonalisation: PyTorch in float32 has as much
+    small(interpreted("window:lact"), 1e-3)
+    small(interpreted(*(f"window:random:{seed}" for seed in range(12))), 1e-4)
+
+
 @pytest.mark.slow
 def test_loops_of_other_updates_are_kernels() -> None:
     small(interpreted("loop:square", "loop:whole", "loop:tied", "loop:recurrent"))
