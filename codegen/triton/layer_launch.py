@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from nlc.codegen.triton.graph import Dims
 from nlc.codegen.triton.launch import listed
-from nlc.codegen.triton.layer_printer import LayerPrinter
+from nlc.codegen.triton.layer_slices import printer_of, widths
+from nlc.codegen.triton.layer_values import count
 from nlc.codegen.triton.layers import START, Layers, State, loads
 from nlc.codegen.triton.solve import Kernel
 from nlc.codegen.writer import Writer, split_call
@@ -64,12 +65,13 @@ class LayerLauncher:
         return f"{self.name.upper()}_BLOCKS"
 
     def _kernel(self, out: Writer, kernel: Kernel) -> None:
-        printer = LayerPrinter(kernel, out, self.used, self.about, chunk=self.chunk)
+        walked = self.layers.walked
+        printer = printer_of(kernel, out, self.used, self.about, self.chunk, walked)
         printer.write(f"{self.name}_{kernel.name}_kernel")
         out.blank(2)
         self.tensors[kernel.name] = printer.tensors()
         words = ("q", *self.leaves)
-        sizes = [int(axis) for state in self.own for axis in state.dims]
+        sizes = [count(axis) for state in self.own for axis in state.dims]
         self.made.append(
             Emitted(
                 f"{self.name}_{kernel.name}_kernel",
@@ -80,6 +82,7 @@ class LayerLauncher:
                 bool(kernel.loop),
                 max(sizes),
                 max(sizes),
+                sliced=tuple((count(axis), n) for axis, n in widths(walked, kernel).items()),
             )
         )
 
@@ -96,7 +99,7 @@ class LayerLauncher:
         out.call("run.run(", [*words, *(["loop=True"] if loop else [])])
 
     def _room(self, out: Writer, word: str, dims: Dims) -> str:
-        return f"run.tokens({', '.join([self.leaves[0], *dims[1:]])})"
+        return f"run.tokens({', '.join([self.leaves[0], *(str(count(d)) for d in dims[1:])])})"
 
     def _declare(self, out: Writer, name: str, words: list[str], results: int, about: str) -> None:
         kind = "Tensor" if results == 1 else f"tuple[{', '.join(['Tensor'] * results)}]"

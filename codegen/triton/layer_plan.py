@@ -7,7 +7,6 @@ reads, below which PyTorch's form stands for what kernels do not take.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,7 +18,8 @@ from nlc.codegen.tile_vectors import leaf_value
 from nlc.codegen.triton.gates import KINDS, Scalar
 from nlc.codegen.triton.layer_launch import read_suffix
 from nlc.codegen.triton.layer_printer import SHORTEST, several
-from nlc.codegen.triton.layer_values import MAPS, NoKernel, block_size
+from nlc.codegen.triton.layer_slices import slices
+from nlc.codegen.triton.layer_values import MAPS, NoKernel
 from nlc.codegen.triton.layers import Layers
 from nlc.codegen.writer import Writer, split_call
 
@@ -37,8 +37,6 @@ USED = {
     "came", "x", "vector", "rows", "torch", "tl", "triton", "ctx", "offset", "position", "kernels",
     "course",
 }  # fmt: skip
-# entries of a layer that one program holds
-LARGEST = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,13 @@ def plan_layers(writer: MemoryWriter, block: str) -> LayerPlan | str:
     names.used |= {f"{a}{w}{b}" for w in words.values() for a in ("", "d", "g") for b in ("", "_0")}
     names.used |= {f"{w}_start" for w in words.values()}
     reads = tuple((when, var) for _, when, var, _ in sorted(writer.reads) if when in READS)
+    cut = slices(memory.map)
+    if isinstance(cut, str):
+        return cut
     try:
-        layers = Layers(memory, dict(writer.forms), words, names, dict(writer.schedule.parts))
+        keepings = dict(writer.schedule.parts)
+        forms = dict(writer.forms)
+        layers = Layers(memory, forms, words, names, keepings, cut.axes, cut.walked)
         for read in reads:
             layers.read(*read, read_suffix(layers, *read))
     except NoKernel as why:
@@ -97,9 +100,6 @@ def why_not(writer: MemoryWriter) -> str:
     kinds = ("tile-scan", "tile-solve")
     if writer.schedule.kind not in kinds or len(writer.forms) != len(writer.schedule.forms):
         return f"`{writer.schedule.kind}` runs as PyTorch"
-    blocks = [[block_size(str(axis.size)) for axis in part.shape] for part in form.parts]
-    if max(map(math.prod, blocks)) > LARGEST:
-        return f"a layer has more than {LARGEST} weights"
     if min(axis.size for part in form.parts for axis in part.shape) < 2:
         return "a layer has one channel"
     if several(memory.chunk) and any(when == "start" for _, when, *_ in writer.reads):

@@ -16,7 +16,7 @@ from typing import ClassVar
 from nlc.codegen.names import Names
 from nlc.codegen.triton.coefficients import still
 from nlc.codegen.triton.graph import NAMED, Dims, Tile
-from nlc.codegen.triton.layer_values import block_size
+from nlc.codegen.triton.layer_values import block_size, count
 from nlc.codegen.triton.printer import KernelPrinter
 
 from nlc.ir.expr import postorder
@@ -71,12 +71,10 @@ class LayerPrinter(KernelPrinter):
         if not kernel.loop:
             out.line("tile = tl.program_id(1)")
         out.line("t = tl.arange(0, C)")
-        for axis in sorted(axes - {"C", "I"}, key=int):
+        for axis in sorted(axes - {"C", "I"}, key=lambda axis: (count(axis), axis)):
             word = self.names.fresh(f"c{axis}")
             assert word == f"c{axis}"
-            block = block_size(axis)
-            about = "" if block == int(axis) else f"  # of {axis}"
-            out.line(f"c{axis} = tl.arange(0, {block}){about}")
+            self._channels(axis)
         places = {
             word.partition(":")[2] for word, _ in kernel.stores if word not in (MAKE, BARRIER)
         }
@@ -102,7 +100,7 @@ class LayerPrinter(KernelPrinter):
             out.line("tile += 1" if forward else "tile -= 1")
 
     def _tile(self) -> None:
-        kernel, out = self.kernel, self.out
+        out = self.out
         if several(self.chunk):
             out.line(
                 "# tile r of its chunk; of row b and copy h: its token t stands at (b, place, h)"
@@ -122,28 +120,42 @@ class LayerPrinter(KernelPrinter):
                 text = "tl.where(tile > r, before - r, first)"
             if place in self.places | needed:
                 out.line(f"{place} = {text}")
-        for word, tile in kernel.stores:
+        self._stores()
+
+    def _channels(self, axis: str) -> None:
+        about = f"  # of {count(axis)}" if self.padded(axis) else ""
+        self.out.line(f"c{axis} = tl.arange(0, {self.block(axis)}){about}")
+
+    def _stores(self) -> None:
+        for word, tile in self.kernel.stores:
             if word == BARRIER:
-                out.line("tl.debug_barrier()")
+                self.out.line("tl.debug_barrier()")
                 continue
             self._make(tile)
             if word != MAKE:
                 self._store_tile(word, tile)
 
     def _make(self, root: Tile) -> None:
+        self._make_all([root])
+
+    def _make_all(self, roots: list[Tile]) -> None:
         # a state is loaded again where it is wanted again: kept, it would fill the registers
-        held = {tile: name for tile, name in self.bound.items() if not _is_matrix(tile)}
+        held = {tile: name for tile, name in self.bound.items() if not self.passing(tile)}
         self.bound = held
-        for node in postorder([root], set(map(id, held))):
+        for node in postorder(roots, set(map(id, held))):
             if self._alone(node):
                 again = self.loaded_as.get(node)
                 if again:
                     self.bound[node] = again
                 self._say(again or self._take(node), self._expression(node), node)
-                if _is_matrix(node):
+                if self.passing(node):
                     self.loaded_as[node] = self.bound[node]
 
     # ---- values --------------------------------------------------------------------------------
+
+    def passing(self, tile: Tile) -> bool:
+        """Say whether a value is made again for each thing that takes it."""
+        return tile.op == "load" and len(tile.dims) == 2 and tile.dims[0] != "C"
 
     def seen(self, dims: Dims) -> Dims:
         """Vectors of tokens stand as columns, so that a matrix of channels has all warps."""
@@ -161,11 +173,11 @@ class LayerPrinter(KernelPrinter):
             index = self._along(axis, dims)
             if axis in ("C", "I"):
                 found.append(f"here{index}")
-            elif block_size(axis) != int(axis):
-                real = f"c{axis} < {axis}"
+            elif self.padded(axis):
+                real = f"c{axis} < {count(axis)}"
                 found.append(f"({real}){index}" if index else real)
         if len(dims) == 2 and dims[0] == dims[1] and found:
-            real = f"(c{dims[0]} < {dims[0]})"
+            real = f"(c{dims[0]} < {count(dims[0])})"
             found = [f"{real}[:, None]", f"{real}[None, :]"]
         return " & ".join(found)
 
@@ -176,13 +188,14 @@ class LayerPrinter(KernelPrinter):
             case ("C",):
                 return "at"
             case ("C", d):
-                return f"at[None, :] * {d} + c{d}[:, None]"
+                return f"at[None, :] * {count(d)} + c{d}[:, None]"
             case ():
                 return place
             case (n,):
-                return f"{place} * {n} + c{n}"
+                return f"{place} * {count(n)} + c{n}"
             case (m, n):
-                return f"({place} * {m} + c{m})[:, None] * {n} + c{n}[None, :]"
+                size = count(m) * count(n)
+                return f"{place} * {size} + (c{m}[:, None] * {count(n)} + c{n}[None, :])"
         raise AssertionError(dims)
 
     def pointer(self, word: str) -> str:
@@ -191,7 +204,11 @@ class LayerPrinter(KernelPrinter):
 
     def size(self, axis: str) -> str:
         """How many entries an axis has, for the text beside a value."""
-        return "C" if axis in ("C", "I") else axis
+        return "C" if axis in ("C", "I") else str(count(axis))
+
+    def padded(self, axis: str) -> bool:
+        """Say whether a block reaches beyond the end of an axis."""
+        return axis not in ("C", "I") and self.block(axis) != str(count(axis))
 
     def block(self, axis: str) -> str:
         """How many entries a block has along an axis."""
@@ -200,10 +217,9 @@ class LayerPrinter(KernelPrinter):
     def _sure(self, node: Tile, axis: str) -> str:
         """A value that is 0 in the padding of an axis."""
         text = self.text(node)
-        padded = axis not in ("C", "I") and block_size(axis) != int(axis)
-        if not padded or still(node, 0.0):
+        if not self.padded(axis) or still(node, 0.0):
             return text
-        real = f"c{axis} < {axis}"
+        real = f"c{axis} < {count(axis)}"
         index = self._along(axis, node.dims)
         return f"tl.where({f'({real}){index}' if index else real}, {text}, 0.0)"
 
@@ -246,10 +262,6 @@ def _is_vectors(dims: Dims) -> bool:
 
 def _turned(text: str, dims: Dims) -> str:
     return f"tl.trans({text})" if _is_vectors(dims) else text
-
-
-def _is_matrix(tile: Tile) -> bool:
-    return tile.op == "load" and len(tile.dims) == 2 and tile.dims[0] != "C"
 
 
 def _within(node: Tile) -> Dims:

@@ -8,6 +8,7 @@ no row for is computed by PyTorch first, or, where it hangs on a state, raises `
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -56,6 +57,8 @@ class Values:
     tiles: Tiles
     names: Names
     starts: Mapping[str, str]
+    # the axes of each part
+    axes: Mapping[str, Dims]
     leaves: dict[tuple[Expr, bool], Leaf] = field(default_factory=dict)
     moving: dict[Expr, bool] = field(default_factory=dict)
 
@@ -66,12 +69,12 @@ class Values:
         found = self.value(gate.value, gate.kind == "diagonal")
         if found.op == "number":
             return found
-        return self.tiles.here(self.tiles.spread(found, ("C", axis) if axis else ("C",)), beyond)
+        return self.tiles.here(self._along(found, ("C", axis) if axis else ("C",)), beyond)
 
     def coefficient(self, expr: Expr, dims: Dims) -> Tile:
         """A vector [C, d], or a number [C], of each token; 0 beyond the sequence."""
         vector = len(dims) == 2 or len(expr.shape) > len(self.memory.lead)
-        found = self.tiles.spread(self.value(expr, vector), dims)
+        found = self._along(self.value(expr, vector), dims)
         return found if _masked(found) else self.tiles.here(found, 0.0)
 
     def own(self, expr: Expr) -> bool:
@@ -109,7 +112,7 @@ class Values:
                 return tiles.mul(x, x)
             case "where" if self.own(expr):
                 found, x, y = (self.value(arg, vector) for arg in expr.args)
-                return tiles.where(found, x, y)
+                return tiles.where(found, x, _same_channels(found, _same_channels(x, y)))
             case op if op in UNARY or op == "silu":
                 x = self.value(expr.args[0], vector)
                 return self.act(op, x) if x.op != "number" else self.leaf(expr, vector)
@@ -119,7 +122,7 @@ class Values:
                     return self.leaf(expr, vector)
                 if op == "div" and self.own(expr.args[1]):
                     y = self._never_0(y)
-                return tiles.binary(BINARY[op], x, y)
+                return tiles.binary(BINARY[op], x, _same_channels(x, y))
         if not self.own(expr):
             return self.leaf(expr, vector)
         if expr.op in LAST and tuple(expr.attr("axes")) == (-1,):
@@ -146,7 +149,8 @@ class Values:
                 row = self._row(x, W.dims[0 if turned else 1])
                 return tiles.dot(row, W, (False, not turned), ("C", W.dims[1 if turned else 0]))
             case "dot":
-                return self.total(tiles.mul(*(self.value(arg, True) for arg in expr.args)))
+                left, right = (self.value(arg, True) for arg in expr.args)
+                return self.total(tiles.mul(left, _same_channels(left, right)))
             case "apply":
                 x, *parts = expr.args
                 if not all(part.op == "state" and self.own(part) for part in parts):
@@ -160,11 +164,16 @@ class Values:
         raise NoKernel(f"its update has `{expr.op}` of what it reads")
 
     def _row(self, x: Expr, axis: str) -> Tile:
-        return self.tiles.spread(self.value(x, True), ("C", axis))
+        return self._along(self.value(x, True), ("C", axis))
+
+    def _along(self, x: Tile, dims: Dims) -> Tile:
+        if len(x.dims) == len(dims) and x.dims != dims:
+            raise NoKernel(CHANNELS)
+        return self.tiles.spread(x, dims)
 
     def _state(self, expr: Expr) -> Tile:
-        word = self.starts[str(expr.attr("part"))]
-        dims = own_dims(expr.shape, len(self.memory.lead))
+        part = str(expr.attr("part"))
+        word, dims = self.starts[part], self.axes[part]
         name = word.partition(":")[0]
         return self.tiles.make("load", dims=dims, word=word, name=f"{name}_start")
 
@@ -209,7 +218,7 @@ class Values:
 
     def mean(self, x: Tile) -> Tile:
         """The mean over channels."""
-        return self.tiles.mul(self.total(x), self.tiles.number(1.0 / int(x.dims[-1])))
+        return self.tiles.mul(self.total(x), self.tiles.number(1.0 / count(x.dims[-1])))
 
     def layernorm(self, x: Tile, eps: float = 1e-5) -> Tile:
         """(x - mean) / sqrt(variance + eps)."""
@@ -218,7 +227,7 @@ class Values:
     def layernorm_slope(self, x: Tile, g: Tile, eps: float) -> Tile:
         """The gradient in x of <g, y>, y = layernorm(x): (g - mean g - y mean <g, y>) / size."""
         tiles = self.tiles
-        g, (difference, size) = tiles.spread(g, x.dims), self._deviation(x, eps)
+        g, (difference, size) = self._along(g, x.dims), self._deviation(x, eps)
         y = tiles.binary("div", difference, size)
         along = tiles.mul(y, self.mean(tiles.mul(g, y)))
         return tiles.binary("div", tiles.sub(tiles.sub(g, self.mean(g)), along), size)
@@ -256,22 +265,37 @@ def _one(less: Expr, more: Expr) -> bool:
     return more.shape[:-1] == less.shape and more.shape[-1:] != () and more.shape[-1].size == 1
 
 
+# axes of one size that stand for different channels
+CHANNELS = "its update takes the channels of one axis of a layer for those of another"
+
+
+def _same_channels(x: Tile, y: Tile) -> Tile:
+    if len(x.dims) == len(y.dims) == 2 and x.dims != y.dims:
+        raise NoKernel(CHANNELS)
+    return y
+
+
 REDUCE = ("sum", "mean", "norm")
 LAST = (*REDUCE, "layernorm", "unit", "rmsnorm")
 
 
-def own_dims(shape: Shape, lead: int) -> Dims:
-    """The axes of one copy, called by their sizes."""
-    return tuple(str(axis.size) for axis in shape[lead:])
+def own_dims(shape: Shape) -> Dims:
+    """The axes of a part, called by their sizes."""
+    return tuple(str(axis.size) for axis in shape)
+
+
+def count(axis: str) -> int:
+    """How many entries an axis has; a letter before it keeps axes of one size apart."""
+    return int(axis.lstrip(string.ascii_lowercase))
 
 
 def block_size(axis: str) -> int:
     """How many entries a block has along an axis: a power of 2 that matrix products take."""
-    return max(16, 1 << math.ceil(math.log2(int(axis))))
+    return max(16, 1 << math.ceil(math.log2(count(axis))))
 
 
 def _padded(axis: str) -> bool:
-    return block_size(axis) != int(axis)
+    return block_size(axis) != count(axis)
 
 
 def positive(x: Tile) -> bool:

@@ -29,7 +29,7 @@ from nlc.codegen.triton.gradient import gradients
 from nlc.codegen.triton.graph import Dims, Tile, Tiles, renamed
 from nlc.codegen.triton.layer_printer import BARRIER, MAKE, SHORTEST, several
 from nlc.codegen.triton.layer_solve import solve_part
-from nlc.codegen.triton.layer_values import Values, apply_map, own_dims
+from nlc.codegen.triton.layer_values import Values, apply_map, count
 from nlc.codegen.triton.solve import Kernel
 
 from nlc.ir.expr import Expr, postorder
@@ -66,6 +66,9 @@ class Layers:
     names: Names
     # how the gates of each part are kept
     keepings: Mapping[str, Keeping]
+    # the axes of each part, and the widths that programs walk
+    axes: Mapping[str, Dims]
+    walked: Mapping[str, int] = field(default_factory=dict)
     values: Values = field(init=False)
     stored: dict[tuple[Expr, Dims], str] = field(default_factory=dict)
     solved: dict[tuple[str, int], str] = field(default_factory=dict)
@@ -75,7 +78,7 @@ class Layers:
 
     def __post_init__(self) -> None:
         starts = {part: self.words["", part] + START for part in self.forms}
-        self.values = Values(self.memory, Tiles(), self.names, starts)
+        self.values = Values(self.memory, Tiles(), self.names, starts, self.axes)
         self.begin()
         # the list of leaves is that of all coefficients
         for form, part, r, write in self.writes():
@@ -160,12 +163,17 @@ class Layers:
     def entries(self) -> int:
         """How many numbers the memory's own state has, in one copy."""
         own = [state.dims for _, state, _ in self.states() if not state.var]
-        return sum(math.prod(map(int, dims)) for dims in own)
+        return sum(math.prod(map(count, dims)) for dims in own)
+
+    @property
+    def channels(self) -> int:
+        """How many channels a vector has that a program holds whole."""
+        axes = {axis for dims in self.axes.values() for axis in dims} - set(self.walked)
+        return max(map(count, axes))
 
     def shape(self, part: str) -> Dims:
         """The axes of a part."""
-        shape = next(p.shape for p in self.memory.map.parts if p.name == part)
-        return own_dims(shape, 0)
+        return self.axes[part]
 
     def sides(self, part: str) -> tuple[Dims, Dims]:
         """The axes of a write's u and b: those of rows and columns, or the other way round."""

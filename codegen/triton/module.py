@@ -17,7 +17,7 @@ from nlc.codegen.triton.loop_launch import write_loop
 from nlc.codegen.triton.loop_plan import LoopPlan
 from nlc.codegen.triton.plan import KernelPlan
 from nlc.codegen.triton.sequential_step import StepPlan, write_step
-from nlc.codegen.triton.table import block_sizes, layer_sizes
+from nlc.codegen.triton.table import Row, block_sizes, layer_sizes, slice_sizes
 from nlc.codegen.triton.window_call import WindowPlan
 from nlc.codegen.triton.window_launch import write_launch
 from nlc.codegen.writer import Writer
@@ -91,15 +91,20 @@ def _memory(
         )
         launcher.write(body)
         found += launcher.made
-        layers = plan.layers
-        rows = layer_sizes(layers.memory.chunk, layers.entries, layers.longest)
-        return _table(rows, launcher.table) + _apart(body.text())
+        return _table(_layer_sizes(plan), launcher.table) + _apart(body.text())
     made = Launcher(plan.name, plan.solve, list(plan.reads), list(about), DIGEST, used)
     made.write(body)
     found += made.made
     sizes = plan.solve.sizes
-    found_rows = block_sizes(plan.solve.keeping, sizes["K"], sizes["V"])
-    return _table(found_rows, made.table) + _apart(body.text())
+    rows = block_sizes(plan.solve.keeping, sizes["K"], sizes["V"])
+    return _table(rows, made.table) + _apart(body.text())
+
+
+def _layer_sizes(plan: LayerPlan) -> dict[str, Row]:
+    layers = plan.layers
+    if not layers.walked:
+        return layer_sizes(layers.memory.chunk, layers.entries, layers.longest)
+    return slice_sizes(layers.memory.chunk, layers.channels, layers.longest)
 
 
 def _apart(text: str) -> str:

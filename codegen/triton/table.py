@@ -113,6 +113,8 @@ def block_sizes(keeping: Keeping, d_k: int, d_v: int) -> dict[str, Row]:
 
 
 LARGEST = max(SIZES)
+# tokens of a tile where layers are walked in slices: what the registers of a machine hold
+SLICED = {"sm_90": 64, "sm_100": 64}
 
 
 def layer_sizes(chunk: int, entries: int, longest: int) -> dict[str, Row]:
@@ -124,3 +126,17 @@ def layer_sizes(chunk: int, entries: int, longest: int) -> dict[str, Row]:
     tokens = 32 if min(chunk, longest) > 16 and entries <= 1 << 10 else 16
     warps = 8 if entries > 1 << 13 else 4
     return dict.fromkeys((*ARCHITECTURES, "interpreter"), (tokens, 1, warps, warps, 1))
+
+
+def slice_sizes(chunk: int, channels: int, longest: int) -> dict[str, Row]:
+    """Return the rows of a memory whose layers are walked in slices.
+
+    Short tiles keep vectors of many channels in registers; long ones store fewer states. Gates may
+    allow no more than `longest`.
+    """
+    whole = min(1 << (chunk - 1).bit_length(), 1 << longest.bit_length() - 1)
+    found = {}
+    for name in (*ARCHITECTURES, "interpreter"):
+        most = SLICED.get(name, 16) if channels <= 128 else 16
+        found[name] = (max(16, min(most, whole)), 1, 8, 8, 1)
+    return found

@@ -89,6 +89,7 @@ def kernels_text(report: KernelsReport) -> str:
             both = sum(k.role.endswith("_back") for k in ends)
             told.append(f"{_launches(len(ends) - both)} where a window ends, {both} backward")
         lines += ["", f"  {memory}: {'; '.join(told)}"]
+        lines += [f"    {line}" for line in _sliced(own)]
         lines += [f"    {line}" for line in table(list(_rows(report, own))).splitlines()]
     for name, why in report.plain.items():
         lines += ["", f"  {name}: none, {why}"]
@@ -97,6 +98,14 @@ def kernels_text(report: KernelsReport) -> str:
         rows = [HEAD, *(_row(report, name, name, "2048 entries") for name in report.steps)]
         lines += [f"    {line}" for line in table(rows).splitlines()]
     return "\n".join(lines) + "\n"
+
+
+def _sliced(kernels: list[Emitted]) -> Iterator[str]:
+    """Say which widths are walked, how many channels at a time."""
+    sliced = dict.fromkeys(each for kernel in kernels for each in kernel.sliced)
+    for size in dict.fromkeys(size for size, _ in sliced):
+        widths = " or ".join(str(width) for found, width in sliced if found == size)
+        yield f"a hidden layer of {size} is walked {widths} channels at a time"
 
 
 ONE_TOKEN = ("step", "token")
@@ -139,6 +148,7 @@ def kernels_json(report: KernelsReport) -> dict[str, Any]:
                 "memory": k.memory,
                 "role": k.role,
                 "loop": k.loop,
+                "sliced": [list(each) for each in k.sliced],
                 **_taken(report.resources.get(k.name)),
             }
             for k in report.kernels

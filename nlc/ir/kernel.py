@@ -16,7 +16,8 @@ class Emitted:
     `table` names its block sizes, `narrow` are the tensors in the streams' type, and `loop` says
     that a program goes over tiles. Sizes are those of keys and values; `gates` says how gates are
     kept, and `tile` over how many tokens at most. One that `walks` goes over all tokens, and `loop`
-    says that it goes back; one that is `cut` goes over blocks of values.
+    says that it goes back; one that is `cut` goes over blocks of values. `sliced` are the widths of
+    hidden layers that it walks, each with how many channels it takes at a time.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Emitted:
     tile: int = 0
     walks: bool = False
     cut: bool = False
+    sliced: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)

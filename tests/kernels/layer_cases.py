@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from nlc.codegen.triton import layer_slices, module
 
 import nlc
+from nlc.compiled import compile_system
+from nlc.ir.system import System
+from tests.kernels.cases import checked
 from tests.kernels.interpreted import both, compare, ratio, text_case
 from tests.references.specs import block, resolve
 
@@ -144,9 +149,10 @@ def shipped(name: str) -> dict[str, float]:
     return compare(nlc.load(f"specs/{name}.nl", set=sizes), 19)
 
 
-def half() -> dict[str, float]:
+def half(system: System | None = None) -> dict[str, float]:
     """A whole block in float16, whose streams reach the kernels in that type."""
-    mine, truth, _ = both(nlc.load("specs/titans_lmm.nl", set=SMALL | {"dims.d_v": 3}), "mixer")
+    given = system or nlc.load("specs/titans_lmm.nl", set=SMALL | {"dims.d_v": 3})
+    mine, truth, _ = both(given, "mixer")
     torch.manual_seed(2)
     x = torch.randn(2, 13, 6, dtype=torch.float64)
     y, state = truth(x)
@@ -159,10 +165,42 @@ def half() -> dict[str, float]:
 
 def operations() -> dict[str, Any]:
     """What torch asks of its operations, and whole graphs of `torch.compile`."""
-    from tests.kernels.cases import checked
-
     return checked(resolve(block(DEEP, chunk="4")))
 
+
+def sliced(run: Callable[[System], dict[str, Any]], text: str) -> dict[str, Any]:
+    """A memory whose hidden widths are walked in slices of 16 channels."""
+    system = resolve(text)
+    with (
+        patch.object(layer_slices, "LARGEST", 256),
+        patch.object(layer_slices, "WIDEST", 16),
+        patch.object(module, "slice_sizes", lambda *_: {"interpreter": (16, 1, 4, 4, 1)}),
+    ):
+        assert "while begin <" in compile_system(system, "triton").kernels_source
+        return run(system)
+
+
+# hidden widths that fit no slice
+MOMENTUM = """
+  weights W_a : linear(d -> heads, bias)
+  a = sigmoid(W_a(x))
+  memory M : mlp(d_k -> 20 -> d_v) at fast {
+    key k
+    value v
+    init learned
+    update titans(lr = 0.2 * a, momentum = a, decay = 0.1 * a)
+  }
+  out = W_o(M(q))
+"""
+WIDE = DEEP.replace("-> 7 ->", "-> 20 ->").replace("0.2 * b", "0.05 * b")
+TALL = GATED.replace("-> 6 ->", "-> 40 ->")
+# two such widths, with one between them that is kept whole
+LONG = FIRST.replace("a * M", "(0.8 + 0.2 * a) * M").replace(
+    "linear(d_k -> d_v, bias)", "mlp(d_k -> 20 -> 4 -> 18 -> d_v, act = tanh)"
+)
+
+# writes that read the state as it moves, and gates by channel
+SOLVED, ROWS = (text.replace("-> 7 ->", "-> 20 ->") for text in (MOVING, ERASED))
 
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "layers:tiles": partial(text_case, block(DEEP, chunk="20"), 27),
@@ -177,6 +215,15 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "layers:twice": partial(text_case, block(TWICE, chunk="5"), 11),
     "layers:erased": partial(text_case, block(ERASED, chunk="18"), 19),
     "layers:half": half,
+    "slices:small": partial(sliced, partial(compare, tokens=6), block(MOMENTUM, chunk="4")),
+    "slices:deep": partial(sliced, partial(compare, tokens=11), block(WIDE, chunk="4")),
+    "slices:tiles": partial(sliced, partial(compare, tokens=27), block(WIDE, chunk="20")),
+    "slices:gated": partial(sliced, partial(compare, tokens=13), block(TALL, chunk="5")),
+    "slices:long": partial(sliced, partial(compare, tokens=9), block(LONG, chunk="4")),
+    "slices:moving": partial(sliced, partial(compare, tokens=11), block(SOLVED, chunk="4")),
+    "slices:erased": partial(sliced, partial(compare, tokens=19), block(ROWS, chunk="18")),
+    "slices:half": partial(sliced, half, block(MOMENTUM, chunk="4")),
+    "slices:operations": partial(sliced, checked, block(MOMENTUM, chunk="4")),
     "layers:operations": operations,
     **{
         f"layers:{name}": partial(shipped, name)

@@ -86,18 +86,27 @@ def test_what_kernels_take(name: str, golden: Callable[[str, str], None]) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "chunk"), [("titans_lmm", 64), ("ttt_linear", 16)])
+@pytest.mark.parametrize(
+    ("name", "chunk", "size", "table"),
+    [
+        ("titans_lmm", 64, 64, "chunks"),
+        ("ttt_linear", 16, 64, "chunks"),
+        # a hidden width of 256, in slices
+        ("titans_lmm", 64, 128, "slices"),
+    ],
+)
 def test_what_kernels_of_maps_with_layers_take(
-    name: str, chunk: int, golden: Callable[[str, str], None]
+    name: str, chunk: int, size: int, table: str, golden: Callable[[str, str], None]
 ) -> None:
     lines = [HEAD]
     for architecture in ARCHITECTURES:
         known = dict(nlc.load(f"specs/{name}.nl").dims)
-        sizes = {key: 64 for key in ("d_k", "d_v") if key in known}
+        sizes = {key: size for key in ("d_k", "d_v") if key in known}
         kernels = compiled(name, architecture, chunk, **sizes)
+        assert any(kernel["sliced"] for kernel in kernels) == (table == "slices")
         lines += _rows(kernels, architecture)
         check(kernels, LAYERS)
-    golden(f"kernels/{name}_chunks.txt", "\n".join(lines) + "\n")
+    golden(f"kernels/{name}_{table}.txt", "\n".join(lines) + "\n")
 
 
 @pytest.mark.slow

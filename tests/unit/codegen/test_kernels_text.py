@@ -10,6 +10,7 @@ import pytest
 import torch
 from nlc.codegen.triton.gradient import GRADIENTS
 from nlc.codegen.triton.graph import BINARY, NAMED, UNARY
+from nlc.codegen.triton.layer_slices import slices
 
 import nlc
 from nlc.compiled import compile_system
@@ -47,7 +48,17 @@ LOOP = """
   }
   out = W_o(M(q))
 """
-TEXTS = {"reset": block(RESET), "loop": block(LOOP)}
+SLICES = """
+  weights W_a : linear(d -> heads, bias)
+  a = sigmoid(W_a(x))
+  memory M : mlp(d_k -> 600 -> d_v, bias, norm) at fast {
+    key k
+    value v
+    update titans(lr = 0.2 * a, momentum = a, decay = 0.1)
+  }
+  out = W_o(M(q))
+"""
+TEXTS = {"reset": block(RESET), "loop": block(LOOP), "slices": block(SLICES, chunk="20")}
 
 
 def texts(name: str) -> dict[str, str]:
@@ -161,6 +172,35 @@ def test_what_stands_below_the_kernels_equals_the_interpreter(name: str, inside:
     sizes = {f"dims.{key}": size for key, size in small.items() if key in known}
     compiled = agree(nlc.load(f"specs/{name}.nl", set=sizes), inside, 9, target="triton")
     assert compiled.kernels_source
+
+
+@pytest.mark.parametrize(
+    ("form", "walked"),
+    [
+        ("mlp(d_k -> 600 -> d_v)", {"h600"}),
+        ("glu(d_k -> 500 -> d_v)", set()),
+        ("glu(d_k -> 600 -> d_v)", {"h600"}),
+        ("mlp(d_k -> 700 -> d_k -> 600 -> d_v, bias)", {"h700", "j600"}),
+        ("mlp(d_k -> d -> 600 -> d_v)", {"h600"}),
+        ("mlp(d_k -> 400 -> 30 -> d_v)", {"h400"}),
+        ("mlp(d_k -> 600 -> 700 -> d_v)", "a layer between two hidden widths has more than 8192"),
+        ("mlp(d_k -> 16 -> d_v)", set()),
+    ],
+)
+def test_a_hidden_width_is_walked_where_its_layers_are_large(form: str, walked: object) -> None:
+    body = f"memory M : {form} at fast {{ key k; value v; update sgd(lr = 0.1) }}"
+    found = slices(resolve(block(body + "\n  out = W_o(v)")).blocks[0].memories[0].map)
+    if isinstance(found, str):
+        assert isinstance(walked, str) and found.startswith(walked)
+    else:
+        assert set(found.walked) == walked
+        assert set(found.walked) <= {axis for dims in found.axes.values() for axis in dims}
+
+
+def test_no_width_between_layers_is_walked_where_there_is_none() -> None:
+    sizes = {"dims.d_k": 128, "dims.d_v": 128}
+    system = nlc.load("specs/deltanet.nl", set=sizes)
+    assert slices(system.blocks[0].memories[0].map) == "a layer has more than 8192 weights"
 
 
 def test_activations_before_a_memory_are_part_of_its_kernels() -> None:
