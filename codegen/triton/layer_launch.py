@@ -233,9 +233,9 @@ class LayerLauncher:
         likes = [f"torch.empty_like({word})" for word in given]
         self._fake(out, f"{name}_back", [*given, "dy"], likes)
         keep = ["ctx.save_for_backward(*inputs[:-1])", "ctx.offset = inputs[-1]"]
-        grad = f"{name}_back(*ctx.saved_tensors, came[0].contiguous(), ctx.offset)"
-        whole = [f"return *{grad}, None" if len(given) > 1 else f"return {grad}, None"]
-        self._register(out, name, keep, whole)
+        head = f"return {'*' if len(given) > 1 else ''}{name}_back("
+        words = ["*ctx.saved_tensors", "came[0].contiguous()", "ctx.offset"]
+        self._register(out, name, keep, split_call(head, words, "), None", out.room - 4))
 
     # ---- what the module calls -----------------------------------------------------------------
 
