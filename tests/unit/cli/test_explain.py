@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+import nlc
 from nlc.cli.common import shipped
+from nlc.cli.kernels_report import kernels_report, kernels_text
 from tests.references.specs import block
 from tests.references.systems import SYSTEMS
 
@@ -169,12 +171,12 @@ def test_explain_loads_no_torch() -> None:
 
 
 def test_kernels_are_told_of_with_the_target_that_writes_them(call: Call) -> None:
-    answer = call("explain", "yaad", "--target", "triton", "--arch", "gfx942")
+    answer = call("explain", "memora", "--target", "triton", "--arch", "gfx942")
     assert answer.status == 0
     lines = said(answer.out)
     in_order(lines, "kernels on gfx942, streams in bfloat16")
     assert any(line.startswith("mixer.M: none,") for line in lines)
-    answer = call("explain", "yaad", "--target", "triton", "--format", "json")
+    answer = call("explain", "memora", "--target", "triton", "--format", "json")
     found = json.loads(answer.out)["kernels"]
     assert found["architecture"] == "sm_90"
     (token,) = found["kernels"]
@@ -182,6 +184,14 @@ def test_kernels_are_told_of_with_the_target_that_writes_them(call: Call) -> Non
     assert list(found["plain"]) == ["mixer.M"]
     (step,) = found["optimizers"]
     assert step["name"] == "adamw_kernel" and step["faults"] == [] and step["registers"] > 0
+
+
+def test_layers_that_kernels_walk_in_slices_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    sizes = {"dims.d_k": 128, "dims.d_v": 128}
+    report = kernels_report(nlc.load("specs/titans_lmm.nl", set=sizes), "sm_90")
+    wanted = "a hidden layer of 256 is walked 32 or 16 channels at a time"
+    assert wanted in said(kernels_text(report))
 
 
 TASK = (
