@@ -8,20 +8,18 @@ In: a `LoopPlan`. Out: the text of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from nlc.codegen.names import identifier
 from nlc.codegen.triton.loop_plan import Held, LoopPlan
-from nlc.codegen.triton.table import ARCHITECTURES
+from nlc.codegen.triton.sequential import block
+from nlc.codegen.triton.table import OF_LOOP, loop_sizes, power_of_two
 from nlc.codegen.writer import Writer, split_call
 
 from nlc.ir.kernel import Emitted
 from nlc.ir.shape import sizes
 
-# tokens of a tile: as many states are kept beside while a tile goes back
-TILE = 64
-# the interpreter: short tiles and few rows, so that small cases have several
-INTERPRETER = (4, 2)
 ROLES = ("loop", "loop_back")
 
 
@@ -79,12 +77,9 @@ class LoopLaunch:
         """The table of block sizes."""
         plan, out = self.plan, self.out
         out.line(f"{self.table} = {{")
-        forward, back = plan.warps
-        for machine in ARCHITECTURES:
-            out.line(f'    "{machine}": Blocks({TILE}, {plan.channels}, {forward}, {back}, 1),')
-        tile, part = INTERPRETER
-        part = max(part, plan.least)
-        out.line(f'    "interpreter": Blocks({tile}, {part}, {forward}, {back}, 1),')
+        rows = loop_sizes(self.entries, self.channels, plan.channels, plan.warps)
+        for machine, row in rows.items():
+            out.line(f'    "{machine}": Blocks{row},')
         out.line("}")
         out.blank(2)
 
@@ -95,7 +90,23 @@ class LoopLaunch:
         largest = max((sizes(h.own) for h in plan.held), key=lambda s: (len(s), s))
         rows, columns = (*largest, 1, 1)[:2]
         name, back = f"{plan.name}_{role}_kernel", role == "loop_back"
-        return Emitted(name, plan.name, role, self.table, narrow, back, columns, rows, walks=True)
+        # what nobody measures both ways has the rows that it has
+        kind = OF_LOOP if plan.back else ""
+        return Emitted(
+            name, plan.name, role, self.table, narrow, back, columns, rows, kind,
+            walks=True, size=power_of_two(self.entries), channels=self.channels,
+        )  # fmt: skip
+
+    @property
+    def entries(self) -> int:
+        """Entries of all states of one copy."""
+        return sum(math.prod(sizes(held.own)) for held in self.plan.held)
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """How many rows of its states a program may have, at least and at most."""
+        axis, least = self.plan.axis, self.plan.least
+        return (least, max(least, block(axis.size))) if axis is not None else (1, 1)
 
     def kernel(self, role: str, which: str, about: str, body: str, *constants: str) -> None:
         plan, out = self.plan, self.out

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from nlc.codegen.library_source import needed
 from nlc.codegen.triton.launch import Launcher
@@ -17,7 +18,16 @@ from nlc.codegen.triton.loop_launch import write_loop
 from nlc.codegen.triton.loop_plan import LoopPlan
 from nlc.codegen.triton.plan import KernelPlan
 from nlc.codegen.triton.sequential_step import StepPlan, write_step
-from nlc.codegen.triton.table import Row, block_sizes, layer_sizes, slice_sizes
+from nlc.codegen.triton.table import (
+    OF_LAYERS,
+    OF_SLICES,
+    Row,
+    block_sizes,
+    layer_sizes,
+    layer_tokens,
+    power_of_two,
+    slice_sizes,
+)
 from nlc.codegen.triton.window_call import WindowPlan
 from nlc.codegen.triton.window_launch import write_launch
 from nlc.codegen.writer import Writer
@@ -90,7 +100,18 @@ def _memory(
             plan.name, plan.layers, plan.variables, plan.start, reads, told, DIGEST, used
         )
         launcher.write(body)
-        found += launcher.made
+        layers = plan.layers
+        walked = bool(layers.walked)
+        found += [
+            replace(
+                kernel,
+                gates=OF_SLICES if walked else OF_LAYERS,
+                tile=layer_tokens(layers.memory.chunk, layers.longest),
+                size=power_of_two(layers.channels if walked else layers.entries),
+                channels=(1, 1),
+            )
+            for kernel in launcher.made
+        ]
         return _table(_layer_sizes(plan), launcher.table) + _apart(body.text())
     made = Launcher(plan.name, plan.solve, list(plan.reads), list(about), DIGEST, used)
     made.write(body)

@@ -117,6 +117,20 @@ LARGEST = max(SIZES)
 SLICED = {"sm_90": 64, "sm_100": 64}
 
 
+# what stands in the place of gates for other kernels
+OF_LAYERS, OF_SLICES, OF_LOOP = "layers", "slices", "loop"
+
+
+def power_of_two(size: int) -> int:
+    """The power of 2 that holds a size, 16 at least."""
+    return size_of(1, size)
+
+
+def layer_tokens(chunk: int, longest: int) -> int:
+    """The most tokens of a tile of a memory with layers."""
+    return max(16, min(1 << (chunk - 1).bit_length(), 1 << longest.bit_length() - 1))
+
+
 def layer_sizes(chunk: int, entries: int, longest: int) -> dict[str, Row]:
     """Return the rows of a memory with layers: tokens of a tile of its chunk, warps by its entries.
 
@@ -125,7 +139,11 @@ def layer_sizes(chunk: int, entries: int, longest: int) -> dict[str, Row]:
     """
     tokens = 32 if min(chunk, longest) > 16 and entries <= 1 << 10 else 16
     warps = 8 if entries > 1 << 13 else 4
-    return dict.fromkeys((*ARCHITECTURES, "interpreter"), (tokens, 1, warps, warps, 1))
+    found: dict[str, Row] = {}
+    for name in (*ARCHITECTURES, "interpreter"):
+        row = measured().get((name, OF_LAYERS, power_of_two(entries)), (tokens, 1, warps, warps, 1))
+        found[name] = (min(row[0], layer_tokens(chunk, longest)), *row[1:])
+    return found
 
 
 def slice_sizes(chunk: int, channels: int, longest: int) -> dict[str, Row]:
@@ -134,9 +152,31 @@ def slice_sizes(chunk: int, channels: int, longest: int) -> dict[str, Row]:
     Short tiles keep vectors of many channels in registers; long ones store fewer states. Gates may
     allow no more than `longest`.
     """
-    whole = min(1 << (chunk - 1).bit_length(), 1 << longest.bit_length() - 1)
-    found = {}
+    found: dict[str, Row] = {}
     for name in (*ARCHITECTURES, "interpreter"):
         most = SLICED.get(name, 16) if channels <= 128 else 16
-        found[name] = (max(16, min(most, whole)), 1, 8, 8, 1)
+        row = measured().get((name, OF_SLICES, power_of_two(channels)), (most, 1, 8, 8, 1))
+        found[name] = (min(row[0], layer_tokens(chunk, longest)), *row[1:])
     return found
+
+
+# tokens of a loop's tile: as many states are kept beside while a tile goes back
+TILE = 64
+# the interpreter: short tiles and few rows, so that small cases have several
+SHORT_LOOP = (4, 2)
+
+
+def loop_sizes(
+    entries: int, channels: tuple[int, int], start: int, warps: tuple[int, int]
+) -> dict[str, Row]:
+    """Return the rows of a loop over tokens: tokens of a tile, rows of a program, warps.
+
+    `channels` are the least and the most rows of a program, `start` those where none were measured.
+    """
+    found: dict[str, Row] = {}
+    least, most = channels
+    for name in ARCHITECTURES:
+        row = measured().get((name, OF_LOOP, power_of_two(entries)), (TILE, start, *warps, 1))
+        found[name] = (row[0], max(least, min(row[1], most)), *row[2:])
+    tile, part = SHORT_LOOP
+    return {**found, "interpreter": (tile, max(part, least), *warps, 1)}

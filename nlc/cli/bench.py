@@ -64,7 +64,7 @@ def bench(
         extended(text, [])
     except ValueError as error:
         raise CallError(f"{file} is no table: {error}", "a file that `--tune` wrote") from None
-    rows = [["memory", "gates", "size", "tokens", "channels", "warps", "loop", "stages", "takes"]]
+    rows = [["memory", "kind", "size", "tokens", "channels", "warps", "loop", "stages", "takes"]]
     rows[0] += ["took", "tried"] if tune else []
     found = []
     for entry in tuned(compiled, Bench(batch, length, machine, on_cuda), tune):

@@ -18,6 +18,10 @@ class Emitted:
     kept, and `tile` over how many tokens at most. One that `walks` goes over all tokens, and `loop`
     says that it goes back; one that is `cut` goes over blocks of values. `sliced` are the widths of
     hidden layers that it walks, each with how many channels it takes at a time.
+
+    Block sizes are found by `gates`, which is `layers`, `slices` or `loop` for other kernels whose
+    sizes can be tuned, and by `size`, which is 0 where d_k and d_v say it; `channels` are the least
+    and the most that a program may have, (0, 0) where gates and d_v say it.
     """
 
     name: str
@@ -33,6 +37,8 @@ class Emitted:
     walks: bool = False
     cut: bool = False
     sliced: tuple[tuple[int, int], ...] = ()
+    size: int = 0
+    channels: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)

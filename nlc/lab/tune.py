@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nlc.codegen.triton.table import Measured, Row, size_of
+from nlc.codegen.triton.table import OF_LAYERS, OF_LOOP, OF_SLICES, Measured, Row, size_of
 from nlc.ir.kernel import Emitted
 from nlc.lab.faults import LabError
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 PLACES: tuple[tuple[int, ...], ...] = (
     (16, 32, 64), (16, 32, 64, 128, 256), (2, 4, 8), (2, 4, 8), (1, 2, 3),
 )  # fmt: skip
+# a loop holds little: one warp may be enough
+ONE = 1
 ROUNDS = 2
 # a row has to be so much faster to be taken: less is noise
 GAIN = 0.98
@@ -76,15 +78,20 @@ def on_cuda(run: Callable[[], object], rounds: int = 15) -> float:
     return float(median(start.elapsed_time(stop) for start, stop in times)) / 1e3
 
 
-def candidates(place: int, gates: str, tile: int, d_v: int) -> Iterator[int]:
+def candidates(place: int, emitted: Emitted) -> Iterator[int]:
     """What one place of a row may be, by how gates are kept and the sizes."""
-    for value in PLACES[place]:
+    gates = emitted.gates
+    if place == 1 and emitted.channels != (0, 0):
+        least, most = emitted.channels
+        yield from (1 << bits for bits in range(10) if least <= 1 << bits <= most)
+        return
+    for value in (ONE, *PLACES[place]) if place in (2, 3) and gates == OF_LOOP else PLACES[place]:
         if place == 0 and gates == "ChannelGates":
             # it goes token by token inside tiles of 16
             continue
-        if place == 0 and gates == "RelativeGates" and value > tile:
+        if place == 0 and gates in ("RelativeGates", OF_LAYERS, OF_SLICES) and value > emitted.tile:
             continue
-        if place == 1 and value > size_of(16, d_v):
+        if place == 1 and value > size_of(16, emitted.d_v):
             continue
         yield value
 
@@ -101,7 +108,7 @@ def search(
     for _ in range(rounds):
         begun = best
         for place in range(len(PLACES)):
-            for value in candidates(place, emitted.gates, emitted.tile, emitted.d_v):
+            for value in candidates(place, emitted):
                 tokens, channels, warps, loop, stages = (
                     value if at == place else old for at, old in enumerate(best)
                 )
@@ -155,7 +162,7 @@ def tune(compiled: Compiled, on: Bench, wanted: bool = True) -> Iterator[Tuning]
             own = times.emitted
             row, before, after, count = search(times.row, times, own, ROUNDS if wanted else 0)
             times.use(row)
-            size = size_of(own.d_k, own.d_v)
+            size = own.size or size_of(own.d_k, own.d_v)
             shape = (on.batch, on.length, own.d_k, own.d_v)
             found = Measured(times.architecture, own.gates, size, row, on.machine, shape)
             yield Tuning(name, found, before, after, count)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import nlc
+from nlc.ir.system import System
 from tests.kernels.interpreted import both, compare, ratio, tensors, text_case
 from tests.properties.test_affine import Writer
 from tests.references.specs import block, resolve
@@ -283,13 +284,15 @@ def wide(name: str, block_name: str = "mixer", tokens: int = 18) -> dict[str, fl
     return compare(given, tokens, block_name)
 
 
-def tuned() -> dict[str, Any]:
+def tuned(
+    system: System | None = None, name: str = "MIXER_S_BLOCKS", tokens: int = 40
+) -> dict[str, Any]:
     """Block sizes are searched: kernels run with each, and all of them give the same."""
     from nlc.compiled import compile_system
     from nlc.lab.tune import Bench, tune
 
-    compiled = compile_system(small("gated_deltanet"), "triton")
-    table = compiled.module.kernels.MIXER_S_BLOCKS  # type: ignore[attr-defined]
+    compiled = compile_system(system or small("gated_deltanet"), "triton")
+    table = getattr(compiled.module.kernels, name)  # type: ignore[attr-defined]
     seen = []
 
     def timer(run: Callable[[], object]) -> float:
@@ -300,9 +303,16 @@ def tuned() -> dict[str, Any]:
             raise RuntimeError("out of resources")
         return float(100 - row.tokens + row.warps + row.loop_warps)
 
-    (found,) = tune(compiled, Bench(1, 40, "none", timer, "cpu", torch.float32))
+    (found,) = tune(compiled, Bench(1, tokens, "none", timer, "cpu", torch.float32))
     return {"row": found.measured.row, "seen": len(seen), "tried": found.tried,
-            "now": tuple(table["interpreter"]), "gates": found.measured.gates}  # fmt: skip
+            "now": tuple(table["interpreter"]), "gates": found.measured.gates,
+            "size": found.measured.size}  # fmt: skip
+
+
+def deep() -> System:
+    """TTT's linear memory, whose chunk holds several tiles."""
+    sizes = {"dims.d": 4, "dims.heads": 1, "dims.d_k": 3, "levels.fast.chunk": 32}
+    return nlc.load("specs/ttt_linear.nl", set=sizes)
 
 
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
@@ -327,6 +337,8 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     },
     "operations": lambda: checked(resolve(block(STATES))),
     "tuned": tuned,
+    "tuned:layers": lambda: tuned(deep(), "MIXER_M_BLOCKS", 34),
+    "tuned:loop": lambda: tuned(resolve(block(NONLINEAR)), "MIXER_M_LOOP_BLOCKS", 6),
     **{f"wide:{name}": partial(wide, name) for name in ("gated_deltanet", "titans_linear", "gla")},
     "rwkv7": partial(shipped, "rwkv7", "time_mix"),
     **{

@@ -110,6 +110,19 @@ def test_block_sizes_are_found_by_measuring() -> None:
     assert found["seen"] == found["tried"] >= 8
 
 
+@pytest.mark.slow
+def test_block_sizes_of_layers_and_loops_are_found_by_measuring() -> None:
+    found = interpreted("tuned:loop")["tuned:loop"]
+    assert found["gates"] == "loop"
+    assert found["row"] == found["now"]
+    assert found["row"][0] == 64
+    assert found["row"][2:] == [1, 1, 1]
+    assert found["size"] == 32
+    found = interpreted("tuned:layers")["tuned:layers"]
+    assert found["gates"] == "layers"
+    assert found["row"] == found["now"] == [32, 1, 2, 2, 1]
+
+
 def test_a_loop_over_tokens_is_one_kernel_each_way() -> None:
     small(interpreted("loop:rows", "loop:starts", "loop:surprise"))
     small(interpreted("scan:longhorn", "scan:random:0"))

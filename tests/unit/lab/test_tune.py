@@ -75,12 +75,26 @@ def test_a_table_is_extended_and_read(tmp_path: Path, monkeypatch: pytest.Monkey
     assert block_sizes(Keeping("CoupledGates", 32), 60, 64)["sm_90"] == table.SIZES[64]
 
 
+def test_measured_rows_of_layers_and_loops_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {("sm_90", "layers", 4096): (64, 1, 8, 8, 2), ("sm_90", "loop", 2048): (16, 64, 1, 2, 3)}
+    monkeypatch.setattr(table, "measured", lambda: rows)
+    assert table.layer_sizes(64, 4000, 64)["sm_90"] == (64, 1, 8, 8, 2)
+    assert table.layer_sizes(64, 4000, 64)["sm_80"] == (16, 1, 4, 4, 1)
+    assert table.slice_sizes(64, 300, 64)["sm_90"] == (16, 1, 8, 8, 1)
+    # a tile is no longer than the chunk, or than gates allow
+    assert table.layer_sizes(20, 4000, 64)["sm_90"][0] == 32
+    assert table.layer_sizes(64, 4000, 16)["sm_90"][0] == 16
+    assert table.loop_sizes(2000, (1, 128), 32, (4, 8))["sm_90"] == (16, 64, 1, 2, 3)
+    assert table.loop_sizes(2000, (1, 8), 8, (4, 8))["sm_90"] == (16, 8, 1, 2, 3)
+    assert table.loop_sizes(5000, (1, 128), 32, (4, 8))["sm_90"] == (64, 32, 4, 8, 1)
+
+
 def test_the_committed_table_is_sound() -> None:
     text = table.MEASURED.read_text("utf-8")
     assert extended(text, []) == text
-    for (architecture, _, size), row in measured().items():
+    for (architecture, kind, size), row in measured().items():
         assert architecture in table.ARCHITECTURES
-        assert size in table.SIZES
+        assert size in table.SIZES or kind in (table.OF_LAYERS, table.OF_SLICES, table.OF_LOOP)
         assert all(x & (x - 1) == 0 for x in row[:4])
 
 
