@@ -4,25 +4,23 @@ In: a system and its plan. Out: a `Cost`, for one sequence of a given length, in
 for a system that cannot run yet. What is counted is what the emitted code does, read from the
 equations and the schedules; nothing is run. Optimizers and the loss are not counted.
 
-Where something learns from the task while the sequence is read, the gradients of its windows are
-estimated: for each of these levels a backward over the sequence, a reading and another one for each
-gradient at another value, and for a token its share of reading a window again. The state is that of
-the model now and where each level's window began.
+Where something learns from the task while the sequence is read, `learning.py` adds what that takes.
+The state is that of the model now and where each level's window began.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Literal
 
-from nlc.ir.cost import NOTHING, WIDTH, Cost, Entry
-from nlc.ir.online import asks, online_levels
+from nlc.ir.cost import WIDTH, Cost, Entry
+from nlc.ir.online import online_levels
 from nlc.ir.schedule import Plan
 from nlc.ir.shape import count
 from nlc.ir.system import Block, Model, System
 from nlc.passes.carried import state_entries
 from nlc.passes.explicit import explicit
+from nlc.passes.learning import pieces, with_learning
 from nlc.passes.tally import Tally
 from nlc.passes.walk import EQUATIONS, Walk
 
@@ -39,7 +37,7 @@ def cost(system: System, plan: Plan, tokens: int = TOKENS) -> Cost | None:
     if system.model is not None:
         modules[""] = system.model
     walks = {
-        name: (_walk(module, plan, tokens, False), _walk(module, plan, tokens, True))
+        name: (_walk(module, plan, tokens, pieces(system, name)), _walk(module, plan, tokens))
         for name, module in modules.items()
     }
     calls = _calls(system, walks)
@@ -51,9 +49,7 @@ def cost(system: System, plan: Plan, tokens: int = TOKENS) -> Cost | None:
         for entry in _entries(system, name, module, walks[name], calls[name], (tokens, *starts))
     ]
     if starts:
-        deep = any(m.is_task and m.through == "full" for b in system.blocks for m in b.memories)
-        learned, again = _learned(system, tokens)
-        entries = [_learning(entry, learned, again, deep, tokens) for entry in entries]
+        entries = with_learning(system, plan, entries, tokens)
     return Cost(tokens, tuple(level.name for level in system.levels), tuple(entries))
 
 
@@ -69,47 +65,12 @@ def _starts(system: System, tokens: int) -> list[int]:
     return [max(tokens - 1, 0) // period * period for period in _periods(system)]
 
 
-def _learned(system: System, tokens: int) -> tuple[int, int]:
-    """Count tokens of windows that are differentiated, and of those that are read once more."""
-    most: dict[int, int] = {}
-    for block in system.blocks:
-        for memory in block.memories:
-            if memory.is_task:
-                most[memory.window] = max(most.get(memory.window, 0), len(asks(memory)))
-    learned = again = 0
-    times = 1
-    for period in sorted(set(_periods(system)), reverse=True):
-        # a window that does not end within the sequence has no gradient in it
-        whole = times * (max(tokens - 1, 0) // period * period)
-        again += most[period] * whole
-        # faster windows lie in slower ones, each time that these are read
-        times *= 1 + most[period]
-        learned += whole * (1 + most[period])
-    return learned, again
-
-
-def _learning(entry: Entry, learned: int, again: int, deep: bool, tokens: int) -> Entry:
-    """Add the gradients of windows to what a component costs; `learned` counts their tokens.
-
-    `again` counts those that are read once more, for a gradient at another value. What learns is a
-    part of the model: of the rest, a backward has no more than its half that goes on to what was
-    before.
-    """
-    slopes = entry.backward.times(learned).share(1, 2 * tokens)
-    slopes += entry.forward.times(again).share(1, tokens)
-    share = (entry.forward + slopes).times(learned).share(1, tokens * tokens)
-    return replace(
-        entry,
-        forward=entry.forward + slopes,
-        # a gradient of a gradient is about two of it
-        backward=entry.backward + (slopes.times(2) if deep else NOTHING),
-        decode=entry.decode + share,
-    )
-
-
-def _walk(module: Block | Model, plan: Plan, tokens: int, decode: bool) -> Walk:
+def _walk(module: Block | Model, plan: Plan, tokens: int, pieces: int | None = None) -> Walk:
+    """Walk over a sequence that is read in pieces, at once for 0; or for a token after it."""
     own = plan.block(module.name) if isinstance(module, Block) else None
-    walk = Walk(module, own, tokens, decode)
+    walk = Walk(module, own, tokens, pieces is None)
+    if pieces and isinstance(module, Block):
+        walk.gathers |= {m.name: pieces for m in module.memories if m.map.kind == "kernel"}
     walk.run()
     return walk
 

@@ -48,6 +48,18 @@ def move_by_windows(walk: Walk, name: str) -> None:
         walk.join([])
 
 
+def move_by_task(walk: Walk, name: str) -> None:
+    """Count an update by the task's gradient, at the end of each window."""
+    memory = walk.memory(name)
+    note_updates(walk, memory)
+    roots = _ended(memory, [assignment.value for assignment in memory.update])
+    walk.kept += roots
+    with _at_ends(walk, memory.window), at_times(walk, roots):
+        walk.join(roots if choice(memory) is None else [])
+        walk.visit(roots, name)
+        walk.join([])
+
+
 def _asked(roots: list[Expr]) -> Iterator[Expr]:
     """The maps and histories that the block evaluates."""
     return (node for node in postorder(roots) if node.op in ("apply", "shift", "conv", "attend"))

@@ -148,7 +148,7 @@ def test_a_model_costs_what_torch_counts(name: str) -> None:
         ours, theirs = counted(system, 70)[1], count(system, "", 70, given=False)
         assert (ours.state_bytes, ours.parameters) == (theirs.state_bytes, theirs.parameters)
         # gradients of windows are estimates
-        assert 0.5 < ours.forward / theirs.forward < 2, (ours, theirs)
+        assert 0.7 < ours.forward / theirs.forward < 1.4, (ours, theirs)
         return
     if any(m.window > 1 for m in memories) and not any(map(choice, memories)):
         hold_windows(system, "", calls=4)
