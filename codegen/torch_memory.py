@@ -33,7 +33,7 @@ from nlc.codegen.torch_update import Move, build_move, write_asks, write_move
 from nlc.codegen.triton.layer_plan import LayerPlan
 from nlc.codegen.triton.plan import KernelPlan
 from nlc.codegen.triton.rows_call import RowsPlan
-from nlc.codegen.triton.sequential_step import StepPlan
+from nlc.codegen.triton.step_call import StepPlan
 from nlc.codegen.triton.window_call import WindowPlan
 from nlc.codegen.unit import of_memory as evaluated
 from nlc.codegen.writer import Writer, split_call

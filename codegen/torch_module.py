@@ -28,7 +28,7 @@ from nlc.codegen.triton.loop_plan import LoopPlan
 from nlc.codegen.triton.module import emit_kernels
 from nlc.codegen.triton.plan import KernelPlan, plan_kernels
 from nlc.codegen.triton.rows_call import RowsPlan, plan_rows
-from nlc.codegen.triton.sequential_step import StepPlan, plan_step, step_name
+from nlc.codegen.triton.step_call import StepPlan, plan_step, step_name
 from nlc.codegen.triton.token_group import Group, find_group
 from nlc.codegen.triton.window_call import WindowPlan, plan_window
 from nlc.codegen.unit import (
@@ -146,7 +146,9 @@ class Emitter:
             window = plan_window(writer, name, self.calculus, self.system.graph_of)
             self.windows[block.name, writer.memory.name] = window
             writer.window_kernels = window if isinstance(window, WindowPlan) else None
-        step = plan_step(writer, step_name(block.name, writer.memory.name))
+        assert self.calculus is not None
+        name = step_name(block.name, writer.memory.name)
+        step = plan_step(writer, name, self.calculus, self.system.graph_of)
         self.steps[block.name, writer.memory.name] = step
         writer.step_kernel = step if isinstance(step, StepPlan) else None
         return writer

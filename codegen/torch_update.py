@@ -24,7 +24,7 @@ from nlc.codegen.program import Operand, Program, note
 from nlc.codegen.program import choose as pick
 from nlc.codegen.selected import Selected, choose
 from nlc.codegen.token_sums import sum_of_tokens
-from nlc.codegen.triton.sequential_step import call_step
+from nlc.codegen.triton.step_call import call_step
 from nlc.codegen.triton.window_call import write_launches
 from nlc.codegen.writer import Writer
 from torch import fx

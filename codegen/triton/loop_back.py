@@ -15,7 +15,7 @@ from nlc.codegen.triton.loop_plan import Held, Slope
 from nlc.codegen.triton.loop_split import Places, Splitter, Whole
 from nlc.codegen.triton.loop_text import LoopText
 from nlc.codegen.triton.loop_values import Block, ValuePrinter
-from nlc.codegen.triton.sequential import Unprintable
+from nlc.codegen.triton.operations import Unprintable
 
 from nlc.ir.expr import Expr, Graph, postorder
 from nlc.ir.kernel import Calculus

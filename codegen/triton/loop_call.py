@@ -18,7 +18,7 @@ from nlc.codegen.triton.loop_graph import LoopGraph, loop_graph
 from nlc.codegen.triton.loop_plan import LoopPlan, Slope, Token, own_axes
 from nlc.codegen.triton.loop_split import NONE, Grown, Whole, split
 from nlc.codegen.triton.loop_text import LoopText
-from nlc.codegen.triton.sequential import Unprintable
+from nlc.codegen.triton.operations import Unprintable
 from torch import fx
 
 from nlc.ir.expr import Graph

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from nlc.codegen.arguments import argument_name, state_variable
 from nlc.codegen.kept import keeps
 from nlc.codegen.names import Names, identifier
-from nlc.codegen.triton.sequential import RESERVED, Unprintable
+from nlc.codegen.triton.operations import RESERVED, Unprintable
 
 from nlc.ir.expr import Expr, Graph, postorder, rewrite
 from nlc.ir.kernel import Calculus

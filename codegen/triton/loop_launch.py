@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from nlc.codegen.names import identifier
 from nlc.codegen.triton.loop_plan import Held, LoopPlan
-from nlc.codegen.triton.sequential import block
+from nlc.codegen.triton.operations import block
 from nlc.codegen.triton.table import OF_LOOP, loop_sizes, power_of_two
 from nlc.codegen.writer import Writer, split_call
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from nlc.codegen.names import Names
 from nlc.codegen.triton.loop_graph import LoopGraph
 from nlc.codegen.triton.loop_split import Places, Splitter
-from nlc.codegen.triton.sequential import Unprintable, block
+from nlc.codegen.triton.operations import Unprintable, block
 
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.shape import Axis, Shape

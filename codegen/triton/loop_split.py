@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from nlc.codegen.triton.loop_graph import LoopGraph, leaf_stream
-from nlc.codegen.triton.sequential import Unprintable
+from nlc.codegen.triton.operations import Unprintable
 
 from nlc.ir.expr import Expr, Graph, postorder
 from nlc.ir.operations import OPERATIONS

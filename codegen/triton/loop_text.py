@@ -12,7 +12,7 @@ from nlc.codegen.triton.loop_graph import leaf_stream
 from nlc.codegen.triton.loop_plan import Held, Token
 from nlc.codegen.triton.loop_split import Places
 from nlc.codegen.triton.loop_values import Block, Dims, Frame, ValuePrinter
-from nlc.codegen.triton.sequential import block
+from nlc.codegen.triton.operations import block
 from nlc.codegen.writer import Writer
 
 from nlc.ir.expr import Expr

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from nlc.codegen.names import Names
 from nlc.codegen.triton.loop_split import permuted, reshaped, unsqueezed
-from nlc.codegen.triton.sequential import BINARY, INLINE, UNARY, Unprintable, block
+from nlc.codegen.triton.operations import BINARY, INLINE, UNARY, Unprintable, block
 from nlc.codegen.writer import Writer
 
 from nlc.ir.expr import Expr, postorder

@@ -17,7 +17,7 @@ from nlc.codegen.triton.layer_plan import LayerPlan
 from nlc.codegen.triton.loop_launch import write_loop
 from nlc.codegen.triton.loop_plan import LoopPlan
 from nlc.codegen.triton.plan import KernelPlan
-from nlc.codegen.triton.sequential_step import StepPlan, write_step
+from nlc.codegen.triton.step_call import StepPlan
 from nlc.codegen.triton.table import (
     OF_LAYERS,
     OF_SLICES,
@@ -28,6 +28,7 @@ from nlc.codegen.triton.table import (
     power_of_two,
     slice_sizes,
 )
+from nlc.codegen.triton.token_launch import StepLaunch
 from nlc.codegen.triton.window_call import WindowPlan
 from nlc.codegen.triton.window_launch import write_launch
 from nlc.codegen.writer import Writer
@@ -55,7 +56,7 @@ def emit_kernels(
     for plan, about in plans:
         texts.append(_memory(plan, about, used, made))
     for step, about in steps:
-        texts.append(_apart(write_step(step, about, DIGEST, made)))
+        texts.append(_apart(StepLaunch(step.loop, list(about), DIGEST).write(made)))
     for loop, about in loops:
         texts.append(_apart(write_loop(loop, about, DIGEST, made)))
     for window, about in windows:

@@ -15,7 +15,7 @@ from nlc.codegen.program import Program, note
 from nlc.codegen.triton.loop_call import plan_loop
 from nlc.codegen.triton.loop_graph import LoopGraph, loop_graph
 from nlc.codegen.triton.loop_plan import LoopPlan
-from nlc.codegen.triton.sequential import Unprintable
+from nlc.codegen.triton.operations import Unprintable
 from nlc.codegen.writer import Writer
 from torch import fx
 

@@ -14,8 +14,8 @@ from nlc.codegen.names import Names
 from nlc.codegen.rules.body import BodyWriter
 from nlc.codegen.rules.lists import without_spreading
 from nlc.codegen.rules.numbers import ATOM, PRODUCT, SUM, UNARY, Number
-from nlc.codegen.triton.sequential import BINARY as CALLS
-from nlc.codegen.triton.sequential import UNARY as FUNCTIONS
+from nlc.codegen.triton.operations import BINARY as CALLS
+from nlc.codegen.triton.operations import UNARY as FUNCTIONS
 from nlc.codegen.writer import Writer, split_call
 
 from nlc.ir.expr import Expr, Graph, postorder, rewrite

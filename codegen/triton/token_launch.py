@@ -1,7 +1,7 @@
 """What starts the kernel of one token: an operation of torch without gradients, and its fake.
 
 In: a `LoopPlan` of one token. Out: the text of `NAME_token_op`, over all copies in a row, and of
-`NAME_token`, which a block calls while decoding.
+`NAME_token`, which a block calls while decoding; `NAME_step` is that of one memory by itself.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class TokenLaunch(LoopLaunch):
     def write(self, made: list[Emitted]) -> str:
         """Write everything."""
         self.blocks()
-        self.kernel("token", "forward", "Move by one token", self.plan.forward, "V")
+        self.kernel(self.kind, "forward", "Move by one token", self.plan.forward, "V")
         self.forward()
         self.function()
-        made.append(self.emitted("token"))
+        made.append(self.emitted(self.kind))
         return self.out.text()
 
     def forward(self) -> None:
@@ -44,7 +44,9 @@ class TokenLaunch(LoopLaunch):
             taken = [*plan.takes["forward"], *(["V=blocks.channels"] if plan.parts else [])]
             out.line(f"with torch.cuda.device_of({self.like}):")
             with out.indent():
-                out.call(f"{plan.name}_token_kernel[{grid}](", [*taken, "num_warps=blocks.warps"])
+                out.call(
+                    f"{plan.name}_{self.kind}_kernel[{grid}](", [*taken, "num_warps=blocks.warps"]
+                )
             self.returns(results)
         out.blank(2)
         out.line(f"@{self.op}.register_fake")
@@ -61,3 +63,9 @@ class TokenLaunch(LoopLaunch):
             self.out.line(f"{row.word} = {room}")
         for state in self.states:
             self.out.line(f"{state}_after = torch.empty_like({state})")
+
+
+class StepLaunch(TokenLaunch):
+    """Writes what belongs to one token of one memory, which its own `step` calls."""
+
+    kind = "step"

@@ -20,7 +20,7 @@ from nlc.codegen.program import note
 from nlc.codegen.triton.loop_graph import leaf_stream
 from nlc.codegen.triton.loop_plan import own_axes
 from nlc.codegen.triton.loop_split import Whole
-from nlc.codegen.triton.sequential import Unprintable
+from nlc.codegen.triton.operations import Unprintable
 from nlc.codegen.triton.window_graph import REDUCED, Cutter, Item, Stage, bare
 from nlc.codegen.triton.window_launch import LaunchItem, LaunchPlan
 from nlc.codegen.triton.window_text import WORDS, Closed, Leaf, item_text

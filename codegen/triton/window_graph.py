@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from nlc.codegen.triton.loop_plan import own_axes
 from nlc.codegen.triton.loop_values import SLOPES
-from nlc.codegen.triton.sequential import BINARY, UNARY, Unprintable
+from nlc.codegen.triton.operations import BINARY, UNARY, Unprintable
 
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.shape import Shape, sizes

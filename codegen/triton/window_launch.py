@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nlc.codegen.triton.sequential import block
+from nlc.codegen.triton.operations import block
 from nlc.codegen.triton.table import ARCHITECTURES
 from nlc.codegen.triton.window_text import Body, ItemText, Leaf, Slope
 from nlc.codegen.writer import Writer, split_call

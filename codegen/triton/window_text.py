@@ -19,7 +19,7 @@ from nlc.codegen.triton.loop_plan import own_axes
 from nlc.codegen.triton.loop_split import NONE, Places, Splitter, Whole
 from nlc.codegen.triton.loop_text import BlockText
 from nlc.codegen.triton.loop_values import Block, Frame, ValuePrinter
-from nlc.codegen.triton.sequential import Unprintable, block
+from nlc.codegen.triton.operations import Unprintable, block
 
 from nlc.ir.expr import Expr, Graph, postorder
 from nlc.ir.kernel import Calculus

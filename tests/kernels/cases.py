@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import nlc
+from nlc.compiled import compile_system
 from nlc.ir.system import System
 from tests.kernels.interpreted import both, compare, ratio, tensors, text_case
 from tests.properties.test_affine import Writer
@@ -288,7 +289,6 @@ def tuned(
     system: System | None = None, name: str = "MIXER_S_BLOCKS", tokens: int = 40
 ) -> dict[str, Any]:
     """Block sizes are searched: kernels run with each, and all of them give the same."""
-    from nlc.compiled import compile_system
     from nlc.lab.tune import Bench, tune
 
     compiled = compile_system(system or small("gated_deltanet"), "triton")
@@ -315,6 +315,38 @@ def deep() -> System:
     return nlc.load("specs/ttt_linear.nl", set=sizes)
 
 
+# a loop that runs as PyTorch, in which a memory with layers has a kernel of its own
+ALONE = """
+  weights W_r : linear(d -> n)
+  weights W_s : linear(d -> d_k)
+  memory M : linear(d_k -> d_k) at fast {
+    key W_s(x)
+    value 0.5 * W_s(x)
+    slots n
+    route W_r(x)
+    select top_k(1)
+    update { self = self - 0.05 * tanh(loss(M)) * grad }
+    init learned
+  }
+  memory A : mlp(d_k -> n -> d_v) at fast {
+    key k
+    value v
+    objective 1/2 * ||self(M(key)) - value||^2
+    update { self = 0.9 * self - 0.1 * grad }
+  }
+  out = W_o(A(q) + sum(loss(M)) * v)
+"""
+
+
+def alone() -> dict[str, Any]:
+    """A step by itself, beside what no kernel does; gradients run as PyTorch."""
+    system = resolve(block(ALONE))
+    made = compile_system(system, "triton").with_kernels.kernels
+    assert [kernel.memory for kernel in made if kernel.role == "step"] == ["mixer_a"]
+    found = compare(system, 5)
+    return {"values": found["values"], "cuts": found["cuts"]}
+
+
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "earlier": partial(text_case, block(EARLIER), 21),
     "states": partial(text_case, block(STATES), 18),
@@ -325,6 +357,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "half": half,
     "step:nonlinear": lambda: steps(resolve(block(NONLINEAR))),
     "step:operation": step_operation,
+    "step:alone": alone,
     "step:states": lambda: steps(resolve(block(STATES))),
     "step:rwkv7": lambda: steps(small("rwkv7"), "time_mix"),
     **{

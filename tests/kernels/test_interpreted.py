@@ -91,7 +91,8 @@ def test_kernels_that_walk_layers_in_slices_agree_and_are_sound_operations() -> 
 
 
 def test_one_token_is_one_kernel_where_nobody_asks_for_gradients() -> None:
-    small(interpreted("step:nonlinear", "step:titans_linear", "step:rwkv7", "step:operation"))
+    found = interpreted("step:nonlinear", "step:titans_linear", "step:alone", "step:operation")
+    small(found)
 
 
 def test_all_memories_of_a_block_are_one_launch_for_one_token() -> None:
@@ -173,7 +174,17 @@ def test_loops_of_random_updates_are_kernels() -> None:
 
 @pytest.mark.slow
 def test_steps_of_other_systems_are_one_kernel_each() -> None:
-    names = ("deltanet", "gated_deltanet", "states", "mesanet", "omega", "gla", "gated_oja", "kda")
+    names = (
+        "deltanet",
+        "gated_deltanet",
+        "states",
+        "mesanet",
+        "omega",
+        "gla",
+        "gated_oja",
+        "kda",
+        "rwkv7",
+    )
     more = ("comba", "gdn2", "linear_attention", "gated_deltaproduct")
     small(interpreted(*(f"step:{name}" for name in (*names, *more))))
     deep = ("ttt_mlp", "tnt", "omeganet", "consolidation", "routed_slots", "hybrid", "longhorn")
