@@ -61,7 +61,7 @@ def test_kernels_in_half_precision_and_their_operations() -> None:
 
 
 def test_kernels_of_maps_with_layers_agree_forward_and_backward() -> None:
-    small(interpreted("layers:deep", "layers:ttt_linear", "layers:roots", "layers:yaad"))
+    small(interpreted("layers:deep", "layers:ttt_linear", "layers:moving", "layers:yaad"))
     small(interpreted("slices:small"))
 
 
@@ -77,6 +77,10 @@ def test_kernels_of_other_maps_with_layers_agree_and_are_sound_operations() -> N
         "tnt",
         "sizes",
         "channels",
+        "roots",
+        "moving_tiles",
+        "twice",
+        "erased",
     )
     small(interpreted(*(f"layers:{name}" for name in names)))
     sound(interpreted("layers:half", "layers:operations"), "layers")
