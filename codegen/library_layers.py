@@ -56,6 +56,19 @@ class LayerLaunch(NamedTuple):
         found[:, 1] = state
         return found
 
+    def at_starts(self, found: Tensor) -> Tensor:
+        """Add what was found at each tile where the state before its chunk stands."""
+        tiles = -(-self.chunk // self.blocks.tokens)
+        shift = self.offset // self.blocks.tokens
+        x = torch.nn.functional.pad(
+            found[:, 1:-1].flatten(2), (0, 0, shift, -(shift + self.N) % tiles)
+        )
+        by_chunk = x.unflatten(1, (-1, tiles)).sum(2).unflatten(2, found.shape[2:])
+        starts = torch.zeros_like(found)
+        starts[:, 0] = by_chunk[:, 0]
+        starts[:, tiles - shift + 1 : -1 : tiles] = by_chunk[:, 1:]
+        return starts
+
     def run(self, kernel: Any, *tensors: Tensor, loop: bool = False) -> None:
         """Start a kernel: a program for each tile, or one that goes over all of a copy."""
         B, T, H = self.size
@@ -95,6 +108,24 @@ def last_back(came: Tensor) -> Tensor:
     found = torch.zeros_like(came)
     found[:, -1] = came[:, -1]
     return found
+
+
+def joined(courses: list[LayerCourse]) -> LayerCourse:
+    """One course of several that go on where the one before them ends, at a tile's end."""
+    first = courses[0]
+    if len(courses) == 1:
+        return first
+    states = zip(*(path.states for path in courses), strict=True)
+    return LayerCourse(
+        tuple(torch.cat(x, 1) for x in zip(*(path.leaves for path in courses), strict=True)),
+        tuple(torch.cat(x, 1) for x in zip(*(path.writes for path in courses), strict=True)),
+        tuple(
+            torch.cat([found[0][:, :1], *(x[:, 1:-1] for x in found), found[-1][:, -1:]], 1)
+            for found in states
+        ),
+        (first.front[0], sum(path.front[1] for path in courses), *first.front[2:]),
+        first.offset,
+    )
 
 
 def layer_pieces(

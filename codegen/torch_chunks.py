@@ -72,8 +72,9 @@ def path_type(writer: MemoryWriter) -> str:
     """What a course is: with kernels, one of two things."""
     if writer.layer_kernels is None:
         return "list[Chunks]"
+    several = writer.layer_kernels.in_turn or writer.memory.reset is not None
     course = "kernels.LayerCourse"
-    return f"list[Chunks] | {course if writer.memory.reset is None else f'list[{course}]'}"
+    return f"list[Chunks] | {f'list[{course}]' if several else course}"
 
 
 def _asked(writer: MemoryWriter) -> str:
@@ -190,8 +191,9 @@ def _write_read(writer: MemoryWriter, out: Writer, when: str, var: str) -> None:
     words = ["q: Tensor", f"path: {path_type(writer)}"]
     writer.method(out, read_name("apply", when, var), words, "Tensor", text)
     with out.indent():
-        if writer.layer_kernels is not None:
-            write_layer_read(writer, writer.layer_kernels, out, when, var)
+        plan = writer.layer_kernels
+        if plan is not None and (when, var) in plan.reads:
+            write_layer_read(writer, plan, out, when, var)
         out.blank()
         _write_reader(writer, out, when, var)
         out.blank()

@@ -17,12 +17,12 @@ from nlc.codegen.library_source import library_texts
 from nlc.codegen.names import class_name, class_names, free_class_name
 from nlc.codegen.on_the_way import read_on_the_way
 from nlc.codegen.program import LoopKernel
-from nlc.codegen.scope import Scope
+from nlc.codegen.scope import Scope, memory_path
 from nlc.codegen.torch_block import LoopFinder, UnitWriter
 from nlc.codegen.torch_memory import MemoryWriter
-from nlc.codegen.torch_tiles import read_product
+from nlc.codegen.torch_tiles import read_name, read_product
 from nlc.codegen.triton.fuse import fuse
-from nlc.codegen.triton.layer_plan import LayerPlan, in_chunk_loop
+from nlc.codegen.triton.layer_plan import LayerPlan, in_turn, turn
 from nlc.codegen.triton.loop_call import call_loop, find_loop, one_token
 from nlc.codegen.triton.loop_plan import LoopPlan
 from nlc.codegen.triton.module import emit_kernels
@@ -117,9 +117,9 @@ class Emitter:
     def with_kernels(self, writer: MemoryWriter, block: Block) -> MemoryWriter:
         """The writer of a memory's class with its kernels, if it has any."""
         planned = plan_kernels(writer, block.name)
-        together = in_chunk_loop(self.plan.block(block.name), writer.memory.name)
-        if isinstance(planned, LayerPlan) and together:
-            planned = "other memories make its keys, chunk by chunk"
+        length = turn(self.plan.block(block.name), writer.memory.name)
+        if isinstance(planned, LayerPlan) and length:
+            planned = in_turn(planned, length)
         if isinstance(planned, KernelPlan):
             plan, form = self.plan.block(block.name), planned.solve.form
             form, called = fuse(
@@ -192,6 +192,7 @@ class Emitter:
             )  # fmt: skip
             owner.write(out)
             self.without_steps(unit, writers, group)
+            self.without_reads(unit, writers, out.text())
             for writer in classes:
                 own = Writer()
                 writer.write(own)
@@ -231,6 +232,20 @@ class Emitter:
             if name not in plain:
                 writers[name].step_kernel = None
                 self.steps.pop((unit.title, name), None)
+
+    def without_reads(self, unit: Unit, writers: dict[str, MemoryWriter], text: str) -> None:
+        """Leave out kernels of reads that a unit's text does not make."""
+        for name, writer in writers.items():
+            plan = writer.layer_kernels
+            if plan is None or writer.on_the_way is not None:
+                continue
+            made = [
+                (when, var)
+                for when, var in plan.reads
+                if f"{memory_path(writer.memory)}.{read_name('apply', when, var)}(" in text
+            ]
+            writer.layer_kernels = replace(plan, reads=tuple(made))
+            self.kernels[unit.title, name] = writer.layer_kernels
 
     def loop_finder(self, unit: Unit, writers: dict[str, MemoryWriter]) -> LoopFinder:
         """What finds the kernels of a unit's loops over tokens."""

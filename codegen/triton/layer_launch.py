@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 
 from nlc.codegen.triton.graph import Dims
 from nlc.codegen.triton.launch import listed
+from nlc.codegen.triton.layer_printer import several
 from nlc.codegen.triton.layer_slices import printer_of, widths
 from nlc.codegen.triton.layer_values import count
-from nlc.codegen.triton.layers import START, Layers, State, loads
+from nlc.codegen.triton.layers import START, Layers, State
 from nlc.codegen.triton.solve import Kernel
 from nlc.codegen.writer import Writer, split_call
 
@@ -47,7 +48,7 @@ class LayerLauncher:
         self.own = [state for state in self.states if not state.var]
         self._kernel(out, layers.course())
         back = layers.course_back()
-        self.started = {node.word for node in loads(back) if node.word.endswith(START)}
+        self.started = {word for word, _ in back.stores if word.endswith(START)}
         self._kernel(out, back)
         self._kernel(out, layers.writes_back())
         self._course(out)
@@ -56,7 +57,7 @@ class LayerLauncher:
             suffix = read_suffix(layers, when, var)
             self._kernel(out, layers.read(when, var, f"read{suffix}"))
             self._kernel(out, layers.read_back(when, var, f"read{suffix}_back"))
-            self._read(out, suffix)
+            self._read(out, suffix, when)
         self._functions(out)
 
     @property
@@ -174,7 +175,7 @@ class LayerLauncher:
         results = [f"grad_{leaf}" for leaf in self.leaves]
         results += [f"d{w}[:, 1].clone()" for w in words]
         for state in self.own:
-            own = f"d{state.word}[:, 0] + " if state.word + START in self.started else ""
+            own = f"d{state.word}[:, 0] + " if f"d{state.word}{START}" in self.started else ""
             results.append(f"{own}g{state.word}[:, 0]" + ("" if own else ".clone()"))
         about = "Give the gradients of all that the course was made of."
         self._declare(out, name, given, len(results), about)
@@ -208,7 +209,7 @@ class LayerLauncher:
         words = [*self.leaves, *self.writes, *(state.word for state in self.states)]
         return [w for w in ["q", *words] if w in takes]
 
-    def _read(self, out: Writer, suffix: str) -> None:
+    def _read(self, out: Writer, suffix: str, when: str) -> None:
         name, given = f"{self.name}_read{suffix}_op", self._takes(suffix)
         leaves = [w for w in given if w in ("q", *self.leaves)]
         size = self.layers.memory.map.chain[-1].size
@@ -229,6 +230,9 @@ class LayerLauncher:
                 fill = "empty_like" if grad in moving and word not in states else "zeros_like"
                 out.line(f"{grad} = torch.{fill}({word})")
             self._start(out, f"read{suffix}_back")
+            if when == "start" and several(self.chunk):
+                for word in [w for w in given if w in states]:
+                    out.line(f"grad_{word} = run.at_starts(grad_{word})")
             self._return(out, grads)
         likes = [f"torch.empty_like({word})" for word in given]
         self._fake(out, f"{name}_back", [*given, "dy"], likes)

@@ -8,7 +8,7 @@ reads, below which PyTorch's form stands for what kernels do not take.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nlc.codegen.lowering import Lowering, batch_of
@@ -17,7 +17,7 @@ from nlc.codegen.program import note
 from nlc.codegen.tile_vectors import leaf_value
 from nlc.codegen.triton.gates import KINDS, Scalar
 from nlc.codegen.triton.layer_launch import read_suffix
-from nlc.codegen.triton.layer_printer import SHORTEST, several
+from nlc.codegen.triton.layer_printer import SHORTEST
 from nlc.codegen.triton.layer_slices import slices
 from nlc.codegen.triton.layer_values import MAPS, NoKernel
 from nlc.codegen.triton.layers import Layers
@@ -48,6 +48,8 @@ class LayerPlan:
     variables: dict[str, str]
     start: str
     reads: tuple[tuple[str, str], ...]
+    # whether it moves with others, chunk after chunk
+    in_turn: bool = False
 
 
 def plan_layers(writer: MemoryWriter, block: str) -> LayerPlan | str:
@@ -94,7 +96,7 @@ def _word(variable: str, part: str) -> str:
 
 def why_not(writer: MemoryWriter) -> str:
     """Say what keeps a memory from kernels, or nothing."""
-    memory, form = writer.memory, writer.memory.map
+    form = writer.memory.map
     if form.kind not in MAPS or len(form.inputs) != 1 or len(form.outputs) != 1:
         return "its state is no map of vectors"
     kinds = ("tile-scan", "tile-solve")
@@ -102,8 +104,6 @@ def why_not(writer: MemoryWriter) -> str:
         return f"`{writer.schedule.kind}` runs as PyTorch"
     if min(axis.size for part in form.parts for axis in part.shape) < 2:
         return "a layer has one channel"
-    if several(memory.chunk) and any(when == "start" for _, when, *_ in writer.reads):
-        return f"it is read as it was before a chunk of more than {SHORTEST} tokens"
     if any(kind != "apply" and when in READS for kind, when, *_ in writer.reads):
         return "its whole state is read"
     for part, affine in writer.forms:
@@ -138,15 +138,31 @@ def circle(form: Affine) -> bool:
     return False
 
 
-def in_chunk_loop(plan: BlockPlan, memory: str) -> bool:
-    """Say whether a memory moves with others, chunk by chunk."""
+def in_turn(planned: LayerPlan, length: int) -> LayerPlan | str:
+    """The plan of a memory that moves with others, so many tokens at a time, or why it has none.
 
-    def inside(stages: Sequence[Stage]) -> bool:
-        return any(
-            (isinstance(stage, ChunkLoop) and memory in stage.memories)
-            or (isinstance(stage, Windows) and inside(stage.stages))
-            for stage in stages
-        )
+    Courses of one chunk after another are joined to be read: their tiles begin where chunks do.
+    """
+    layers = planned.layers
+    if length == layers.memory.chunk:
+        return replace(planned, in_turn=True)
+    if length % SHORTEST:
+        return f"it moves {length} tokens at a time of its chunk of {layers.memory.chunk}"
+    # tiles have a power of 2 of tokens
+    layers.longest = min(layers.longest, length & -length)
+    return replace(planned, in_turn=True)
+
+
+def turn(plan: BlockPlan, memory: str) -> int:
+    """How many tokens at a time a memory moves with others; 0 where it moves by itself."""
+
+    def inside(stages: Sequence[Stage]) -> int:
+        for stage in stages:
+            if isinstance(stage, ChunkLoop) and memory in stage.memories:
+                return stage.chunk
+            if isinstance(stage, Windows) and (found := inside(stage.stages)):
+                return found
+        return 0
 
     return inside(plan.stages)
 
@@ -185,6 +201,11 @@ def write_layer_course(writer: MemoryWriter, plan: LayerPlan, out: Writer, asked
             given = [course, "leaves", f"[{', '.join(states)}]", f"[{', '.join(again)}]"]
             given += [writer.start_name, "position", str(memory.reset.count)]
             course = "kernels.layer_pieces"
+        if not asked and plan.in_turn and memory.reset is None:
+            for text in split_call(f"{', '.join(names)} = {course}(", given, ")", out.room):
+                out.line(text)
+            out.line(f"return {', '.join(['[course]', *names[1:]])}")
+            return
         if not asked:
             out.call(f"return {course}(", given)
             return
@@ -199,6 +220,8 @@ def _read(writer: MemoryWriter, plan: LayerPlan, when: str, var: str, q: str, pa
     name = f"kernels.{plan.name}_read{read_suffix(plan.layers, when, var)}"
     if writer.memory.reset is not None:
         return f"kernels.read_layer_pieces({name}, {q}, {path})"
+    if plan.in_turn:
+        path = f"kernels.joined({path})"
     return f"{name}({q}, {path})"
 
 
@@ -206,6 +229,7 @@ def write_layer_read(
     writer: MemoryWriter, plan: LayerPlan, out: Writer, when: str, var: str
 ) -> None:
     """Write `if isinstance(path, kernels.LayerCourse): ...` at the head of a read."""
-    path = "path" if writer.memory.reset is None else "path[0]"
+    several = plan.in_turn or writer.memory.reset is not None
+    path = "path[0]" if several else "path"
     out.line(f"if isinstance({path}, kernels.LayerCourse):")
     out.line(f"    return {_read(writer, plan, when, var, 'q', 'path')}")

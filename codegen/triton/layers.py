@@ -75,8 +75,15 @@ class Layers:
     # what these add, in the present graph
     found: dict[str, dict[int, Tile]] = field(default_factory=dict)
     shapes: dict[str, Dims] = field(default_factory=dict)
+    # how many tokens a tile may have
+    longest: int = field(init=False)
 
     def __post_init__(self) -> None:
+        kept = [keeping for part, keeping in self.keepings.items() if part in self.forms]
+        lengths = [keeping.tile for keeping in kept if keeping.gates == "RelativeGates"]
+        # those that go token by token inside a tile have short ones
+        lengths += [SHORTEST for keeping in kept if keeping.gates == "ChannelGates"]
+        self.longest = min(lengths, default=self.memory.chunk)
         starts = {part: self.words["", part] + START for part in self.forms}
         self.values = Values(self.memory, Tiles(), self.names, starts, self.axes)
         self.begin()
@@ -149,15 +156,6 @@ class Layers:
             yield "p", p, b_dims
         for _, c in write.earlier:
             yield "c", c, ("C",)
-
-    @property
-    def longest(self) -> int:
-        """How many tokens a tile may have."""
-        kept = [keeping for part, keeping in self.keepings.items() if part in self.forms]
-        found = [keeping.tile for keeping in kept if keeping.gates == "RelativeGates"]
-        # those that go token by token inside a tile have short ones
-        found += [SHORTEST for keeping in kept if keeping.gates == "ChannelGates"]
-        return min(found, default=self.memory.chunk)
 
     @property
     def entries(self) -> int:
@@ -300,6 +298,9 @@ class Layers:
         y = self.answer(when, var)
         found = gradients(self.tiles, {y: self.tiles.load("dy", y.dims)})
         stores = sorted((_grad(load.word), named(grad, load)) for load, grad in found.items())
+        if when == "start" and several(self.memory.chunk):
+            # tiles of one chunk stand side by side: what each gives is added afterwards
+            stores = [(word.replace(START, BEFORE), grad) for word, grad in stores]
         return Kernel(name, "Give the gradients of all that a read hangs on.", tuple(stores))
 
     def course_back(self) -> Kernel:
@@ -521,9 +522,3 @@ class _Read:
 def moves(value: Tile) -> bool:
     """Say whether a value hangs on the state before the chunk."""
     return any(node.op == "load" and node.word.endswith(START) for node in postorder([value]))
-
-
-def loads(kernel: Kernel) -> list[Tile]:
-    """What a kernel loads."""
-    nodes = postorder([tile for _, tile in kernel.stores])
-    return [node for node in nodes if node.op == "load"]

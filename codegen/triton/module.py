@@ -85,8 +85,8 @@ def emit_kernels(
 
 
 LAYERS = (
-    "LayerCourse", "LayerLaunch", "at_end", "at_open", "each_copy", "last_back", "layer_pieces",
-    "read_layer_pieces",
+    "LayerCourse", "LayerLaunch", "at_end", "at_open", "each_copy", "joined", "last_back",
+    "layer_pieces", "read_layer_pieces",
 )  # fmt: skip
 
 

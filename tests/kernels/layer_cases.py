@@ -137,6 +137,26 @@ ERASED = """
   }
   out = W_o(M(q))
 """
+# memories that make one another's keys, chunk by chunk; the second reads the first at its start
+MAKING = """
+  weights W_a : linear(d -> heads, bias)
+  weights W_p : linear(heads*d_k -> d)
+  a = sigmoid(W_a(x))
+  z = 0.5 * k
+  memory A : mlp(d_k -> 7 -> d_k, residual) at fast {
+    key key_
+    value q
+    init learned
+    update { A = a * A - 0.2 * grad }
+  }
+  memory B : linear(d_k -> d_k) at fast {
+    key z
+    value prev(A)(q)
+    update { B = B @ (a - 0.3 * outer(unit(key_), unit(key_))) - 0.2 * grad }
+  }
+  key_ = z + prev(B)(q)
+  out = W_p(prev(A)(z) + B(z))
+"""
 SMALL = {"dims.d": 6, "dims.heads": 2, "dims.d_k": 5, "levels.fast.chunk": 6}
 
 
@@ -147,6 +167,12 @@ def shipped(name: str) -> dict[str, float]:
     if all(level.name != "fast" for level in given.levels):
         del sizes["levels.fast.chunk"]
     return compare(nlc.load(f"specs/{name}.nl", set=sizes), 19)
+
+
+def self_modifying() -> dict[str, float]:
+    """A shipped spec whose memories make one another's keys, with two chunks."""
+    sizes = {"dims.d": 6, "dims.inner": 7, "levels.fast.chunk": 4, "levels.steady.chunk": 8}
+    return compare(nlc.load("specs/self_modifying_chunks.nl", set=sizes), 19)
 
 
 def half(system: System | None = None) -> dict[str, float]:
@@ -214,6 +240,18 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "layers:moving_tiles": partial(text_case, block(MOVING, chunk="20"), 27),
     "layers:twice": partial(text_case, block(TWICE, chunk="5"), 11),
     "layers:erased": partial(text_case, block(ERASED, chunk="18"), 19),
+    "layers:making": partial(text_case, block(MAKING, chunk="4"), 11),
+    "layers:making_tiles": partial(text_case, block(MAKING, chunk="20"), 43),
+    "layers:making_chunks": partial(
+        text_case,
+        block(
+            MAKING.replace("residual) at fast", "residual) at steady"),
+            chunk="16",
+            levels="level steady every 1 token, chunk 32\n",
+        ),
+        43,
+    ),
+    "layers:self_modifying": self_modifying,
     "layers:half": half,
     "slices:small": partial(sliced, partial(compare, tokens=6), block(MOMENTUM, chunk="4")),
     "slices:deep": partial(sliced, partial(compare, tokens=11), block(WIDE, chunk="4")),

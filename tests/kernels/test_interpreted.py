@@ -61,7 +61,7 @@ def test_kernels_in_half_precision_and_their_operations() -> None:
 
 
 def test_kernels_of_maps_with_layers_agree_forward_and_backward() -> None:
-    small(interpreted("layers:deep", "layers:ttt_linear", "layers:moving", "layers:yaad"))
+    small(interpreted("layers:deep", "layers:ttt_linear", "layers:making", "layers:yaad"))
     small(interpreted("slices:small"))
 
 
@@ -78,7 +78,11 @@ def test_kernels_of_other_maps_with_layers_agree_and_are_sound_operations() -> N
         "sizes",
         "channels",
         "roots",
+        "moving",
         "moving_tiles",
+        "making_tiles",
+        "making_chunks",
+        "self_modifying",
         "twice",
         "erased",
     )
