@@ -79,10 +79,10 @@ class Layers:
     longest: int = field(init=False)
 
     def __post_init__(self) -> None:
-        kept = [keeping for part, keeping in self.keepings.items() if part in self.forms]
-        lengths = [keeping.tile for keeping in kept if keeping.gates == "RelativeGates"]
+        keepings = [keeping for part, keeping in self.keepings.items() if part in self.forms]
+        lengths = [keeping.tile for keeping in keepings if keeping.gates == "RelativeGates"]
         # those that go token by token inside a tile have short ones
-        lengths += [SHORTEST for keeping in kept if keeping.gates == "ChannelGates"]
+        lengths += [SHORTEST for keeping in keepings if keeping.gates == "ChannelGates"]
         self.longest = min(lengths, default=self.memory.chunk)
         starts = {part: self.words["", part] + START for part in self.forms}
         self.values = Values(self.memory, Tiles(), self.names, starts, self.axes)
