@@ -18,6 +18,7 @@ from bench.deep import TITANS, neural_memory
 from bench.gpu import compare, floor
 from bench.gpu.cases import Shape
 from bench.gpu.timer import Clock, Runs, Timer, free, tried
+from nlc.ir.system import System
 
 CHUNKS = (64, 16)
 
@@ -52,11 +53,15 @@ def deep(
 
 def ours(chunk: int, shape: Shape, device: str, target: str = "triton") -> Any:
     """Compile the block at a size."""
+    torch.manual_seed(0)
+    return nlc.compile(titans(chunk, shape), target=target).block("mixer").to(device)
+
+
+def titans(chunk: int, shape: Shape) -> System:
+    """The system at a size."""
     sizes = {"dims.d": shape.H * shape.d, "dims.heads": shape.H}
     sizes |= {"dims.d_k": shape.d, "dims.h": 4 * shape.d}
-    system = nlc.parse(TITANS.format(chunk=chunk), set=sizes)
-    torch.manual_seed(0)
-    return nlc.compile(system, target=target).block("mixer").to(device)
+    return nlc.parse(TITANS.format(chunk=chunk), set=sizes)
 
 
 def checked(chunk: int, shape: Shape, device: str) -> str:

@@ -71,8 +71,8 @@ def slices(form: Map) -> Slices | str:
             return f"a layer has more than {LARGEST} weights"
         for axis in cut:
             others = _entries(tuple(other for other in dims if other != axis))
-            if NARROWEST * others > LARGEST:
-                return f"{NARROWEST} channels of a layer have more than {LARGEST} weights"
+            if NARROWEST * others > BACK:
+                return f"{NARROWEST} channels of a layer have more than {BACK} weights"
             entries[axis] = max(others, entries.get(axis, 0))
     return Slices(axes, entries)
 
@@ -80,7 +80,7 @@ def slices(form: Map) -> Slices | str:
 def widths(walked: Mapping[str, int], kernel: Kernel) -> dict[str, int]:
     """How many channels of each width a kernel takes at a time."""
     most = BACK if kernel.name.endswith("_back") else FORWARD
-    return {axis: max(NARROWEST, min(WIDEST, most // n)) for axis, n in walked.items()}
+    return {axis: min(WIDEST, most // n) for axis, n in walked.items()}
 
 
 def _entries(dims: Dims) -> int:

@@ -19,10 +19,11 @@ from bench import fla
 from bench.gpu import __main__ as command
 from bench.gpu import compare, floor, ops, warm
 from bench.gpu.cases import CASES, SHAPES, Shape
-from bench.gpu.deep import deep
+from bench.gpu.deep import CHUNKS, deep, titans
 from bench.gpu.floor import Machine, Work
 from bench.gpu.steps import optimizers
 from bench.gpu.timer import Clock, OutOfTime, Runs, Took
+from nlc.compiled import compile_system
 
 pytest.importorskip("fla")
 TINY = Shape(2, 19, 2, 16)
@@ -168,6 +169,13 @@ def test_a_deep_memory_is_measured_beside_titans_pytorch(
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| chunk")]
     assert [row.count("|") for row in rows] == [9, 9]
     assert "fails" not in "".join(rows)
+
+
+def test_a_deep_memory_runs_as_kernels_at_every_size_that_is_measured() -> None:
+    for d in {shape.d for shape in SHAPES}:
+        made = compile_system(titans(CHUNKS[0], Shape(1, 1, 1, d)), "triton")
+        roles = {kernel.role for kernel in made.with_kernels.kernels if kernel.sliced}
+        assert roles == {"course", "course_back", "writes_back", "read", "read_back"}
 
 
 def test_optimizers_are_measured_beside_torch(capsys: pytest.CaptureFixture[str]) -> None:

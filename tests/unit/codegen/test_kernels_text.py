@@ -203,6 +203,16 @@ def test_no_width_between_layers_is_walked_where_there_is_none() -> None:
     assert slices(system.blocks[0].memories[0].map) == "a layer has more than 8192 weights"
 
 
+def test_what_a_slice_needs_of_the_other_side_has_a_limit() -> None:
+    def walked(size: int) -> object:
+        sizes = {"dims.d_k": size, "dims.d_v": size}
+        system = nlc.load("specs/titans_lmm.nl", set=sizes)
+        return slices(system.blocks[0].memories[0].map)
+
+    assert not isinstance(walked(128), str)
+    assert walked(256) == "16 channels of a layer have more than 2048 weights"
+
+
 def test_activations_before_a_memory_are_part_of_its_kernels() -> None:
     text = texts("gated_deltanet")["kernels.py"]
     assert "v = conv_v * (tl.sigmoid(conv_v))" in text
