@@ -144,3 +144,16 @@ def test_each_window_makes_its_gradients_and_roots_alone() -> None:
         counts.append(made.calls)
     # four more windows, of two matrices each
     assert counts[1] - counts[0] == {"aten::bmm": 8, "aten::sqrt": 8}
+
+
+def test_one_compiled_graph_takes_sequences_of_any_length() -> None:
+    module = compiled("momentum")[0].block("mixer").double()
+    graph = torch.compile(module, backend="eager", fullgraph=True)
+    state = None
+    with torch.no_grad():
+        for tokens in (20, 9, 7):
+            x = torch.randn(1, tokens, 6, dtype=torch.float64)
+            want, after = module(x, state)
+            got, state = graph(x, state)
+            close(got, want, "compiled")
+            same_states(state, after, "compiled")
