@@ -535,7 +535,7 @@ def states_of_tiles(path: Tiles, late: bool = True, state: int = 0) -> Tensor:
 def cuts(position: int, tokens: int, chunk: int) -> list[int]:
     """Cut a sequence that begins at a position at the ends of its chunks: the lengths."""
     first = min(-position % chunk, tokens)
-    whole, rest = divmod(tokens - first, chunk)
+    whole, rest = (tokens - first) // chunk, (tokens - first) % chunk
     return [n for n in (first, *[chunk] * whole, rest) if n]
 
 

@@ -520,7 +520,7 @@ def read_tiles(q: Tensor, path: Tiles, late: bool = True, state: int = 0) -> Ten
 def cuts(position: int, tokens: int, chunk: int) -> list[int]:
     """Cut a sequence that begins at a position at the ends of its chunks: the lengths."""
     first = min(-position % chunk, tokens)
-    whole, rest = divmod(tokens - first, chunk)
+    whole, rest = (tokens - first) // chunk, (tokens - first) % chunk
     return [n for n in (first, *[chunk] * whole, rest) if n]
 
 
@@ -1416,7 +1416,7 @@ def move(
 def chunk_runs(position: int, tokens: int, chunk: int) -> list[tuple[int, int]]:
     """Cut a sequence that begins at a position at the ends of its chunks: (length, how many)."""
     first = min(-position % chunk, tokens)
-    whole, rest = divmod(tokens - first, chunk)
+    whole, rest = (tokens - first) // chunk, (tokens - first) % chunk
     return [(length, n) for length, n in ((first, 1), (chunk, whole), (rest, 1)) if length and n]
 
 
