@@ -137,10 +137,13 @@ def _move_part(
     writes = writes or [Write((), False, ((False, (0,)),))]
     apart = by_chunks and _apart(kept, writes, min(memory.chunk, walk.piece or memory.chunk))
     solve = work_tiles.move_tiles if apart else work_tiles.solve_tiles
-    counted = Numbers if apart else COUNTED[kept.gates]
     runs = []
     for tiles in tilings(memory, part, kept.tile, form, walk.tokens, walk.piece, by_chunks):
         gates = _gates(walk, form, decays, tiles)
+        # numbers of many rows are made token after token, those of few as tables
+        at_once = min(walk.piece // tiles.size, tiles.tiles) if walk.piece else tiles.tiles
+        many = apart and at_once * tiles.lanes >= 16
+        counted = Numbers if many else COUNTED[kept.gates]
         key = (counted, tiles.size, tiles.tiles, *(id(e) for row in decays for e in row))
         D = made.get(key) if by_chunks else None
         if D is None:
