@@ -82,11 +82,17 @@ def _picture(system: System) -> str:
 
 
 def check(system: System) -> Report:
-    """Say what there is to know of a system: warnings, levels, schedules, stability, cost."""
+    """Say what there is to know of a system: warnings, levels, schedules, stability, cost.
+
+    Raises `SpecError` where an optimizer cannot move what lives at its level.
+    """
+    from nlc.optimizers import optimizer_faults
     from nlc.passes.cost import cost
     from nlc.passes.plan import plan
     from nlc.passes.stability import stability
 
+    if faults := optimizer_faults(system):
+        raise SpecError(in_main(faults, system.source, system.uses))
     found = plan(system)
     steady = stability(system, found)
     warnings = (*system.warnings, *steady.warnings)

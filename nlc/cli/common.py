@@ -110,8 +110,11 @@ def settings(words: list[str] | None) -> dict[str, str]:
     found: dict[str, str] = {}
     for word in words or []:
         path, equals, value = (part.strip() for part in word.partition("="))
+        missing = "value" if path or not value else "path"
         if not equals or not path or not value:
-            raise CallError(f"--set {word} has no value", "--set PATH=VALUE, such as dims.d=128")
+            raise CallError(
+                f"--set {word} has no {missing}", "--set PATH=VALUE, such as dims.d=128"
+            )
         if path in found:
             raise CallError(f"--set {path} is given twice", "one value")
         found[path] = value

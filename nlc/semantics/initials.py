@@ -209,11 +209,18 @@ def _state_expr(
     scope = UpdateScope(block, body, {} if rule_of(block, body) else None)
     scope.env["self"] = scope.all_parts("", "initial")
     value = scope.value(state.init)
-    named = dict(value.parts) if isinstance(value, Struct) else {}
+    own = [part.name for part in variable.parts]
+    if isinstance(value, Struct) and [name for name, _ in value.parts] != own:
+        given = ", ".join(f"`{name}`" for name, _ in value.parts)
+        only = ", ".join(f"`{name}`" for name in own if name)
+        block.context.fail(
+            "NL0515", f"the state `{variable.name}` does not fit its initial value",
+            state.init.span, f"this has the parts {given}",
+            f"the state has the parts {only}" if only else "the state has no parts",
+        )  # fmt: skip
     parts: list[Part] = []
     for part in variable.parts:
-        expr = named.get(part.name) if named else value
-        assert isinstance(expr, Expr)
+        expr = value.part(part.name) if isinstance(value, Struct) else value
         lead = lead_of(block, body)
         want = (*lead, *part.shape)
         if [a.size for a in expr.shape] not in ([a.size for a in want], []):

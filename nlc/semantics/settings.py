@@ -53,6 +53,9 @@ class _Setting:
         return found
 
     def unknown(self, word: str, known: list[str]) -> None:
+        if not word:
+            self.nothing("a part without a name", f"paths are {PATHS}")
+            return
         close = nearest(word, known)
         hint = f"paths are {PATHS}"
         if close:
@@ -128,10 +131,13 @@ class _Setting:
                 if isinstance(call, tree.Call):
                     value = self.parse("expression")
                     kept = tuple(k for k in call.keywords if k.name != argument)
-                    new = replace(call, keywords=(*kept, tree.Keyword(argument, value)))
+                    given = tree.Keyword(argument, value, span=value.span)
+                    new = replace(call, keywords=(*kept, given))
                     levels = self._named(spec.levels, name, "optimizer", lambda: new)
                 else:
                     self.unknown("optimizer", [])
+            case []:
+                self.nothing(f"no path `{self.path}`", f"paths are {PATHS}")
             case _:
                 self.unknown(".".join(rest), ["every", "chunk", "optimizer"])
         return None if levels is None else replace(spec, levels=levels)
@@ -160,6 +166,9 @@ class _Setting:
                 replace(s, count=count) if s is repeats[0] else s for s in model.equations
             )
             return replace(spec, model=replace(model, equations=equations))
+        if word == "repeat":
+            self.nothing("no `repeat` in the model", "write `repeat 2 { ... }` there first")
+            return None
         self.unknown(word, ["vocab", "repeat", "objective"])
         return None
 

@@ -31,7 +31,7 @@ def parse(text: str, form: str = "nl", name: str = "<text>") -> t.Spec:
 def parse_source(source: Source, form: str) -> t.Spec:
     """Parse a source in the form `nl` or `yaml`."""
     _check_size(source.name, len(source.text.encode("utf-8", "surrogatepass")))
-    _check_not_empty(source)
+    _check_not_empty(source, ("{}", "---", "...") if form == "yaml" else ())
     if form == "yaml":
         from nlc.syntax.parse_yaml import parse_yaml
 
@@ -112,9 +112,9 @@ def _check_size(name: str, size: int) -> None:
         )
 
 
-def _check_not_empty(source: Source) -> None:
+def _check_not_empty(source: Source, nothing: tuple[str, ...]) -> None:
     lines = (line.strip() for line in source.text.splitlines())
-    if all(not line or line.startswith("#") for line in lines):
+    if all(line in ("", *nothing) or line.startswith("#") for line in lines):
         _refuse(
             "NL0186",
             f"{source.name} holds no clause",

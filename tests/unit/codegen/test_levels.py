@@ -336,6 +336,9 @@ def test_what_no_optimizer_can_do_is_refused(rule: str) -> None:
     with pytest.raises(SpecError) as found:
         compiled(slower=rule, rules=WRONG)
     assert {d.code for d in found.value.diagnostics} == {"NL0806"}
+    with pytest.raises(SpecError, match="NL0806"):
+        text = SPEC.format(slow=ADAM, slower=rule, period=3, rules=WRONG, body=PLAIN)
+        nlc.check(nlc.parse(text))
     words = str(found.value.diagnostics[0]) + str(found.value.diagnostics[0].labels)
     assert REFUSED[rule] in found.value.diagnostics[0].title or REFUSED[rule] in words
 

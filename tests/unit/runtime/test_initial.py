@@ -38,3 +38,25 @@ def test_a_value_that_fits_no_axis_or_two_is_refused(shape: str, value: str) -> 
     with pytest.raises(nlc.SpecError) as caught:
         nlc.parse(SPEC.format(shape=shape, value=value))
     assert [d.code for d in caught.value.diagnostics] == ["NL0510"]
+
+
+def test_a_state_cannot_begin_as_weights_with_other_parts() -> None:
+    text = """system s
+dims { d = 3 }
+level fast every 1 token
+level slow every 1 step
+block b(x[d]) -> y[d] {
+  weights W : linear(d -> d, bias)
+  memory M : mlp(d -> d -> d) at fast {
+    key   x
+    value x
+    state S = W
+    update { S = grad; self = self - S }
+  }
+  y = M(x)
+}
+"""
+    with pytest.raises(nlc.SpecError) as caught:
+        nlc.parse(text)
+    assert [d.code for d in caught.value.diagnostics] == ["NL0515"]
+    assert "`layer1.weight`" in str(caught.value.diagnostics[0].hint)

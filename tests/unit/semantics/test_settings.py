@@ -67,3 +67,22 @@ def test_an_equation_with_a_fault_has_its_own_message() -> None:
         with pytest.raises(nlc.SpecError) as caught:
             nlc.load(SPEC, set={BETA: value})
         assert "NL0313" not in [d.code for d in caught.value.diagnostics]
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "said", "place"),
+    [
+        ("levels.slow.optimizer.rate", "NL0506", "no argument `rate`", "--set levels.slow"),
+        ("levels.slow", "NL0313", "no path `levels.slow`", ""),
+        (".", "NL0313", "a part without a name", ""),
+    ],
+)
+def test_a_wrong_path_is_said_with_its_place(path: str, code: str, said: str, place: str) -> None:
+    with pytest.raises(nlc.SpecError) as caught:
+        nlc.load(SPEC, set={path: "1"})
+    (found,) = caught.value.diagnostics
+    assert found.code == code
+    assert said in found.title
+    places = [label.span.source.name for label in found.labels if label.primary]
+    assert all(name.startswith(place) for name in places)
+    assert bool(places) == bool(place)

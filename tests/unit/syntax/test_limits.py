@@ -78,6 +78,7 @@ def test_text(text: str, code: str) -> None:
         ("dims: {d: " + "1" * 65 + "}", "NL0190"),
         ('dims: {d: "' + "+".join("1" * 100_000) + '"}', "NL0189"),
         ("", "NL0186"),
+        ("{}\n", "NL0186"),
         ("system: \0", "NL0102"),
         ('system: a\nabout: "\\a"', "NL0102"),
     ],
