@@ -2,7 +2,8 @@
 
 In: the writers of a block's memories. Out: the same, where those whose classes would say the same
 of a memory called M name one class, and the writer of that class. Whether they do is seen from what
-would be written, not from what anything is called; what has kernels keeps a class of its own.
+would be written, not from what anything is called; what has kernels of its own keeps a class of its
+own, but for that of one token, which they share as well.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ def share_classes(
     writers: dict[str, MemoryWriter],
     names: Collection[str],
     free: Callable[[int], str],
+    step: Callable[[MemoryWriter, list[str]], None],
 ) -> dict[str, MemoryWriter]:
     """Give the writers of classes by name; `names` are those of the block.
 
-    `free` gives a name to the first, second, ... class for several.
+    `free` gives a name to the first, second, ... class for several; `step` gives the class of some
+    memories the kernel of one token, where one of them has it.
     """
     called = next((name for name in CALLED if name not in names), None)
     groups: dict[str, list[tuple[MemoryWriter, MemoryWriter]]] = {}
@@ -46,24 +49,29 @@ def share_classes(
         plain.lines = _places([own.lines for own, _ in group])
         plain.reads = frozenset(read for own, _ in group for read in own.reads)
         plain.stands_for = tuple(own.memory.name for own, _ in group)
+        if any(own.step_kernel is not None for own, _ in group):
+            step(plain, [own.memory.name for own, _ in group])
         for own, _ in group:
-            own.name, own.written_by = name, plain
+            own.name, own.written_by, own.step_kernel = name, plain, None
     return {own.name: own.written_by or own for own in writers.values()}
 
 
 def _plain(writer: MemoryWriter) -> bool:
     """Say whether all of a class follows from the memory's equations and schedule."""
-    memory, one = writer.memory, (writer.step_kernel, writer.rows_kernel)
+    memory = writer.memory
     if memory.stays or memory.map.kind == "kernel" or memory.sums or memory.recent:
         return False
-    return writer.shared is None and not any((writer.kernels, writer.layer_kernels, *one))
+    return writer.shared is None and not any(
+        (writer.kernels, writer.layer_kernels, writer.rows_kernel)
+    )
 
 
 def _text(writer: MemoryWriter) -> str:
     """The class without its places in the spec, and without reads but one that `forward` makes."""
     out, lines = Writer(), tuple(line.rpartition("   (")[0] for line in writer.lines)
     reads = frozenset() if writer.on_the_way is None else writer.reads
-    replace(writer, name="C", reads=reads, lines=lines, used=set()).write(out)
+    plain = replace(writer, name="C", reads=reads, lines=lines, used=set(), step_kernel=None)
+    plain.write(out)
     return out.text()
 
 

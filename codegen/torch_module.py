@@ -61,6 +61,8 @@ class Emitter:
         self.kernels: dict[tuple[str, str], KernelPlan | LayerPlan | str] = {}
         # ... and the kernel of its step
         self.steps: dict[tuple[str, str], StepPlan | str] = {}
+        # ... of a memory that shares its class, by the first that has it
+        self.alike: dict[tuple[str, str], tuple[str, str]] = {}
         # the kernels of loops over tokens by (block, memories), or why there are none
         self.loops: dict[tuple[str, tuple[str, ...]], LoopPlan | str] = {}
         # the launches of a memory where its window ends, or why it has none
@@ -157,7 +159,7 @@ class Emitter:
         self, unit: Unit, writers: dict[str, MemoryWriter]
     ) -> Iterable[MemoryWriter]:
         """What writes the classes of a unit's memories, some of which share one."""
-        if unit.block is None or self.calculus is not None:
+        if unit.block is None:
             return writers.values()
         block = unit.block
         names = {i.name for i in block.inputs} | {w.name for w in block.weights}
@@ -169,7 +171,18 @@ class Emitter:
             self.names[block.name, name, "shared"] = name
             return name
 
-        return share_classes(self.system.graph_of, writers, names, free).values()
+        def step(writer: MemoryWriter, members: list[str]) -> None:
+            assert self.calculus is not None
+            name = step_name(block.name, "_".join(members))
+            made = plan_step(writer, name, self.calculus, self.system.graph_of)
+            first, *others = [(block.name, member) for member in members]
+            self.steps[first] = made
+            self.alike |= dict.fromkeys(others, first)
+            for other in others:
+                self.steps.pop(other, None)
+            writer.step_kernel = made if isinstance(made, StepPlan) else None
+
+        return share_classes(self.system.graph_of, writers, names, free, step).values()
 
     def classes(self) -> list[str]:
         """The text of every class, in order."""
@@ -181,8 +194,6 @@ class Emitter:
         for unit in made:
             writers = self.memory_writers(unit.block) if unit.block is not None else {}
             group = self.token_group(unit, writers)
-            classes = list(self.memory_classes(unit, writers))
-            out = Writer()
             owner = UnitWriter(
                 unit, writers, self.used, self.comment, blocks, self.about(unit),
                 integers={i for block, i in whole if unit.block and block == unit.block.name},
@@ -190,8 +201,12 @@ class Emitter:
                 loop_kernel=self.loop_finder(unit, writers) if self.calculus else None,
                 token_group=group,
             )  # fmt: skip
+            if self.calculus is not None and writers:
+                # which memories have a step of their own is known once the block is written
+                owner.write(Writer())
+                self.without_steps(unit, writers, group)
+            classes, out = list(self.memory_classes(unit, writers)), Writer()
             owner.write(out)
-            self.without_steps(unit, writers, group)
             self.without_reads(unit, writers, out.text())
             for writer in classes:
                 own = Writer()
@@ -554,6 +569,9 @@ def emit_with_kernels(system: System, plan: Plan, spec: str, calculus: Calculus)
                 f"nor for one token: {step}" if isinstance(step, str) else "one token has its own"
             )
             plain[name] += f"; {told}"
+    for name, first in emitter.alike.items():
+        if name in plain and isinstance(emitter.steps.get(first), StepPlan):
+            plain[name] += "; one token has its own"
     for block, memories in emitter.planned_tokens():
         for memory in memories:
             why = plain.get((block, memory), "")

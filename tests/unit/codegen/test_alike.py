@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from nlc.compiled import compile_system
 from tests.references.specs import block, resolve
 from tests.unit.codegen.agree import agree
 
@@ -53,3 +54,16 @@ def test_a_class_for_several_takes_no_name_of_the_block() -> None:
     taken = body("g", "zeros").replace("g = ", "M = ").replace("= g *", "= M *")
     text = agree(resolve(block(taken)), tokens=5).files()["model.py"]
     assert "Memory N: " in text and "names  A, B" in text
+
+
+def test_memories_without_kernels_of_their_own_share_a_class_beside_kernels() -> None:
+    system = resolve(block(body("g", "learned").replace("0.3 * grad", "0.3 * tanh(grad)")))
+    compiled = compile_system(system, "triton")
+    # one launch moves them all, so no class has a step of its own
+    assert {kernel.role for kernel in compiled.with_kernels.kernels} == {
+        "loop",
+        "loop_back",
+        "token",
+    }
+    assert "names  A, B, C" in compiled.source
+    assert "kernels.steps" not in compiled.source.partition("class Mixer(")[0]
