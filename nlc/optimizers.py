@@ -79,7 +79,7 @@ def _look_at(faults: Faults, system: System, level: Level) -> None:
         faults.error(
             "NL0806", f"the optimizer `{rule.rule.name}` takes gradients at other values", span,
             f"`{level.name}` acts {level.period}, with the sum of {level.period.count} gradients",
-            "the data of the steps before are gone then: use it at a level of every step",
+            "the data of earlier steps are gone then: use it at a level `every 1 step`",
         )  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def bench(
     try:
         extended(text, [])
     except ValueError as error:
-        raise CallError(f"{file} is no table: {error}", "a file that `--tune` wrote") from None
+        raise CallError(f"{file} is not a table: {error}", "a file that `--tune` wrote") from None
     rows = [["memory", "kind", "size", "tokens", "channels", "warps", "loop", "stages", "takes"]]
     rows[0] += ["took", "tried"] if tune else []
     found = []

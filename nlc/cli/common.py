@@ -79,7 +79,7 @@ def find_spec(word: str) -> Path:
     if path.is_dir():
         raise CallError(f"{word} is a folder", "a spec file in it")
     if path.exists():
-        raise CallError(f"{word} is no regular file", "a file that ends with .nl or .yaml")
+        raise CallError(f"{word} is not a regular file", "a file that ends with .nl or .yaml")
     if path.suffix in FORMS or "/" in word or "\\" in word:
         raise CallError(
             f"there is no file {word}", "the path of a spec, or a name that `nlc specs` lists"

@@ -236,10 +236,10 @@ def _options_of(words: list[str] | None) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name, values in settings(words).items():
         if name not in ("batch", "length", "steps"):
-            raise CallError(f"--over {name} is no option to try", "batch, length or steps")
+            raise CallError(f"--over {name} cannot be varied", "batch, length or steps")
         found[name] = split_values(values)
         if not all(v.isdigit() and int(v) > 0 for v in found[name]):
-            raise CallError(f"--over {name}={values} are no numbers", f"--over {name}=8,32")
+            raise CallError(f"--over {name}={values} are not numbers", f"--over {name}=8,32")
     return found
 
 

@@ -123,5 +123,5 @@ def lengths_of(words: str | None) -> tuple[int, ...] | None:
     except ValueError:
         found = ()
     if not found or min(found) < 1:
-        raise CallError(f"--lengths {words} are no lengths", "numbers, such as 64,128,256")
+        raise CallError(f"--lengths {words} are not lengths", "numbers, such as 64,128,256")
     return found

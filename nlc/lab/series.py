@@ -144,7 +144,7 @@ def reopen(folder: Path, kind: str) -> Series:
             folder, found["kind"], subject, tuple(found["lengths"]), found["target"], cells
         )
     except (FileNotFoundError, NotADirectoryError):
-        raise LabError(f"{folder} is no series: it has no series.json", hint) from None
+        raise LabError(f"{folder} is not a series: it has no series.json", hint) from None
     except OSError as error:
         raise LabError(f"cannot read {folder}/series.json: {error.strerror}", hint) from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -52,7 +52,7 @@ def _part(graph: Graph, memory: Memory, part: str, update: Update) -> NormalForm
     ]
     states.sort(key=lambda state: state[0] != "")
     if len(own.shape) > 2:
-        return Neither(f"a state with {len(own.shape)} axes is no matrix", hint=_MATRIX)
+        return Neither(f"a state with {len(own.shape)} axes is not a matrix", hint=_MATRIX)
     form = _follow(graph, memory, states, update, turned=False)
     if isinstance(form, Neither) and len(own.shape) == 2:
         other = _follow(graph, memory, states, update, turned=True)

@@ -55,7 +55,7 @@ OBSTACLES: Mapping[str, tuple[str, str]] = {
         "let one of the two come from streams alone",
     ),
     "divisor": (
-        "the running state stands in a divisor",
+        "the running state is in a divisor",
         "keep the sum by which you divide as a memory of its own, and divide what is read",
     ),
     "condition": (
@@ -112,7 +112,7 @@ OBSTACLES: Mapping[str, tuple[str, str]] = {
         "leave the gradient whole: no `stop` of the state, and `through full`",
     ),
     "shape": (
-        "the running state is laid out anew",
+        "the running state is reshaped",
         "keep the state's own axes in the update",
     ),
     # ---- what has one, and still cannot run over many tokens at once
@@ -137,7 +137,7 @@ OBSTACLES: Mapping[str, tuple[str, str]] = {
         "begin with `zeros` or `learned`, or leave the reset out",
     ),
     "elsewhere": (
-        "affine, but another memory's state stands in its update",
+        "affine, but its update uses another memory's state",
         "name what is read of `{name}` in an equation of the block, `r = {name}(x)`, and use `r`",
     ),
     "still": (

@@ -67,7 +67,7 @@ def check_shape(
     if len(want) != len(have) or not all(a.fits(b) for a, b in zip(want, have, strict=True)):
         name = ".".join(target.path)
         block.context.fail(
-            code, f"`{name}` does not have the shape that is written",
+            code, f"`{name}` does not have the declared shape",
             target.span, f"written {show(want)}", as_is(name, have),
             (value.span, f"this is {show(have)}"),
         )  # fmt: skip

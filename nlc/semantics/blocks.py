@@ -87,7 +87,7 @@ class BlockResolver:
         if name in RESERVED or name in ("key", "value"):
             self.context.faults.error(
                 "NL0303", f"`{name}` cannot be assigned", span,
-                "this name has a meaning of its own", "choose another name",
+                "this name is reserved", "choose another name",
             )  # fmt: skip
             return False
         attribute = taken(name) if what in ("weights", "a memory") else None
@@ -142,8 +142,8 @@ class BlockResolver:
         for statement in self.written.equations:
             if not isinstance(statement, tree.Assign):
                 self.context.faults.error(
-                    "NL0703", "this does not stand in a block", statement.span, "in a block",
-                    "a block holds equations; `repeat` and `share` stand in a model, `every` and "
+                    "NL0703", "this does not belong in a block", statement.span, "in a block",
+                    "a block holds equations; `repeat` and `share` belong in a model, `every` and "
                     "`when` in an update",
                 )  # fmt: skip
                 continue
@@ -299,7 +299,7 @@ class BlockResolver:
             stream = self.streams.get(name)
             if stream is None:
                 self.context.faults.error(
-                    "NL0701", f"the output `{name}` is never made", target.span, "named here",
+                    "NL0701", f"the output `{name}` is never assigned", target.span, "named here",
                     f"write an equation `{name} = ...`",
                 )  # fmt: skip
                 continue

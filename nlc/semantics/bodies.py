@@ -230,7 +230,7 @@ def _varies(block: BlockResolver, body: Body) -> None:
         period = block.context.levels[body.level].period
         block.context.fail(
             "NL0603", f"`{name}` varies inside the window", place_of(node, roots, update),
-            f"another at every token, and `{body.name}` changes {period}",
+            f"differs at every token, but `{body.name}` changes {period}",
             "weight the objective with it, or reduce it: `mean(e, over = tokens)`, "
             "`sum(e * grad, over = tokens)`, `last(e)`", (body.written.span, "the memory"),
         )  # fmt: skip

@@ -116,7 +116,7 @@ class BodyScope(Scope):
             )  # fmt: skip
         if len(self.body.pairs) > 1:
             self.context.fail(
-                "NL0504", f"`{name.id}` is one of several here", name.span,
+                "NL0504", f"`{name.id}` is ambiguous here", name.span,
                 f"`{self.body.name}` has {len(self.body.pairs)} pairs for each token",
                 "name the stream itself; only an objective is summed over the pairs",
                 (self.span, "the memory"),
@@ -168,9 +168,9 @@ class BodyScope(Scope):
     def _elsewhere(self, name: str, call: tree.Call) -> Value:
         self.context.fail(
             "NL0605", f"`{name}` has no meaning here", call.span, "in this place",
-            {"recent": "`recent(e, n)` stands in an objective",
-             "grad": "`grad` stands in an update",
-             "last": "`last(e)` stands in the update of a memory with windows"}[name],
+            {"recent": "use `recent(e, n)` in an objective",
+             "grad": "use `grad` in an update",
+             "last": "use `last(e)` in the update of a memory with windows"}[name],
         )  # fmt: skip
 
     def _tokens(self, call: tree.Call) -> Value | None:
@@ -178,8 +178,8 @@ class BodyScope(Scope):
         if over is None:
             return None
         self.context.fail(
-            "NL0606", "there are no tokens to go over here", over.span, "in this place",
-            "`over = tokens` stands in the update of a memory, and in a rule",
+            "NL0606", "there are no tokens to reduce over here", over.span, "in this place",
+            "use `over = tokens` in the update of a memory or in a rule",
         )  # fmt: skip
 
     def apply(self, what: Readable, call: tree.Call) -> Value:

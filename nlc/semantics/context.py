@@ -134,7 +134,7 @@ class Context:
     def _too_large(self, expr: tree.Expr) -> NoReturn:
         self.fail(
             "NL0402", "a size is too large", expr.span, "larger than 2^31",
-            "sizes go up to 2147483648",
+            "sizes are at most 2147483648",
         )  # fmt: skip
 
     def _integer(self, expr: tree.Expr, extra: dict[str, int]) -> int:
@@ -178,8 +178,8 @@ class Context:
             case "/":
                 if b == 0 or a % b:
                     self.fail(
-                        "NL0403", "a division leaves a rest", expr.span, f"{a} / {b}",
-                        "sizes are whole numbers: `/` must divide",
+                        "NL0403", "a division leaves a remainder", expr.span, f"{a} / {b}",
+                        "sizes are integers: `/` must divide evenly",
                     )  # fmt: skip
                 value = a // b
             case "^":
@@ -312,6 +312,6 @@ def real(context: Context, expr: tree.Expr, known: Mapping[str, float] | None = 
 
 def _no_number(context: Context, expr: tree.Expr) -> NoReturn:
     context.fail(
-        "NL0414", "a setting is not a number", expr.span, "this is no number",
+        "NL0414", "an option is not a number", expr.span, "this is not a number",
         "write a number, or an expression of numbers and dims",
     )  # fmt: skip

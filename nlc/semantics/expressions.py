@@ -84,8 +84,8 @@ class Scope:
                 return self.dot(self.plain(left), self.plain(right), expr)
             case _:
                 self.context.fail(
-                    "NL0415", "a tuple is no value", expr.span, "several values at once",
-                    "tuples stand only after `over =` and `coefficients =`",
+                    "NL0415", "a tuple is not a value", expr.span, "several values at once",
+                    "tuples are allowed only after `over =` and `coefficients =`",
                 )  # fmt: skip
 
     def make(self, op: str, *args: Expr, span: Span, **attrs: object) -> Expr:
@@ -240,7 +240,7 @@ class Scope:
         for item in items:
             if not isinstance(item, tree.Name):
                 self.context.fail(
-                    "NL0408", "`over =` names axes", item.span, "this is no name",
+                    "NL0408", "`over =` names axes", item.span, "this is not a name",
                     "a dim, `in`, `out` or `tokens`, or several in brackets",
                 )  # fmt: skip
             side = self.dim_axis(item.id)
@@ -254,7 +254,7 @@ class Scope:
                         "axis", item.id, item.span, [a.name for a in seen], "NL0408"
                     )
                 self.context.fail(
-                    "NL0408", f"no single axis `{item.id}` to go over", item.span,
+                    "NL0408", f"no single axis `{item.id}` to reduce over", item.span,
                     f"the value is {show(seen)}", f"its axes are {show(seen)}",
                 )  # fmt: skip
             found.add(places[0])

@@ -51,7 +51,7 @@ def call_function(scope: Scope, name: str, call: tree.Call) -> Value:
         )  # fmt: skip
     for keyword in call.keywords:
         if keyword.name not in keywords:
-            scope.context.unknown("setting", keyword.name, keyword.span, list(keywords), "NL0307")
+            scope.context.unknown("option", keyword.name, keyword.span, list(keywords), "NL0307")
     return function(scope, call)
 
 

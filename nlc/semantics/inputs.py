@@ -78,7 +78,7 @@ def _application(block: BlockResolver, body: Body) -> Expr:
     if not (more and len(reads) == 1 and not places):
         fact = f"it is read in {several(len(reads) + len(places), 'place')}"
     block.context.fail(
-        "NL0503", f"`{body.name}` has no one input, which `key` is in the rule that moves it",
+        "NL0503", f"`{body.name}` has no single input for `key` in its rule",
         body.span or body.written.span, fact,
         f"such a rule moves what is applied once at each token, as in `{body.name}(x)`; "
         "others need its gradient alone",

@@ -72,8 +72,8 @@ def resolve_map(context: Context, written: tree.Map, extra: dict[str, int] | Non
             close = nearest(keyword.name, known)
             hint = f"did you mean `{close}`?" if close else f"write {EXAMPLES[kind]}"
             context.fail(
-                "NL0414", f"`{kind}` has no setting `{keyword.name}`", keyword.span,
-                "unknown setting", hint,
+                "NL0414", f"`{kind}` has no option `{keyword.name}`", keyword.span,
+                "unknown option", hint,
             )  # fmt: skip
         options[keyword.name] = _setting(context, keyword)
     if kind in DEFAULT_ACT:
@@ -117,7 +117,7 @@ def _not_a_word(context: Context, written: tree.Map, kind: str, chains: list[tre
 
 def _wrong(context: Context, written: tree.Map, span: Span, text: str) -> NoReturn:
     context.fail(
-        "NL0414", f"`{written.kind}` is written wrongly", span, text,
+        "NL0414", f"wrong form of `{written.kind}`", span, text,
         f"write, for example, `{EXAMPLES[written.kind]}`",
     )  # fmt: skip
 

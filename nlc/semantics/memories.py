@@ -162,7 +162,7 @@ def variables(block: BlockResolver, body: Body) -> list[Variable]:
         if state.name in RESERVED or state.name in ("key", "value"):
             block.context.faults.error(
                 "NL0303", f"`{state.name}` cannot be assigned", state.span,
-                "this name has a meaning of its own", "choose another name",
+                "this name is reserved", "choose another name",
             )  # fmt: skip
             continue
         if state.name in seen or state.name == body.name:
@@ -311,7 +311,7 @@ def route_of(block: BlockResolver, body: Body) -> Expr | None:
         names = [axis.name for axis in scores.shape]
         if names.count(body.slots.name) != 1 or set(names) - {axis.name for axis in lead}:
             block.context.fail(
-                "NL0517", f"the route of `{body.name}` does not go over its slots", written.span,
+                "NL0517", f"the route of `{body.name}` has no axis of slots", written.span,
                 f"this is {show(scores.shape)}",
                 f"one score per slot: its axes are among {show(lead)}, with `{body.slots.name}`",
                 (body.written.span, "the memory"),

@@ -110,7 +110,7 @@ class ModelResolver:
         logits = self.env.get("logits")
         if "logits" not in self.env and not self.context.faults.errors:
             self.context.faults.error(
-                "NL0703", "the model makes no logits", self.written.span, "the model",
+                "NL0703", "the model does not assign `logits`", self.written.span, "the model",
                 "end with `logits = unembed(rmsnorm(x))`",
             )  # fmt: skip
         if not isinstance(logits, Expr):
@@ -193,7 +193,7 @@ class ModelResolver:
                         self._share(name, block, statement.span)
                     case _:
                         self.context.fail(
-                            "NL0703", "this does not stand in a model", statement.span,
+                            "NL0703", "this does not belong in a model", statement.span,
                             "in a model", "a model holds equations, `repeat` and `share`",
                         )  # fmt: skip
             except Bad:
@@ -206,7 +206,7 @@ class ModelResolver:
     def _share(self, name: str, block: str, span: Span) -> None:
         if block not in self.context.blocks:
             self.context.unknown("block", block, span, list(self.context.blocks), "NL0306")
-        own = "this name has a meaning of its own" if name in RESERVED else taken(name)
+        own = "this name is reserved" if name in RESERVED else taken(name)
         if own is not None:
             self.context.fail(
                 "NL0303", f"`{name}` cannot be the name of a shared block", span, own,
@@ -272,7 +272,7 @@ class ModelResolver:
             if len(target.path) > 1 or name in RESERVED or name in ("tokens", "targets"):
                 self.context.fail(
                     "NL0303", f"`{'.'.join(target.path)}` cannot be assigned", target.span,
-                    "this name has a meaning of its own", "choose another name",
+                    "this name is reserved", "choose another name",
                 )  # fmt: skip
             if name in self.context.blocks or name in self.shared:
                 self.context.fail(
@@ -291,7 +291,7 @@ class ModelResolver:
                     a.fits(b) for a, b in zip(shape, value.shape, strict=True)
                 ):
                     self.context.fail(
-                        "NL0407", f"`{target.path[0]}` does not have the shape that is written",
+                        "NL0407", f"`{target.path[0]}` does not have the declared shape",
                         target.span, f"written {show(shape)}", as_is(target.path[0], value.shape),
                         (value.span, f"this is {show(value.shape)}"),
                     )  # fmt: skip
@@ -326,7 +326,7 @@ class ModelResolver:
         tokens = self.scope.plain(call.arguments[0])
         if self.left is None or self.left.shape is None or len(self.left.shape) != 1:
             self.context.fail(
-                "NL0706", "`embed` does not know its width", call.span,
+                "NL0706", "`embed` has no width", call.span,
                 "it takes its width from the left side", "write `x[d] = embed(tokens)`",
             )  # fmt: skip
         (width,) = self.context.shape(self.left.shape)
@@ -400,8 +400,8 @@ class ModelResolver:
                 self.context.fail(
                     "NL0705", f"`{name}` holds a memory and is called more than once per token",
                     call.span, "called again" if name in self.shared_calls else "inside a repeat",
-                    "an instance with a memory moves once per token; call the block itself for "
-                    "an instance of its own",
+                    "an instance with a memory is updated once per token; call the block itself "
+                    "for a separate instance",
                     *(((self.shared_calls[name], "first here"),)
                       if name in self.shared_calls else ()),
                 )  # fmt: skip
@@ -431,6 +431,6 @@ class ModelResolver:
     def shifted(self, value: Expr, n: int, span: Span) -> Expr:
         """Streams of a model have no past."""
         self.context.fail(
-            "NL0703", "`shift` does not stand in a model", span, "in a model",
+            "NL0703", "`shift` does not belong in a model", span, "in a model",
             "write it in a block",
         )  # fmt: skip

@@ -109,8 +109,8 @@ class MotionScope(RuleScope):
         """The input of the map that the parameter belongs to, at one token of the step."""
         if not self.at_token:
             self.context.fail(
-                "NL0603", f"`key` stands bare in the optimizer `{self.rules[0]}`", name.span,
-                "`key` is another at every token of a step",
+                "NL0603", f"`key` is used bare in the optimizer `{self.rules[0]}`", name.span,
+                "`key` differs at every token of a step",
                 "reduce it over the tokens: `sum(outer(key, key), over = tokens)`",
             )  # fmt: skip
         shape = self.body.parts[0].shape[-1:]
@@ -150,7 +150,7 @@ class MotionScope(RuleScope):
             self.context.fail(
                 "NL0806", "`grad(at = e)` cannot be taken for several steps", span,
                 "in a block `every N steps`",
-                "the data of the steps before are gone: take it at every step",
+                "the data of earlier steps are gone: take it at every step",
             )  # fmt: skip
         assert isinstance(at, Expr)
         recorder.asked += 1

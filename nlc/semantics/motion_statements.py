@@ -61,7 +61,7 @@ def _statement(scope: MotionScope, statement: tree.Stmt) -> None:
             _repeat(scope, scope.context.repeats(count), statement)
         case tree.Share():
             scope.context.fail(
-                "NL0703", "`share` stands in a model", statement.span, "in a rule",
+                "NL0703", "`share` belongs in a model", statement.span, "in a rule",
                 "move it to `model { }`",
             )  # fmt: skip
 

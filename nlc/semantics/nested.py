@@ -27,7 +27,7 @@ def check_copied(
     if name not in block.weights:
         block.context.fail(
             "NL0510", f"weights cannot begin as `{name}`", written.span, "this is a memory",
-            "weights begin as other weights, which stand before them",
+            "weights are initialised from other weights, which come before them",
             (block.owners[name][1], f"`{name}`"),
         )  # fmt: skip
     source = block.weights[name]

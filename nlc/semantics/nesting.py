@@ -50,7 +50,7 @@ def _level(context: Context, written: tree.Level, resolver: Any) -> Level:
         if unit in ("always", "never"):
             context.fail(
                 "NL0209", f"level `{written.name}` has nothing to optimise", written.optimizer.span,
-                f"the level changes {unit}", "an optimizer belongs to a level of steps or tokens",
+                f"the level is `{unit}`", "an optimizer belongs to a level of steps or tokens",
                 (written.period.span, "the period"),
             )  # fmt: skip
         optimizer = _optimizer(context, written.optimizer, resolver)
@@ -93,7 +93,8 @@ def _nest(context: Context, unit: str, places: dict[str, tree.Level]) -> None:
             context.faults.error(
                 "NL0203", f"level `{slower.name}` does not nest over `{faster.name}`",
                 places[slower.name].period.span, f"{b} is not a multiple of {a}",
-                f"the period of a slower level is a multiple of the faster one's: {multiples}, ...",
+                f"the period of a slower level must be a multiple of the faster one's: "
+                f"{multiples}, ...",
                 (places[faster.name].period.span, f"`{faster.name}` updates every {a} {unit}"),
             )  # fmt: skip
     if unit != "tokens":

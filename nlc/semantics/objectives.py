@@ -54,7 +54,7 @@ def asked_objective(block: BlockResolver, body: Body, span: Span, memory: Span) 
     if objective is None:
         block.context.fail(
             "NL0513", f"`{body.name}` has no objective to differentiate", span,
-            "`grad` stands here",
+            "`grad` is used here",
             "write `objective e`, or `key` and `value` for the default one",
             (memory, "the memory"),
         )  # fmt: skip

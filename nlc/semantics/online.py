@@ -24,8 +24,8 @@ def cannot_adapt(block: BlockResolver, body: Body) -> Iterator[tuple[str, Span, 
     if chunk > 1:
         yield (
             "a chunk at a level where something learns from the task", place,
-            f"`every {chunk} tokens` moves it once for each window of so many, and `every 1 token` "
-            "without a chunk after each",
+            f"`every {chunk} tokens` updates it once per window, `every 1 token` "
+            "without a chunk after each token",
         )  # fmt: skip
     source = block.bodies.get(_source(body))
     clocks = block.context

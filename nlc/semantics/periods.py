@@ -28,7 +28,7 @@ def period_in(scope: UpdateScope, period: tree.Period) -> tuple[Unit, Expr]:
             context.fail(
                 "NL0401", "a period is not a whole number", count.span,
                 f"`{count.id}` is given {number:g}" if value.op == "const"
-                else f"`{count.id}` is given what is no number",
+                else f"`{count.id}` is not given a number",
                 "give it a whole number of at least 1",
             )  # fmt: skip
         return period.unit, value

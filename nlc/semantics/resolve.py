@@ -290,7 +290,7 @@ class Resolver:
             if dim.name in ("in", "out", "tokens"):
                 self.context.faults.error(
                     "NL0303", f"`{dim.name}` cannot be the name of a dim", dim.span,
-                    "after `over =` this name has a meaning of its own", "choose another name",
+                    "after `over =` this name is reserved", "choose another name",
                 )  # fmt: skip
             later = [d for d in self.spec.dims if d.name not in places and d is not dim]
             for other in later:
@@ -319,7 +319,7 @@ class Resolver:
         )
         for what, items in tables:
             for item in items:
-                own = "this name has a meaning of its own" if item.name in RESERVED else None
+                own = "this name is reserved" if item.name in RESERVED else None
                 if what == "block":
                     own = own or taken(item.name)
                 if own is not None:
@@ -348,7 +348,7 @@ class Resolver:
             for memory in block.memories:
                 if memory.is_task:
                     self.context.faults.error(
-                        "NL0710", f"`{memory.name}` learns from the task and there is no model",
+                        "NL0710", f"`{memory.name}` learns from the task, but there is no model",
                         memory.span, "the task's loss is the model's", "write `model { ... }`",
                     )  # fmt: skip
 

@@ -202,12 +202,12 @@ def prepare(outer: RuleScope, body: Body) -> tree.Expr | tuple[tree.Stmt, ...]:
             )  # fmt: skip
     if written.levels:
         context.fail(
-            "NL0208", f"`{body.name}` stands in a rule and names a level", written.span,
+            "NL0208", f"`{body.name}` is in a rule and names a level", written.span,
             "it moves at each call of the rule", "leave `at LEVEL` out",
         )  # fmt: skip
     if body.map.kind in ("conv", "table", "kernel"):
         context.fail(
-            "NL0514", f"a `{body.map.kind}` is no memory of a rule", written.map.span,
+            "NL0514", f"a `{body.map.kind}` cannot be a memory of a rule", written.map.span,
             "it remembers tokens, or reads numbers", "use a linear map, an mlp, a vector, ...",
             (written.span, "the memory"),
         )  # fmt: skip

@@ -48,7 +48,7 @@ def check_names(context: Context, rule: tree.Rule) -> None:
         if name in RESERVED or name in ("key", "value", "eval", "in", "out"):
             context.faults.error(
                 "NL0303", f"`{name}` cannot be assigned", span,
-                "this name has a meaning of its own", "choose another name",
+                "this name is reserved", "choose another name",
             )  # fmt: skip
         elif name in places:
             context.faults.error(
@@ -137,8 +137,8 @@ def _bare_key(context: Context, rule: tree.Rule, values: list[Expr], optimizer: 
                 (optimizer, "an optimizer here"),
             )  # fmt: skip
         context.fail(
-            "NL0603", f"`key` stands bare in the optimizer `{rule.name}`", rule.span,
-            f"`{node.attr('name')}` is another at every token of a step",
+            "NL0603", f"`key` is used bare in the optimizer `{rule.name}`", rule.span,
+            f"`{node.attr('name')}` differs at every token of a step",
             "reduce it over the tokens: `sum(outer(key, key), over = tokens)`",
             (optimizer, "an optimizer here"),
         )  # fmt: skip

@@ -120,7 +120,7 @@ class BlockScope(StreamScope):
         self._told(name)
         if name in self.owner.streams or name in self.owner.weights:
             self.context.fail(
-                "NL0310", f"`{when}` is asked of a memory", span, f"`{name}` is none",
+                "NL0310", f"`{when}` applies only to memories", span, f"`{name}` is not a memory",
                 f"for a stream write `shift({name})`"
                 if when == "prev" and name in self.owner.streams
                 else "weights do not change within a sequence; name a memory of this block",
@@ -148,7 +148,7 @@ class BlockScope(StreamScope):
         if name in ("grad", "last", "recent"):
             self.context.fail(
                 "NL0605", f"`{name}` has no meaning in a block's equations", call.span,
-                "in this place", "it stands inside a memory",
+                "in this place", "it belongs inside a memory",
             )  # fmt: skip
         return super().special(name, call)
 
@@ -173,7 +173,7 @@ class BlockScope(StreamScope):
             self._told(argument.id)
         if rest or not isinstance(argument, tree.Name) or argument.id not in owner.bodies:
             self.context.fail(
-                "NL0310", "`loss` is asked of a memory", call.span, "no memory here",
+                "NL0310", "`loss` applies only to memories", call.span, "no memory here",
                 "loss(M) is M's objective at this token, before its update",
             )  # fmt: skip
         body = owner.bodies[argument.id]

@@ -65,7 +65,7 @@ def _statement(scope: UpdateScope, statement: tree.Stmt) -> None:
             scope.repeats = outer
         case tree.Share():
             scope.context.fail(
-                "NL0703", "`share` stands in a model", statement.span, "in an update",
+                "NL0703", "`share` belongs in a model", statement.span, "in an update",
                 "move it to `model { }`",
             )  # fmt: skip
 
@@ -155,12 +155,12 @@ def _check_local(scope: UpdateScope, target: tree.Target, name: str) -> None:
             "NL0507", f"`{name}` is not this memory's to change", target.span,
             f"`{name}` is {what}",
             f"assign `self`, a state of `{scope.body.name}` or a new name",
-            (span, f"`{name}` belongs here"),
+            (span, f"`{name}` is declared here"),
         )  # fmt: skip
     if name in RESERVED or (scope.arguments and name in scope.arguments):
         scope.context.fail(
             "NL0303", f"`{name}` cannot be assigned", target.span,
-            "this name has a meaning of its own", "choose another name",
+            "this name is reserved", "choose another name",
         )  # fmt: skip
 
 

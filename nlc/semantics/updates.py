@@ -207,7 +207,7 @@ class UpdateScope(BodyScope):
         at: Value | None = None
         for keyword in call.keywords:
             if keyword.name != "at":
-                self.context.unknown("setting", keyword.name, keyword.span, ["at"], "NL0307")
+                self.context.unknown("option", keyword.name, keyword.span, ["at"], "NL0307")
             at = fit_state(self, "self", self.value(keyword.value), keyword.value.span)
         if len(call.arguments) > 1:
             self.context.fail(

@@ -30,7 +30,7 @@ def bring_in(
     for use in spec.uses:
         if use.name in path:
             faults.error(
-                "NL0312", f"`use {use.name}` goes in a circle", use.span,
+                "NL0312", f"`use {use.name}` is circular", use.span,
                 " -> ".join([*path, use.name]), "a spec cannot use itself",
             )  # fmt: skip
             continue

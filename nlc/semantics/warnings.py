@@ -24,7 +24,7 @@ def warn(
             if ("weights", weight.name) not in reached:
                 faults.warning(
                     "NL0905", f"no objective reaches `{weight.name}`", weight.span,
-                    "it has no part in what the block gives",
+                    "no output of the block depends on it",
                     "use it, or delete it: it would never learn",
                 )  # fmt: skip
     _levels(faults, levels, blocks, model)
@@ -56,7 +56,7 @@ def _memory(faults: Faults, block: Block, memory: Memory, reached: set[tuple[str
     elif memory.learned and ("memory", memory.name) not in reached:
         faults.warning(
             "NL0905", f"no objective reaches `{memory.name}`", memory.span,
-            "its learned start has no part in what the block gives",
+            "no output of the block depends on its learned initial value",
             "use it, or write `init zeros`",
         )  # fmt: skip
     if memory.map.kind == "kernel" or memory.is_task or not memory.update:
@@ -65,7 +65,7 @@ def _memory(faults: Faults, block: Block, memory: Memory, reached: set[tuple[str
     if own and all(a.value.op == "state" for a in own):
         faults.warning(
             "NL0904", f"the update of `{memory.name}` never sets `self`", memory.span,
-            "it keeps its initial value for ever", "write `self = ...`",
+            "it keeps its initial value forever", "write `self = ...`",
         )  # fmt: skip
     grads = any(n.op == "grad" for n in postorder([a.value for a in memory.update]))
     if memory.written_objective is not None and not grads and not _asks_loss(block, memory):

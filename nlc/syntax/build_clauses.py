@@ -71,7 +71,7 @@ class Builder(StatementBuilder):
             if more:
                 self.faults.error(
                     "NL0135",
-                    "weights stand at one level",
+                    "weights are at one level",
                     spans[1],
                     "a second level",
                     "write a line of weights for each level",

@@ -137,7 +137,7 @@ class StatementBuilder(ExpressionBuilder):
                 "a rule is expected here",
                 value.span,
                 "not the name of a rule with its arguments",
-                "write a rule, as in `sgd(lr = 0.1)`; equations stand in `update { ... }`",
+                "write a rule, as in `sgd(lr = 0.1)`; equations belong in `update { ... }`",
             )
         return value
 

@@ -79,7 +79,7 @@ def _bytes(path: Path, name: str) -> bytes:
         if path.is_dir():
             _refuse("NL0181", f"{name} is a folder", "name a file in it, as in `FOLDER/NAME.nl`")
         if path.exists() and not path.is_file():
-            _refuse("NL0181", f"{name} is no regular file", "name a file")
+            _refuse("NL0181", f"{name} is not a regular file", "name a file")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
@@ -117,7 +117,7 @@ def _check_not_empty(source: Source, nothing: tuple[str, ...]) -> None:
     if all(line in ("", *nothing) or line.startswith("#") for line in lines):
         _refuse(
             "NL0186",
-            f"{source.name} holds no clause",
+            f"{source.name} has no clauses",
             "begin with `system NAME` and a `block` or `model`; `nlc new` writes one",
         )
 

@@ -135,7 +135,7 @@ class Equations(Fields):
         if word in _EXAMPLES and word not in STRUCTURES[place]:
             self.faults.error(
                 "NL0127",
-                f"`{word}` does not stand in a {place}",
+                f"`{word}` does not belong in a {place}",
                 span_of(first),
                 "not at this place",
                 "write it in the update of a memory or in a rule",
@@ -149,7 +149,7 @@ class Equations(Fields):
             hint = "write an equation, `- y = f(x)`; in quotes where it holds `: `"
         self.faults.error(
             "NL0166",
-            "a mapping stands where an equation is expected",
+            "a mapping where an equation is expected",
             span_of(first),
             "YAML reads this as a key",
             hint,

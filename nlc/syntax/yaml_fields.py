@@ -97,7 +97,7 @@ class Fields:
             hint = "write an expression, in quotes where YAML needs them"
             if isinstance(followed, Sequence | Mapping):
                 hint = "write several as `a, b`, without brackets; a text that begins with a "
-                hint += "bracket stands in quotes"
+                hint += "bracket needs quotes"
             self.wrong_kind(node, "a text", hint)
             return None
         passage = passage_of(followed)
@@ -108,17 +108,17 @@ class Fields:
         node = self.followed(field.value)
         if isinstance(node, Scalar) and not is_missing(node):
             return node
-        self.wrong_kind(field.value, what, f"write {what} behind `{field.key.text}:`", field.key)
+        self.wrong_kind(field.value, what, f"write {what} after `{field.key.text}:`", field.key)
         return None
 
     def wrong_kind(self, node: Node, what: str, hint: str, key: Scalar | None = None) -> None:
         """Record that a node is not what is expected."""
         found = kind_of(self.followed(node))
         if found == "nothing":
-            behind = f" behind `{key.text}:`" if key is not None else ""
+            behind = f" after `{key.text}:`" if key is not None else ""
             self.faults.error(
                 "NL0156",
-                f"nothing stands{behind or ' here'}",
+                f"there is nothing{behind or ' here'}",
                 span_of(key) if key is not None else span_of(node),
                 f"{what} is expected",
                 hint,
@@ -150,7 +150,7 @@ class Fields:
                     span_of(item),
                     "YAML reads this as an item of its own",
                     "put each expression that holds a comma in double quotes, or write each item "
-                    "on a line of its own, behind `- `",
+                    "on its own line, after `- `",
                 )
                 return True
         return False
@@ -178,7 +178,7 @@ class Fields:
                 name, written = key.text.split(":", 1)
                 self.faults.error(
                     "NL0156",
-                    f"a space is missing behind `{name}:`",
+                    f"a space is missing after `{name}:`",
                     span_of(key),
                     "YAML reads all of this as a key",
                     f"write `{name}: {written}`",
@@ -217,7 +217,7 @@ class Fields:
                     "`<<` brings in mappings alone",
                     span_of(source),
                     kind_of(mapping),
-                    "write `<<: *name`, where `&name` stands before a mapping",
+                    "write `<<: *name`, where `&name` marks a mapping",
                 )
                 return
             for key_node, value in mapping.pairs:

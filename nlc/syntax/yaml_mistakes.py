@@ -105,14 +105,14 @@ def _explained(problem: str, context: str, source: Source, place: int) -> tuple[
         mark = begins.group(1)
         return (
             "NL0151",
-            f"an expression that begins with `{mark}` stands in quotes",
+            f"an expression that begins with `{mark}` needs quotes",
             "YAML gives this character a meaning of its own",
             QUOTE,
         )
     if context in _BEGINNINGS:
         return (
             "NL0151",
-            f"an expression that {_BEGINNINGS[context]}, stands in quotes",
+            f"an expression that {_BEGINNINGS[context]}, needs quotes",
             "not what YAML expects here",
             QUOTE,
         )
@@ -122,7 +122,7 @@ def _explained(problem: str, context: str, source: Source, place: int) -> tuple[
         if tight is not None:
             return (
                 "NL0159",
-                f"a space is missing behind `{tight.group(1)}:` in the line above",
+                f"a space is missing after `{tight.group(1)}:` in the line above",
                 "so YAML reads this as a second `:` of one text",
                 f"write `{tight.group(1)}: {tight.group(2)}`",
             )
@@ -138,13 +138,13 @@ def _explained(problem: str, context: str, source: Source, place: int) -> tuple[
                 "NL0152",
                 "an expression within `[ ]` or `{ }` holds a bracket",
                 "YAML reads this as the begin of a list or mapping",
-                f"{QUOTE}, or write each item on a line of its own, behind `- `",
+                f"{QUOTE}, or write each item on its own line, after `- `",
             )
         return (
             "NL0165",
             "a bracket of YAML is not closed",
             "expected a `,` or the closing bracket before this",
-            "close it; an expression that begins with `[` or `{` stands in quotes",
+            "close it; an expression that begins with `[` or `{` needs quotes",
         )
     if "quoted scalar" in context:
         return (
@@ -156,7 +156,7 @@ def _explained(problem: str, context: str, source: Source, place: int) -> tuple[
     if "block mapping" in context or "block collection" in context or "block sequence" in context:
         return (
             "NL0164",
-            "the line does not fit what stands above it",
+            "the line does not fit the lines above it",
             "not a key at the same indentation",
             "give keys of one mapping the same indentation, and put an expression that begins with "
             "a quote or bracket in quotes as a whole",
@@ -170,7 +170,7 @@ def _explained(problem: str, context: str, source: Source, place: int) -> tuple[
         )
     return (
         "NL0150",
-        f"this is no YAML: {problem or 'it cannot be read'}",
+        f"this is not YAML: {problem or 'it cannot be read'}",
         "here",
         "check the brackets, quotes and indentation around this place",
     )

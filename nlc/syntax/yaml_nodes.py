@@ -258,7 +258,7 @@ class _Composer:
             self._stop(
                 "NL0194",
                 event,
-                f"`*{event.anchor}` stands within what it stands for",
+                f"`*{event.anchor}` is inside the part it stands for",
                 "would never end",
                 "write the part out",
             )

@@ -181,7 +181,7 @@ def find_task(words: str) -> Task:
             options[option] = int(value)
         except ValueError:
             raise LabError(
-                f"{word} is no option: options are whole numbers",
+                f"{word} is not an option: options are integers",
                 f"{kind.name}:{option}=1",
             ) from None
     return kind(**options)

@@ -183,7 +183,7 @@ def test_a_setting_can_be_for_one_spec(call: Call) -> None:
         (["sweep", "tiny.nl", "--set", "dims.d=8,,9"], "is empty"),
         (["sweep", "tiny.nl", "--set", "dims.q=8,9"], "NL0313"),
         (["sweep", "tiny.nl", "--over", "seed=1,2"], "batch, length or steps"),
-        (["sweep", "tiny.nl", "--over", "batch=0,2"], "are no numbers"),
+        (["sweep", "tiny.nl", "--over", "batch=0,2"], "are not numbers"),
     ],
     ids=lambda w: " ".join(w) if isinstance(w, list) else None,
 )

@@ -17,7 +17,7 @@ from tests.references.specs import block
         ("table(d -> d, bias)", "`table` has no word `bias`", "`table(n -> d)`"),
         ("linear(d -> d, norm)", "`linear` has no word `norm`", "`linear(d -> heads*d_k)`"),
         ("mlp(d -> d, act)", "`mlp` has no word `act`", "act = gelu"),
-        ("linear(d -> d, d)", "`linear` is written wrongly", "`linear(d -> heads*d_k)`"),
+        ("linear(d -> d, d)", "wrong form of `linear`", "`linear(d -> heads*d_k)`"),
     ],
 )
 def test_a_word_that_a_map_does_not_have(written: str, message: str, hint: str) -> None:
