@@ -2,8 +2,8 @@
 
 In: the writers of a block's memories. Out: the same, where those whose classes would say the same
 of a memory called M name one class, and the writer of that class. Whether they do is seen from what
-would be written, not from what anything is called; what has kernels of its own keeps a class of its
-own, but for that of one token, which they share as well.
+would be written, not from what anything is called. Kernels of one token and of maps with layers,
+which follow from the class as well, are shared with it; what has others keeps a class of its own.
 """
 
 from __future__ import annotations
@@ -28,20 +28,21 @@ def share_classes(
     writers: dict[str, MemoryWriter],
     names: Collection[str],
     free: Callable[[int], str],
-    step: Callable[[MemoryWriter, list[str]], None],
+    kernels: Callable[[MemoryWriter, list[MemoryWriter]], None],
 ) -> dict[str, MemoryWriter]:
     """Give the writers of classes by name; `names` are those of the block.
 
-    `free` gives a name to the first, second, ... class for several; `step` gives the class of some
-    memories the kernel of one token, where one of them has it.
+    `free` gives a name to the first, second, ... class for several; `kernels` gives the class of
+    some memories the kernels that they have.
     """
     called = next((name for name in CALLED if name not in names), None)
-    groups: dict[str, list[tuple[MemoryWriter, MemoryWriter]]] = {}
+    groups: dict[tuple[object, ...], list[tuple[MemoryWriter, MemoryWriter]]] = {}
     for own in writers.values():
         if called is not None and _plain(own):
             plain = _called(graph, own, called)
             if plain is not None:
-                groups.setdefault(_text(plain), []).append((own, plain))
+                key = (_text(plain), *_tiles(own))
+                groups.setdefault(key, []).append((own, plain))
     several = [group for group in groups.values() if len(group) > 1]
     for number, group in enumerate(several, 1):
         name, (first, plain) = free(number), group[0]
@@ -49,10 +50,10 @@ def share_classes(
         plain.lines = _places([own.lines for own, _ in group])
         plain.reads = frozenset(read for own, _ in group for read in own.reads)
         plain.stands_for = tuple(own.memory.name for own, _ in group)
-        if any(own.step_kernel is not None for own, _ in group):
-            step(plain, [own.memory.name for own, _ in group])
+        kernels(plain, [own for own, _ in group])
         for own, _ in group:
-            own.name, own.written_by, own.step_kernel = name, plain, None
+            own.name, own.written_by = name, plain
+            own.step_kernel = own.layer_kernels = None
     return {own.name: own.written_by or own for own in writers.values()}
 
 
@@ -61,16 +62,21 @@ def _plain(writer: MemoryWriter) -> bool:
     memory = writer.memory
     if memory.stays or memory.map.kind == "kernel" or memory.sums or memory.recent:
         return False
-    return writer.shared is None and not any(
-        (writer.kernels, writer.layer_kernels, writer.rows_kernel)
-    )
+    return writer.shared is None and not any((writer.kernels, writer.rows_kernel))
+
+
+def _tiles(writer: MemoryWriter) -> tuple[object, ...]:
+    """What of kernels does not follow from the class: how long tiles may be."""
+    plan = writer.layer_kernels
+    return () if plan is None else (plan.in_turn, plan.layers.longest)
 
 
 def _text(writer: MemoryWriter) -> str:
     """The class without its places in the spec, and without reads but one that `forward` makes."""
     out, lines = Writer(), tuple(line.rpartition("   (")[0] for line in writer.lines)
     reads = frozenset() if writer.on_the_way is None else writer.reads
-    plain = replace(writer, name="C", reads=reads, lines=lines, used=set(), step_kernel=None)
+    plain = replace(writer, name="C", reads=reads, lines=lines, used=set())
+    plain.step_kernel = plain.layer_kernels = None
     plain.write(out)
     return out.text()
 

@@ -22,7 +22,7 @@ from nlc.codegen.torch_block import LoopFinder, UnitWriter
 from nlc.codegen.torch_memory import MemoryWriter
 from nlc.codegen.torch_tiles import read_name, read_product
 from nlc.codegen.triton.fuse import fuse
-from nlc.codegen.triton.layer_plan import LayerPlan, in_turn, turn
+from nlc.codegen.triton.layer_plan import LayerPlan, in_turn, plan_layers, turn
 from nlc.codegen.triton.loop_call import call_loop, find_loop, one_token
 from nlc.codegen.triton.loop_plan import LoopPlan
 from nlc.codegen.triton.module import emit_kernels
@@ -171,18 +171,38 @@ class Emitter:
             self.names[block.name, name, "shared"] = name
             return name
 
-        def step(writer: MemoryWriter, members: list[str]) -> None:
-            assert self.calculus is not None
-            name = step_name(block.name, "_".join(members))
+        def kernels(writer: MemoryWriter, members: list[MemoryWriter]) -> None:
+            self.share_kernels(block, writer, members)
+
+        return share_classes(self.system.graph_of, writers, names, free, kernels).values()
+
+    def share_kernels(
+        self, block: Block, writer: MemoryWriter, members: list[MemoryWriter]
+    ) -> None:
+        """Give a class for several memories the kernels that these have, which become one's."""
+        first, *others = [(block.name, member.memory.name) for member in members]
+        name = step_name(block.name, "_".join(member.memory.name for member in members))
+        writer.step_kernel = writer.layer_kernels = None
+        if any(member.step_kernel is not None for member in members) and self.calculus:
             made = plan_step(writer, name, self.calculus, self.system.graph_of)
-            first, *others = [(block.name, member) for member in members]
-            self.steps[first] = made
+            writer.step_kernel = made if isinstance(made, StepPlan) else None
             self.alike |= dict.fromkeys(others, first)
             for other in others:
                 self.steps.pop(other, None)
-            writer.step_kernel = made if isinstance(made, StepPlan) else None
-
-        return share_classes(self.system.graph_of, writers, names, free, step).values()
+            self.steps[first] = made
+        plans = [m.layer_kernels for m in members if m.layer_kernels is not None]
+        if plans:
+            planned = plan_layers(writer, block.name)
+            length = turn(self.plan.block(block.name), members[0].memory.name)
+            if isinstance(planned, LayerPlan) and length:
+                planned = in_turn(planned, length)
+            if isinstance(planned, LayerPlan):
+                asked = {read for plan in plans for read in plan.reads}
+                reads = tuple(read for read in planned.reads if read in asked)
+                writer.layer_kernels = planned = replace(planned, name=name, reads=reads)
+            for other in others:
+                self.kernels.pop(other, None)
+            self.kernels[first] = planned
 
     def classes(self) -> list[str]:
         """The text of every class, in order."""
@@ -203,11 +223,12 @@ class Emitter:
             )  # fmt: skip
             if self.calculus is not None and writers:
                 # which memories have a step of their own is known once the block is written
-                owner.write(Writer())
+                first = Writer()
+                owner.write(first)
                 self.without_steps(unit, writers, group)
+                self.without_reads(unit, writers, first.text())
             classes, out = list(self.memory_classes(unit, writers)), Writer()
             owner.write(out)
-            self.without_reads(unit, writers, out.text())
             for writer in classes:
                 own = Writer()
                 writer.write(own)

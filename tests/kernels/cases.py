@@ -347,6 +347,27 @@ def alone() -> dict[str, Any]:
     return {"values": found["values"], "cuts": found["cuts"]}
 
 
+# two memories of one form, whose kernels are one's
+ALIKE = """
+  memory A, B : mlp(d_k -> n -> d_v) at fast {
+    key k
+    value v
+    update { self = 0.9 * self - 0.3 * grad }
+    init learned
+  }
+  out = W_o(A(q) * B(k))
+"""
+
+
+def alike() -> dict[str, Any]:
+    """Memories that share a class share its kernels."""
+    system = resolve(block(ALIKE, chunk="4"))
+    made = compile_system(system, "triton").with_kernels
+    assert "names  A, B" in made.texts["model.py"]
+    assert {kernel.memory for kernel in made.kernels if kernel.role == "course"} == {"mixer_a_b"}
+    return compare(system, 9)
+
+
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "earlier": partial(text_case, block(EARLIER), 21),
     "states": partial(text_case, block(STATES), 18),
@@ -358,6 +379,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "step:nonlinear": lambda: steps(resolve(block(NONLINEAR))),
     "step:operation": step_operation,
     "step:alone": alone,
+    "alike": alike,
     "step:states": lambda: steps(resolve(block(STATES))),
     "step:rwkv7": lambda: steps(small("rwkv7"), "time_mix"),
     **{

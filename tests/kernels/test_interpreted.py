@@ -65,6 +65,10 @@ def test_kernels_of_maps_with_layers_agree_forward_and_backward() -> None:
     small(interpreted("slices:small"))
 
 
+def test_memories_that_share_a_class_share_its_kernels() -> None:
+    small(interpreted("alike"))
+
+
 @pytest.mark.slow
 def test_kernels_of_other_maps_with_layers_agree_and_are_sound_operations() -> None:
     names = (
