@@ -1,8 +1,9 @@
 """Writes that read what others have written, solved one after another.
 
-In: for R writes, E_r = sum_s A_rs E_s + U_r, tables A_rs [C, I] and values U_r [C, axis] by names.
-Out: E_r by the same names. A_rs is below the diagonal, or upto it for s < r, so what is left of
-A_rr when the writes before r are taken out is below it again, and every write needs one inverse:
+In: for R writes, E_r = sum_s A_rs E_s + U_r, tables A_rs [C, I] and values U_r [C, axis], or [C],
+by names. Out: E_r by the same names. A_rs is below the diagonal, or upto it for s < r, so what is
+left of A_rr when the writes before r are taken out is below it again, and every write needs one
+inverse:
 
     X_r = (I - A_rr)^-1,  A_qs <- A_qs + A_qr X_r A_rs,  U_q <- U_q + A_qr X_r U_r  for q, s > r
 """
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from nlc.codegen.triton.graph import Tile, Tiles, renamed
 
-Given = dict[str, tuple[Tile, str]]
+Given = dict[str, Tile]
 
 
 def eliminate(
@@ -49,16 +50,18 @@ def eliminate(
             if other is not None:
                 _add(tiles, given[r], other, given[s])
         if r in X:
-            given[r] = {
-                word: (tiles.dot(X[r], value, (False, False), ("C", axis)), axis)
-                for word, (value, axis) in given[r].items()
-            }
+            given[r] = {word: times(tiles, X[r], value) for word, value in given[r].items()}
     return given
+
+
+def times(tiles: Tiles, table: Tile, value: Tile) -> Tile:
+    """A table of tokens times a vector of each [C, axis], or a number [C]."""
+    if len(value.dims) == 2:
+        return tiles.dot(table, value, (False, False), value.dims)
+    return tiles.sum(tiles.mul(table, tiles.make("turned", value, dims=("I",))), "I")
 
 
 def _add(tiles: Tiles, into: Given, table: Tile, values: Given) -> None:
     """Add what a table takes of some values."""
-    for word, (value, axis) in values.items():
-        more = tiles.dot(table, value, (False, False), ("C", axis))
-        before = into[word][0] if word in into else None
-        into[word] = (tiles.add(before, more), axis)
+    for word, value in values.items():
+        into[word] = tiles.add(into.get(word), times(tiles, table, value))

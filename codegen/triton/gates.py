@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from nlc.codegen.triton.eliminate import times
 from nlc.codegen.triton.graph import Tile, Tiles, renamed
 
 Given = list[list[Tile | None]]
@@ -161,7 +162,7 @@ class Scalar:
             total = total if table is None else tiles.add(total, table)
         if total is None:
             return None
-        return tiles.dot(tiles.mul(total, scores), b, (False, False), b.dims)
+        return times(tiles, tiles.mul(total, scores), b)
 
     def column(self, into: tuple[int, ...], j: int) -> Tile | None:
         """How much of a write is in state j at the tile's end [C]."""

@@ -309,12 +309,13 @@ class LayerLauncher:
         out.line("}")
 
     def _read_function(self, out: Writer, suffix: str) -> None:
+        outputs = self.layers.memory.map.outputs
         out.line(f"def {self.name}_read{suffix}(q: Tensor, path: LayerCourse) -> Tensor:")
         with out.indent():
             out.docstring(["Read the course at every token: q [B, T, *lead, *more, d_k]."])
             out.line("if q.ndim > len(path.front) + 1:")
             out.line(f"    rows = [{self.name}_read{suffix}(x, path) for x in q.unbind(-2)]")
-            out.line("    return torch.stack(rows, -2)")
+            out.line(f"    return torch.stack(rows, {-2 if outputs else -1})")
             kinds = {
                 "leaves": self.leaves,
                 "writes": self.writes,
@@ -328,7 +329,8 @@ class LayerLauncher:
             ]
             words = ["spread(q, path.front, True)", *places, "path.offset"]
             out.call(f"y = {self.name}_read{suffix}_op(", words)
-            out.line("return y.reshape(*path.front, y.shape[-1]).to(q.dtype)")
+            front = "*path.front, y.shape[-1]" if outputs else "path.front"
+            out.line(f"return y.reshape({front}).to(q.dtype)")
         out.blank(2)
 
 

@@ -19,7 +19,7 @@ from nlc.codegen.triton.gates import KINDS, Scalar
 from nlc.codegen.triton.layer_launch import read_suffix
 from nlc.codegen.triton.layer_printer import SHORTEST
 from nlc.codegen.triton.layer_slices import slices
-from nlc.codegen.triton.layer_values import MAPS, NoKernel
+from nlc.codegen.triton.layer_values import MAPS, NoKernel, own_dims
 from nlc.codegen.triton.layers import Layers
 from nlc.codegen.writer import Writer, split_call
 
@@ -97,26 +97,26 @@ def _word(variable: str, part: str) -> str:
 def why_not(writer: MemoryWriter) -> str:
     """Say what keeps a memory from kernels, or nothing."""
     form = writer.memory.map
-    if form.kind not in MAPS or len(form.inputs) != 1 or len(form.outputs) != 1:
+    if form.kind not in MAPS or len(form.inputs) != 1 or len(form.outputs) > 1:
         return "its state is no map of vectors"
     kinds = ("tile-scan", "tile-solve")
     if writer.schedule.kind not in kinds or len(writer.forms) != len(writer.schedule.forms):
         return f"`{writer.schedule.kind}` runs as PyTorch"
-    if min(axis.size for part in form.parts for axis in part.shape) < 2:
-        return "a layer has one channel"
+    if min(axis.size for axis in form.chain[:-1]) < 2:
+        return "a layer reads one channel"
     if any(kind != "apply" and when in READS for kind, when, *_ in writer.reads):
         return "its whole state is read"
     for part, affine in writer.forms:
         if affine.stopped is not None:
             return "its gradient does not pass through all that moves it: it runs as PyTorch"
-        keeping, rank = writer.schedule.keeping(part), len(_shape(form, part))
+        keeping, rank = writer.schedule.keeping(part), len(own_dims(_shape(form, part)))
         if keeping.gates not in KINDS or (rank == 0 and KINDS[keeping.gates] is not Scalar):
             return f"the gates of `{part}` are kept as {keeping.gates}"
         if keeping.gates == "RelativeGates" and keeping.tile < SHORTEST:
             return f"the gates of `{part}` hold for fewer than {SHORTEST} tokens"
         if affine.transposed and rank != 2:
             return f"the gates of `{part}` stand on its other side"
-        if rank != 2 and not affine.known:
+        if len(_shape(form, part)) != 2 and not affine.known:
             return f"writes of the vector `{part}` read it as it moves from token to token"
         if circle(affine):
             return "its states flow in a circle"

@@ -49,6 +49,7 @@ def slices(form: Map) -> Slices | str:
     """Choose which widths of a map are walked; a text says what no slices help with."""
     places = {part.name: _places(form, part.name) for part in form.parts}
     axes = {part.name: own_dims(part.shape) for part in form.parts}
+    places = {name: found[len(found) - len(axes[name]) :] for name, found in places.items()}
     large = [name for name, dims in axes.items() if _entries(dims) > LARGEST]
     walked: list[int] = []
     for name in large:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nlc.codegen.triton.eliminate import eliminate
+from nlc.codegen.triton.eliminate import eliminate, times
 from nlc.codegen.triton.graph import Tile, renamed
 
 if TYPE_CHECKING:
@@ -35,14 +35,13 @@ class _Part:
     def solved(self) -> dict[int, Tile]:
         """E of each write."""
         A = {(r, s): self.scores(r, s) for r in self.rows for s in self.rows}
-        axis = self.u_dims[-1]
         given = {}
         for r in self.rows:
             value = self.given(r)
-            given[r] = {} if value is None else {"u": (value, axis)}
+            given[r] = {} if value is None else {"u": value}
         found = eliminate(self.tiles, self.rows, A, given, lambda r: str(r + 1))
         nothing = self.tiles.spread(self.tiles.number(0.0), self.u_dims)
-        return {r: found[r]["u"][0] if found[r] else nothing for r in self.rows}
+        return {r: found[r]["u"] if found[r] else nothing for r in self.rows}
 
     def asked(self, r: int) -> list[tuple[int, Tile]]:
         """What a write reads of which state."""
@@ -75,13 +74,16 @@ class _Part:
                 scores = self.scores(r, s)
                 if scores is not None:
                     u = layers.made(write.offset, self.u_dims)
-                    total = tiles.add(total, tiles.dot(scores, u, (False, False), self.u_dims))
+                    total = tiles.add(total, times(tiles, scores, u))
         rows: dict[int, Tile] = {}
         for j, row in self.asked(r):
             for a, x in self.gates.asked(j, row, late=False).items():
                 rows[a] = tiles.add(rows.get(a), x)
         for a, x in rows.items():
             W = layers.before(self.part, a)
+            if len(W.dims) == 1:
+                total = tiles.add(total, layers.values.total(tiles.mul(x, W)))
+                continue
             seen = tiles.dot(x, W, (False, not self.form.transposed), self.u_dims)
             total = tiles.add(total, seen)
         return total

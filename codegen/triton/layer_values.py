@@ -146,10 +146,17 @@ class Values:
                 if state.op != "state" or not self.own(state):
                     raise NoKernel("its update multiplies with a matrix that is no state")
                 W = self._state(state)
+                if len(W.dims) == 1:
+                    # a matrix of one row
+                    if turned:
+                        return tiles.mul(self._along(self.value(x, True), ("C",)), W)
+                    return self.total(tiles.mul(self._row(x, W.dims[0]), W))
                 row = self._row(x, W.dims[0 if turned else 1])
                 return tiles.dot(row, W, (False, not turned), ("C", W.dims[1 if turned else 0]))
             case "dot":
                 left, right = (self.value(arg, True) for arg in expr.args)
+                if expr.args[0].shape[-1].size == 1:
+                    return tiles.mul(left, right)
                 return self.total(tiles.mul(left, _same_channels(left, right)))
             case "apply":
                 x, *parts = expr.args
@@ -160,7 +167,7 @@ class Values:
                     raise NoKernel("its map has several axes")
                 words = {p.name: self._state(s) for p, s in zip(form.parts, parts, strict=True)}
                 x_ = self._row(x, str(form.chain[0].size))
-                return apply_map(self, form, _Still(tiles, words), x_)
+                return apply_map(self, form, _Still(self, words), x_)
         raise NoKernel(f"its update has `{expr.op}` of what it reads")
 
     def _row(self, x: Expr, axis: str) -> Tile:
@@ -222,6 +229,8 @@ class Values:
 
     def layernorm(self, x: Tile, eps: float = 1e-5) -> Tile:
         """(x - mean) / sqrt(variance + eps)."""
+        if len(x.dims) != 2:
+            raise NoKernel("it has a norm of one channel")
         return self.tiles.binary("div", *self._deviation(x, eps))
 
     def layernorm_slope(self, x: Tile, g: Tile, eps: float) -> Tile:
@@ -280,8 +289,8 @@ LAST = (*REDUCE, "layernorm", "unit", "rmsnorm")
 
 
 def own_dims(shape: Shape) -> Dims:
-    """The axes of a part, called by their sizes."""
-    return tuple(str(axis.size) for axis in shape)
+    """The axes of a part, called by their sizes; a matrix of one row is a vector."""
+    return tuple(str(axis.size) for i, axis in enumerate(shape) if i or axis.size > 1)
 
 
 def count(axis: str) -> int:
@@ -330,13 +339,15 @@ def _masked(tile: Tile) -> bool:
 class _Still:
     """The parts of a map as they stand before the chunk."""
 
-    tiles: Tiles
+    values: Values
     parts: dict[str, Tile]
 
     def times(self, part: str, x: Tile) -> Tile:
         """W x."""
         W = self.parts[part]
-        return self.tiles.dot(x, W, (False, True), ("C", W.dims[0]))
+        if len(W.dims) == 1:
+            return self.values.total(self.values.tiles.mul(x, W))
+        return self.values.tiles.dot(x, W, (False, True), ("C", W.dims[0]))
 
     def vector(self, part: str) -> Tile:
         """A part that is a vector."""

@@ -37,6 +37,8 @@ from nlc.ir.normal_form import Affine, Write
 from nlc.ir.schedule import Keeping
 from nlc.ir.system import Memory
 
+# the most tokens of a tile in which writes are solved
+SOLVED = 32
 # places of a state: before the chunk in which it is read, before and after the tile's own tokens
 START, BEFORE, AFTER = ":start", ":before", ":after"
 
@@ -83,6 +85,8 @@ class Layers:
         lengths = [keeping.tile for keeping in keepings if keeping.gates == "RelativeGates"]
         # those that go token by token inside a tile have short ones
         lengths += [SHORTEST for keeping in keepings if keeping.gates == "ChannelGates"]
+        # where writes are solved, tables of tokens stand beside all else
+        lengths += [SOLVED for form in self.forms.values() if not form.known]
         self.longest = min(lengths, default=self.memory.chunk)
         starts = {part: self.words["", part] + START for part in self.forms}
         self.values = Values(self.memory, Tiles(), self.names, starts, self.axes)
@@ -464,6 +468,9 @@ class _Read:
     def times(self, part: str, x: Tile) -> Tile:
         """W_t x_t."""
         layers, tiles = self.layers, self.layers.tiles
+        if len(layers.shape(part)) == 1:
+            # a matrix of one row
+            return layers.values.total(tiles.mul(self.vector(part), x))
         m, n = layers.shape(part)
         if self.when == "start":
             return tiles.dot(x, self._start(part), (False, True), ("C", m))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from nlc.codegen.names import Names
 from nlc.codegen.triton.coefficients import Coefficients
-from nlc.codegen.triton.eliminate import eliminate
+from nlc.codegen.triton.eliminate import Given, eliminate
 from nlc.codegen.triton.gates import KINDS, Direct, Relative, Scalar
 from nlc.codegen.triton.graph import Tile, Tiles, renamed
 
@@ -195,16 +195,17 @@ class Solve:
         return {
             self.word(word, r): renamed(value, f"{word}{self.label(r)}_solved")
             for r in rows
-            for word, (value, _) in solved[r].items()
+            for word, value in solved[r].items()
         }
 
     def word(self, word: str, r: int) -> str:
         """The tensor that holds what is solved for a write."""
         return f"{word}_{self.label(r)}x" if len(self.open_) > 1 else f"{word}_x"
 
-    def _given(self, r: int) -> dict[str, tuple[Tile, str]]:
+    def _given(self, r: int) -> Given:
         """What a write is made of but for other writes that read: "u" [C, V], "w" [C, K]."""
-        tiles, found = self.tiles, {}
+        tiles = self.tiles
+        found: Given = {}
         u = None if self.form.writes[r].offset is None else self.offset(r)
         for s in self.known:
             scores = self._scores(r, s)
@@ -212,9 +213,9 @@ class Solve:
                 renamed(scores, f"A{r + 1}{s + 1}")
                 u = tiles.add(u, tiles.dot(scores, self.offset(s), (False, False), ("C", "V")))
         if u is not None:
-            found["u"] = (u, "V")
+            found["u"] = u
         for a, x in self.asked(r).items():
-            found[f"w{self.number(a)}"] = (x, "K")
+            found[f"w{self.number(a)}"] = x
         return found
 
     def _end_of(self, r: int, n: int) -> str:

@@ -157,6 +157,31 @@ MAKING = """
   key_ = z + prev(B)(q)
   out = W_p(prev(A)(z) + B(z))
 """
+# maps whose value is one number: a layer of one row, and a matrix of one row that is erased
+NUMBERS = """
+  weights W_a, W_b : linear(d -> heads, bias)
+  a, b = sigmoid(W_a(x)), sigmoid(W_b(x))
+  memory M : mlp(d_k -> 7 -> 1, bias) at fast {
+    key unit(k)
+    value b
+    state S = 0
+    init learned
+    update {
+      S = 0.5 * S - 0.3 * grad
+      self = self @ (a - b * outer(unit(k), unit(k))) + S
+    }
+  }
+  memory R : linear(d_k -> 1) at fast {
+    key q
+    value prev(self)(k)
+    init learned
+    update {
+      self = self @ (a - b * outer(unit(q), unit(q))) - 0.2 * grad
+      self = self @ (1 - 0.3 * outer(unit(k), unit(k)))
+    }
+  }
+  out = W_o((M(q) + prev(R)(k)) * v)
+"""
 SMALL = {"dims.d": 6, "dims.heads": 2, "dims.d_k": 5, "levels.fast.chunk": 6}
 
 
@@ -252,6 +277,8 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
         43,
     ),
     "layers:self_modifying": self_modifying,
+    "layers:numbers": partial(text_case, block(NUMBERS, chunk="4"), 11),
+    "layers:numbers_tiles": partial(text_case, block(NUMBERS, chunk="20"), 27),
     "layers:half": half,
     "slices:small": partial(sliced, partial(compare, tokens=6), block(MOMENTUM, chunk="4")),
     "slices:deep": partial(sliced, partial(compare, tokens=11), block(WIDE, chunk="4")),
