@@ -91,6 +91,8 @@ def test_what_kernels_take(name: str, golden: Callable[[str, str], None]) -> Non
     [
         ("titans_lmm", 64, 64, "chunks"),
         ("ttt_linear", 16, 64, "chunks"),
+        # a gate of each channel
+        ("yaad", 16, 32, "chunks"),
         # a hidden width of 256, in slices
         ("titans_lmm", 64, 128, "slices"),
     ],

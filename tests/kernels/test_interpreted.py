@@ -87,6 +87,8 @@ def test_kernels_of_other_maps_with_layers_agree_and_are_sound_operations() -> N
         "making_tiles",
         "making_chunks",
         "self_modifying",
+        "numbers",
+        "numbers_tiles",
         "twice",
         "erased",
     )
