@@ -8,6 +8,7 @@ Records which functions of the library the text calls. Does not change the progr
 from __future__ import annotations
 
 import builtins
+import math
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -310,7 +311,7 @@ class Printer:
             case bool() | None | str():
                 return (f'"{value}"' if isinstance(value, str) else repr(value)), ATOM
             case int() | float():
-                text = repr(value)
+                text = repr(value) if math.isfinite(value) else f'float("{value}")'
                 return text, UNARY if text.startswith("-") else ATOM
             case tuple():
                 inside = ", ".join(self.operand(v) for v in value)

@@ -10,6 +10,7 @@ import builtins
 import math
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,20 +31,31 @@ COMPARISONS = {
 Row = Callable[[Lowering, Expr, list[Operand]], Operand]
 
 
+def folded(
+    fold: Callable[..., float], function: Callable[..., object], *numbers: Operand
+) -> Operand:
+    """Compute with numbers; what none can hold is inf or nan, as it is of tensors."""
+    try:
+        return float(fold(*numbers))
+    except (ArithmeticError, ValueError, TypeError):
+        tensors = (torch.tensor(x, dtype=torch.float64) for x in numbers)
+        return float(function(*tensors))  # type: ignore[arg-type]
+
+
 def _unary(function: Callable[..., object], fold: Callable[[float], float]) -> Row:
     def row(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
         (x,) = args
         if not isinstance(x, fx.Node):
-            return fold(x)
+            return folded(fold, function, x)
         return low.make(expr, function, low.as_number(x))
 
     return row
 
 
-def _binary(function: Callable[..., object]) -> Row:
+def _binary(function: Callable[..., Any]) -> Row:
     def row(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
         if not any(isinstance(a, fx.Node) for a in args):
-            return function(*args)
+            return folded(function, function, *args)
         return low.make(expr, function, *low.align(args))
 
     return row
@@ -76,7 +88,7 @@ def _comparison(function: Callable[..., object]) -> Row:
 def _pow(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
     base, exponent = args
     if not isinstance(base, fx.Node) and not isinstance(exponent, fx.Node):
-        return float(base**exponent)
+        return folded(operator.pow, torch.pow, base, exponent)
     if exponent == 2.0:
         return low.method(expr, "square", low.as_number(base))
     if exponent == 1.0:
@@ -371,7 +383,7 @@ SPELLING: dict[str, Row] = {
     "tanh": _unary(torch.tanh, math.tanh),
     "sigmoid": _unary(torch.sigmoid, _sigmoid),
     "silu": _unary(F.silu, lambda x: x * _sigmoid(x)),
-    "gelu": _unary(F.gelu, lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2),
+    "gelu": _unary(F.gelu, lambda x: x * ((1 + math.erf(x / math.sqrt(2))) / 2)),
     "gelu_slope": _unary(library.gelu_slope, _gelu_slope),
     "silu_slope": _unary(library.silu_slope, _silu_slope),
     "relu": _unary(F.relu, lambda x: max(x, 0.0)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import nlc
 from nlc import parse as resolve
@@ -20,6 +21,7 @@ from tests.references import (
 )
 from tests.references.features import FEATURES
 from tests.references.probes import PROBES
+from tests.references.specs import block
 from tests.unit.codegen.agree import agree, close, randomised, streams
 
 SYSTEMS = {name: text for name, (text, _) in FEATURES.items()} | dict(PROBES)
@@ -43,3 +45,12 @@ def test_the_interpreter_goes_on_from_a_state_of_emitted_code(name: str) -> None
     _, state = module(x[:, :4])
     rest, _ = truth(x[:, 4:], state)
     close(rest, whole[:, 4:], "after the cut")
+
+
+@pytest.mark.parametrize("number", ["1/0", "log(0)", "exp(1000)", "(-8)^0.5", "sigmoid(-1000)"])
+def test_numbers_that_none_can_hold_are_those_of_tensors(number: str) -> None:
+    compiled = nlc.compile(resolve(block(f"out = W_o(v) + ({number})")))
+    module = compiled.block("mixer")
+    (x,) = streams(compiled.system, "mixer", 2)
+    ours, truth = (run(x)[0] for run in (module.double(), compiled.reference("mixer", module)))
+    assert torch.equal(ours.nan_to_num(7.0), truth.nan_to_num(7.0))
