@@ -148,6 +148,11 @@ class SlicePrinter(LayerPrinter):
     fresh: set[str] = field(default_factory=set)
     names: Names = field(default_factory=lambda: Names({*RESERVED, *NAMED, "begin"}))
 
+    @property
+    def narrow(self) -> bool:
+        """Say whether it holds more than registers would take at once: it goes back."""
+        return self.kernel.name.endswith("_back")
+
     def block(self, axis: str) -> str:
         """How many entries a block has along an axis."""
         return str(self.widths[axis]) if axis in self.widths else super().block(axis)
@@ -237,12 +242,12 @@ class SlicePrinter(LayerPrinter):
         with out.indent():
             out.line(f"c{axis} = begin + tl.arange(0, {width})")
             for place, node in enumerate(sums):
-                if place:
+                if place and self.narrow:
                     self._wait()
                 self._make_all(list(node.args))
                 self._say(self.bound[node], self._expression(node), node, "+=")
             for place, store in enumerate(stores, len(sums)):
-                if place:
+                if place and self.narrow:
                     self._wait()
                 self._write([store])
             out.line(f"begin += {width}")
