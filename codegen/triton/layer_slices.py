@@ -204,10 +204,41 @@ class SlicePrinter(LayerPrinter):
         for level in range(max(self.levels.values()) + 1):
             for axis in ("", *self.widths):
                 sums = [n for n in order if axis and self._sums(n) == axis]
-                sums = [n for n in sums if self.levels[n] == level + 1]
+                now = {n for n in sums if self.levels[n] == level + 1}
+                totals = self._totals(now, order)
                 here = [s for at, s in stores if at == level and self._walked(s.tile) == axis]
-                if sums or here:
-                    self._part(axis, sums, here)
+                if totals or here:
+                    self._part(axis, now, totals, here)
+
+    def _totals(self, sums: set[Tile], order: list[Tile]) -> dict[Tile, list[Tile]]:
+        """What grows over a loop, with its terms: sums over slices, and what is there before it.
+
+        Sums that are only added up grow as one.
+        """
+        found: dict[Tile, list[Tile]] = {}
+        taken: set[Tile] = set()
+        for node in reversed(order):
+            terms = self._terms(node)
+            grow = [term for term in terms if term in sums]
+            alone = all(term is node or self.uses[term] == 1 for term in grow)
+            there = all(term in sums or self.levels[term] < self.levels[node] for term in terms)
+            if node not in taken and grow and alone and there:
+                found[node] = terms
+                taken.update(grow)
+                taken.update(postorder([node], set(map(id, terms))))
+        return {node: found[node] for node in order if node in found}
+
+    def _terms(self, node: Tile) -> list[Tile]:
+        """The terms of a chain of additions; those that others ask for are not taken apart."""
+        found, waiting = [], [node]
+        while waiting:
+            term = waiting.pop()
+            apart = term.op == "add" and (term is node or self.uses[term] == 1)
+            if apart and all(arg.dims == term.dims for arg in term.args):
+                waiting += reversed(term.args)
+            else:
+                found.append(term)
+        return found
 
     def _sorted(self) -> list[tuple[int, _Store]]:
         """What is stored, and when: never before what goes into the same tensor."""
@@ -222,18 +253,19 @@ class SlicePrinter(LayerPrinter):
             found.append((max([self.levels[tile], *same]), store))
         return found
 
-    def _part(self, axis: str, sums: list[Tile], stores: list[_Store]) -> None:
+    def _part(
+        self, axis: str, sums: set[Tile], totals: dict[Tile, list[Tile]], stores: list[_Store]
+    ) -> None:
         """Write one loop over slices, or what stands before it."""
-        roots = [*sums, *(store.tile for store in stores)]
         if not axis:
             self._write(stores)
             return
+        growing = [(n, term) for n, terms in totals.items() for term in terms if term in sums]
+        roots = [*(term for _, term in growing), *(store.tile for store in stores)]
         for node in self._outside(roots):
             self._make(node)
-        for node in sums:
-            shape = ", ".join(self.block(axis) for axis in self.seen(node.dims))
-            zero = f"tl.zeros([{shape}], tl.float32)"
-            self._say(self._take(node), zero if shape else "tl.full([], 0.0, tl.float32)", node)
+        for node, terms in totals.items():
+            self._begin(node, [term for term in terms if term not in sums])
         out, width = self.out, self.widths[axis]
         self._settle(stores)
         outside, self.loaded_as, self.inside = dict(self.bound), self.inside, self.loaded_as
@@ -241,12 +273,12 @@ class SlicePrinter(LayerPrinter):
         out.line(f"while begin < {count(axis)}:")
         with out.indent():
             out.line(f"c{axis} = begin + tl.arange(0, {width})")
-            for place, node in enumerate(sums):
+            for place, (node, term) in enumerate(growing):
                 if place and self.narrow:
                     self._wait()
-                self._make_all(list(node.args))
-                self._say(self.bound[node], self._expression(node), node, "+=")
-            for place, store in enumerate(stores, len(sums)):
+                self._make_all(list(term.args))
+                self._say(self.bound[node], self._expression(term), node, "+=")
+            for place, store in enumerate(stores, len(growing)):
                 if place and self.narrow:
                     self._wait()
                 self._write([store])
@@ -254,6 +286,13 @@ class SlicePrinter(LayerPrinter):
         for node in self.bound.keys() - outside.keys():
             self.loaded_as.setdefault(node, self.bound[node])
         self.bound, self.loaded_as, self.inside = outside, self.inside, self.loaded_as
+
+    def _begin(self, node: Tile, terms: list[Tile]) -> None:
+        """Begin what grows with the terms that are there."""
+        self._make_all(terms)
+        shape = ", ".join(self.block(axis) for axis in self.seen(node.dims))
+        zero = f"tl.zeros([{shape}], tl.float32)" if shape else "tl.full([], 0.0, tl.float32)"
+        self._say(self._take(node), " + ".join(map(self._atom, terms)) or zero, node)
 
     def _write(self, stores: list[_Store]) -> None:
         for store in stores:
