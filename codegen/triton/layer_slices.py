@@ -292,7 +292,10 @@ class SlicePrinter(LayerPrinter):
         self._make_all(terms)
         shape = ", ".join(self.block(axis) for axis in self.seen(node.dims))
         zero = f"tl.zeros([{shape}], tl.float32)" if shape else "tl.full([], 0.0, tl.float32)"
-        self._say(self._take(node), " + ".join(map(self._atom, terms)) or zero, node)
+        name = self._take(node)
+        self._say(name, self.text(terms[0]) if terms else zero, node)
+        for term in terms[1:]:
+            self._say(name, self.text(term), node, "+=")
 
     def _write(self, stores: list[_Store]) -> None:
         for store in stores:
