@@ -18,10 +18,9 @@ from nlc.codegen.lowering import batch_of, is_wide
 from nlc.codegen.names import Names, identifier
 from nlc.codegen.program import note
 from nlc.codegen.triton.loop_graph import leaf_stream
-from nlc.codegen.triton.loop_plan import own_axes
 from nlc.codegen.triton.loop_split import Whole
 from nlc.codegen.triton.operations import Unprintable
-from nlc.codegen.triton.window_graph import REDUCED, Cutter, Item, Stage, bare
+from nlc.codegen.triton.window_graph import REDUCED, Cutter, Item, Stage, bare, own_of
 from nlc.codegen.triton.window_launch import LaunchItem, LaunchPlan
 from nlc.codegen.triton.window_text import WORDS, Closed, Leaf, item_text
 from nlc.codegen.writer import Writer
@@ -79,7 +78,8 @@ def plan_window(
 ) -> WindowPlan | str:
     """Plan the launches of a memory where its window ends; a text says why there are none."""
     memory = writer.memory
-    if choice(memory) is not None:
+    found = choice(memory)
+    if found is not None and found.sparse_update:
         return "it moves the parts alone that tokens select"
     given = writer.step_arguments
 
@@ -182,7 +182,7 @@ class _Planner:
             node = self.moved.totals.low.tensor(leaf)
             if batch_of(node) > 1:
                 raise Unprintable("it goes over the window's tokens once more")
-            own = own_axes(leaf.shape, self.lead)
+            own = own_of(leaf.shape, self.lead)
             copies = bool(self.lead) and own != leaf.shape
             rows = batch_of(node) == 1 and not alike(self.writer.memory, leaf)
             given[leaf] = Leaf(words[leaf], leaf.shape, own, rows, copies, is_wide(node), count)
@@ -246,6 +246,9 @@ class _Planner:
                 new[id(node)] = inner[bare(node)]
             elif done:
                 args = tuple(new[id(arg)] for arg in node.args)
+                if node.op == "where":
+                    # what is chosen by may be a sum over tokens: nothing passes through it
+                    args = (self.graph.make("stop", args[0]), *args[1:])
                 new[id(node)] = self.graph.make(node.op, *args, span=node.span, **dict(node.attrs))
             else:
                 stack.append((node, True))
@@ -281,7 +284,7 @@ class _Planner:
             return identifier(f"{memory.name}_{leaf.attr('how')}")
         if leaf.op in ("variable", "ask"):
             return "grad"
-        return {"newton_schulz": "orthogonal"}.get(leaf.op, leaf.op)
+        return {"newton_schulz": "orthogonal", "unsqueeze": "scale"}.get(leaf.op, leaf.op)
 
     def _made(self, node: Expr, whole: bool) -> str:
         """What a launch calls what it makes: after the state that it becomes, or its equation."""

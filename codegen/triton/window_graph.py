@@ -92,7 +92,7 @@ class Cutter:
         return math.prod(sizes(self._own(node))) if self._fits(node) else 1
 
     def _own(self, node: Expr) -> Shape:
-        return own_axes(node.shape, self.lead)
+        return own_of(node.shape, self.lead)
 
     def _fits(self, node: Expr) -> bool:
         try:
@@ -251,6 +251,15 @@ class Cutter:
             if id(value) not in hidden:
                 stack.extend(value.args)
         return found
+
+
+def own_of(shape: Shape, lead: Shape) -> Shape:
+    """The axes of one copy, also of what is the same along some axes of the copies."""
+    front = list(zip(shape, lead, strict=False))
+    some = len(shape) >= len(lead) and any(a == b for a, b in front)
+    if some and all(a == b or a.size == 1 for a, b in front):
+        return shape[len(lead) :]
+    return own_axes(shape, lead)
 
 
 def bare(node: Expr) -> Expr:

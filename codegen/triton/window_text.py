@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from nlc.codegen.names import Names
 from nlc.codegen.triton.loop_back import summed
 from nlc.codegen.triton.loop_graph import leaf_stream
-from nlc.codegen.triton.loop_plan import own_axes
 from nlc.codegen.triton.loop_split import NONE, Places, Splitter, Whole
 from nlc.codegen.triton.loop_text import BlockText
 from nlc.codegen.triton.loop_values import Block, Frame, ValuePrinter
 from nlc.codegen.triton.operations import Unprintable, block
+from nlc.codegen.triton.window_graph import own_of
 
 from nlc.ir.expr import Expr, Graph, postorder
 from nlc.ir.kernel import Calculus
@@ -98,7 +98,7 @@ class Closed:
 
 def item_text(closed: Closed, calculus: Calculus) -> ItemText:
     """Write an item; raises `Unprintable` where it is none."""
-    domain = max((own_axes(root.shape, closed.lead) for root in closed.roots.values()), key=_count)
+    domain = max((own_of(root.shape, closed.lead) for root in closed.roots.values()), key=_count)
     # whole rows first, since their entries lie beside each other
     for place in [p for p in (-2, -1) if -p <= len(domain) and domain[p].size > 1]:
         try:
@@ -153,7 +153,7 @@ class _Writer:
         return roots, comments
 
     def _rank(self, node: Expr) -> int:
-        return sum(axis.size > 1 for axis in own_axes(node.shape, self.closed.lead))
+        return sum(axis.size > 1 for axis in own_of(node.shape, self.closed.lead))
 
     @property
     def _lone(self) -> bool:
@@ -169,7 +169,7 @@ class _Writer:
     def write(self) -> ItemText:
         """Write both ways."""
         places = {word: self._places(root) for word, root in self.roots.items()}
-        own = {word: own_axes(root.shape, self.closed.lead) for word, root in self.roots.items()}
+        own = {word: own_of(root.shape, self.closed.lead) for word, root in self.roots.items()}
         forward = self._forward(places, own)
         back, slopes = self._back(places, own)
         shapes = tuple((word, own[word]) for word in self.roots)

@@ -53,6 +53,21 @@ BETWEEN = """
   }
   out = W_o(M(q))
 """
+# parts that most tokens of a window select, with rates of each head
+PARTS = """
+  weights W_a : linear(d -> heads, bias)
+  weights W_r : linear(d -> heads*n)
+  memory M : linear(d_k -> d_v) at beat {
+    key k
+    value v
+    slots n
+    route W_r(x)
+    select top_k(2)
+    init learned
+    update { M = mean(sigmoid(W_a(x)), over = tokens) * M - 0.3 * tanh(grad) }
+  }
+  out = W_o(M(q))
+"""
 # what the task moves, by Adam, and something slower that takes it over
 ADAM = """
   memory M : linear(d_k -> d_v) at beat {
@@ -138,6 +153,7 @@ RANDOM = {"window": random_window}
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "window:both_ways": lambda: ended(beat(BOTH_WAYS), 7),
     "window:between": lambda: ended(beat(BETWEEN), 7),
+    "window:parts": lambda: ended(beat(PARTS), 7),
     "window:adam": lambda: ended(beat(ADAM), 7),
     "window:half": half,
     "window:operations": operations,
