@@ -15,6 +15,7 @@ from nlc.codegen.parameters import of_memory
 from nlc.codegen.rules.body import dictionary
 from nlc.codegen.rules.classes import RuleText, write_class
 from nlc.codegen.rules.names import ALWAYS, LEVELS, SOMETIMES, STEPS, rule_classes
+from nlc.codegen.scope import memory_path
 from nlc.codegen.unit import calls
 from nlc.codegen.writer import Writer, split_call
 
@@ -65,7 +66,7 @@ def owned(system: System, module: Block | Model, prefix: str = "") -> list[Owned
     if isinstance(module, Block):
         for memory in module.memories:
             for own in of_memory(memory):
-                name = f"{memory.name}.{own.name}" if own.name else memory.name
+                name = f"{memory_path(memory)}.{own.name}" if own.name else memory.name
                 lead, shape = memory.lead, own.shape[len(memory.lead) :]
                 # a learned start is moved by the fastest level of steps
                 found.append(Owned(prefix + name, slow[0] if slow else "", lead, shape))

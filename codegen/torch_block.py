@@ -229,7 +229,7 @@ class UnitWriter:
                     own = of_memory(memory)[0]
                     self.draw(out, [replace(own, name=memory.name)])
                 if own_parameters(memory):
-                    out.line(f"self.{memory.name}.reset_parameters()")
+                    out.line(f"self.{memory_path(memory)}.reset_parameters()")
             for path, text in self.modules():
                 if text.startswith("nn.ModuleList"):
                     out.line(f"for layer in self.{path}:")

@@ -19,6 +19,7 @@ from nlc.codegen.names import class_names
 from nlc.codegen.optimizer import emit_optimizers
 from nlc.codegen.package import write_package
 from nlc.codegen.rules.names import rule_classes
+from nlc.codegen.scope import memory_path
 from nlc.codegen.torch_module import WithKernels, emit_model, emit_with_kernels
 from nlc.diagnostics import Faults
 from nlc.ir.kernel import Calculus
@@ -198,7 +199,14 @@ class Compiled:
             module = self._made.get(name)
         if module is None:
             module = self.model() if name is None else self.block(name)
-        return Reference(self.system, dict(module.named_parameters()), name)
+        # a memory whose learned start has its own name keeps further parameters beside that
+        memories = [memory for block in self.system.blocks for memory in block.memories]
+        words = {memory_path(memory): memory.name for memory in memories}
+        parameters = {
+            ".".join(words.get(word, word) for word in path.split(".")): value
+            for path, value in module.named_parameters()
+        }
+        return Reference(self.system, parameters, name)
 
     @cached_property
     def optimizers_source(self) -> str:

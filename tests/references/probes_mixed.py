@@ -65,6 +65,15 @@ CHUNKED: dict[str, tuple[str, str]] = {
   out = W_o(tanh(B @ q + C.c * v))
 """,
     ),
+    "a matrix that begins learned, moved by a rule with a memory": (
+        "2",
+        """
+  memory z[heads] : matrix(d_v, d_k) at fast { objective 1/2 * ||z @ k - v||^2
+  init learned
+  update deep_momentum(lr = 0.1) }
+  out = W_o(z @ q)
+""",
+    ),
     "routed parts whose objective reads the past": (
         "2",
         """
