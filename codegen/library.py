@@ -88,7 +88,7 @@ class GeluWithSlope(torch.autograd.Function):
 
     @staticmethod
     def of(x):
-        return F.gelu(x), torch.ops.aten.gelu_backward(x.new_ones(()).expand_as(x), x)
+        return F.gelu(x), torch.ops.aten.gelu_backward(torch.ones_like(x), x)
 
     @staticmethod
     def forward(ctx, x):
@@ -127,7 +127,7 @@ class SiluWithSlope(torch.autograd.Function):
 
     @staticmethod
     def of(x):
-        return F.silu(x), torch.ops.aten.silu_backward(x.new_ones(()).expand_as(x), x)
+        return F.silu(x), torch.ops.aten.silu_backward(torch.ones_like(x), x)
 
     @staticmethod
     def forward(ctx, x):
