@@ -103,7 +103,7 @@ class SiluWithSlope(torch.autograd.Function):
 
     @staticmethod
     def of(x):
-        return F.silu(x), torch.ops.aten.silu_backward(x.new_ones(()).expand_as(x), x)
+        return F.silu(x), torch.ops.aten.silu_backward(torch.ones_like(x), x)
 
     @staticmethod
     def forward(ctx, x):

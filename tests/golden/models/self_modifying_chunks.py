@@ -99,7 +99,7 @@ class GeluWithSlope(torch.autograd.Function):
 
     @staticmethod
     def of(x):
-        return F.gelu(x), torch.ops.aten.gelu_backward(x.new_ones(()).expand_as(x), x)
+        return F.gelu(x), torch.ops.aten.gelu_backward(torch.ones_like(x), x)
 
     @staticmethod
     def forward(ctx, x):
