@@ -219,9 +219,9 @@ def operations() -> dict[str, Any]:
     return checked(resolve(block(DEEP, chunk="4")))
 
 
-def sliced(run: Callable[[System], dict[str, Any]], text: str) -> dict[str, Any]:
+def sliced(run: Callable[[System], dict[str, Any]], given: str | System) -> dict[str, Any]:
     """A memory whose hidden widths are walked in slices of 16 channels."""
-    system = resolve(text)
+    system = resolve(given) if isinstance(given, str) else given
     with (
         patch.object(layer_slices, "LARGEST", 256),
         patch.object(layer_slices, "WIDEST", 16),
@@ -229,6 +229,13 @@ def sliced(run: Callable[[System], dict[str, Any]], text: str) -> dict[str, Any]
     ):
         assert "while begin <" in compile_system(system, "triton").kernels_source
         return run(system)
+
+
+def shipped_in_slices() -> dict[str, float]:
+    """A shipped spec whose memories make each other's keys."""
+    sizes = {"dims.d": 6, "dims.inner": 24, "dims.hidden": 8, "levels.fast.chunk": 4}
+    system = nlc.load("specs/self_modifying_mlp.nl", set=sizes)
+    return sliced(partial(compare, tokens=7), system)
 
 
 # hidden widths that fit no slice
@@ -287,6 +294,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "slices:long": partial(sliced, partial(compare, tokens=9), block(LONG, chunk="4")),
     "slices:moving": partial(sliced, partial(compare, tokens=11), block(SOLVED, chunk="4")),
     "slices:erased": partial(sliced, partial(compare, tokens=19), block(ROWS, chunk="18")),
+    "slices:shipped": shipped_in_slices,
     "slices:half": partial(sliced, half, block(MOMENTUM, chunk="4")),
     "slices:operations": partial(sliced, checked, block(MOMENTUM, chunk="4")),
     "layers:operations": operations,

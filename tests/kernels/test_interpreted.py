@@ -98,7 +98,7 @@ def test_kernels_of_other_maps_with_layers_agree_and_are_sound_operations() -> N
 
 @pytest.mark.slow
 def test_kernels_that_walk_layers_in_slices_agree_and_are_sound_operations() -> None:
-    names = ("tiles", "gated", "long", "moving", "erased")
+    names = ("tiles", "gated", "long", "moving", "erased", "shipped")
     small(interpreted(*(f"slices:{name}" for name in names)))
     small(interpreted("slices:deep"), 1e-4)
     sound(interpreted("slices:half", "slices:operations"), "slices")
