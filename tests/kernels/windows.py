@@ -84,6 +84,46 @@ ADAM = """
 """
 
 
+# a model that learns while it reads, without gradients through that
+TASK = """system task
+dims { d = 4, n = 3 }
+level beat every 2 tokens
+level slow every 1 step
+block mlps(x[d]) -> out[d] {
+  memory F : mlp(d -> n -> d) at beat {
+    objective task
+    update adam(lr = 0.1)
+    init learned
+    through stop
+  }
+  out = x + F(rmsnorm(x))
+}
+model {
+  vocab 7
+  x[d] = embed(tokens)
+  x = mlps(x)
+  logits = unembed(rmsnorm(x))
+}
+"""
+
+
+def task() -> dict[str, float]:
+    """What moves by the task's gradient, as launches where its windows end."""
+    made = compile_system(resolve(TASK), "triton")
+    assert {kernel.role for kernel in made.with_kernels.kernels} == {"update", "update_back"}
+    torch.manual_seed(0)
+    mine, truth = made.model(), compile_system(resolve(TASK), "torch").model().double()
+    truth.load_state_dict({key: value.double() for key, value in mine.state_dict().items()})
+    tokens = torch.randint(0, 7, (2, 7))
+
+    def run(model: Any) -> list[torch.Tensor]:
+        logits, _ = model(tokens)
+        loss = logits[:, :-1].logsumexp(-1).square().sum()
+        return [logits.detach(), *torch.autograd.grad(loss, [*model.parameters()])]
+
+    return {"task": max(map(ratio, run(mine), run(truth)))}
+
+
 def ended(system: System, tokens: int, name: str = "mixer") -> dict[str, float]:
     """Compare a system of which some window ends with launches, both ways."""
     made = compile_system(system, "triton").with_kernels
@@ -154,6 +194,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "window:both_ways": lambda: ended(beat(BOTH_WAYS), 7),
     "window:between": lambda: ended(beat(BETWEEN), 7),
     "window:parts": lambda: ended(beat(PARTS), 7),
+    "window:task": task,
     "window:adam": lambda: ended(beat(ADAM), 7),
     "window:half": half,
     "window:operations": operations,
