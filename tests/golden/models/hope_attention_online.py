@@ -712,7 +712,7 @@ class OnlineModel(nn.Module):
         """Read a window, with what learns from it as it is; its losses go to those `opened`."""
         place = self.window_lengths.index(window)
         if place == 0:
-            with kernels(keep and any(map(self.is_deep, self.window_lengths))):
+            with attention_kernels(keep and any(map(self.is_deep, self.window_lengths))):
                 extra = () if ahead is None else (ahead,)
                 outputs, now = self.read_piece(tokens[:, :-1], now, *extra)
             outputs = as_tuple(outputs)
@@ -851,7 +851,7 @@ def tensors_of(value: Any) -> list[Tensor]:
     return [value] if isinstance(value, Tensor) else []
 
 
-def kernels(deep: bool) -> Any:
+def attention_kernels(deep: bool) -> Any:
     """Choose attention's kernels: of those of torch, one alone can be differentiated twice."""
     every = torch.nn.attention.SDPBackend
     quick = [] if deep else [every.FLASH_ATTENTION, every.EFFICIENT_ATTENTION]
