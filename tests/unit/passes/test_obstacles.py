@@ -156,8 +156,15 @@ EXAMPLES: dict[str, tuple[str, str]] = {
 
 def test_every_obstacle_has_an_example() -> None:
     # what acts on the value's side runs for the transposed state, and is told as `both sides`;
-    # windows are their own way to be fast
-    assert set(OBSTACLES) - {"side", "window"} == set(EXAMPLES)
+    # windows are their own way to be fast, and sums over updates have no other
+    assert set(OBSTACLES) - {"side", "window", "updates"} == set(EXAMPLES)
+
+
+def test_sums_over_updates_are_told() -> None:
+    update = "self = 0.9 * self - 0.3 * grad; every 2 steps { self = self - 0.1 * grad }"
+    schedule = plan(nlc.parse(memory(update, KEYED))).block("mixer").schedule("M")
+    assert schedule.kind == "sequential"
+    assert "what 2 updates come to is summed in `every 2 steps`" in schedule.reason
 
 
 @pytest.mark.parametrize("kind", sorted(EXAMPLES))
