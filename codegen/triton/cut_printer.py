@@ -7,7 +7,9 @@ in which no value with these channels hangs on a sum over them.
 
 from __future__ import annotations
 
-from nlc.codegen.triton.graph import Tile
+from dataclasses import dataclass, field
+
+from nlc.codegen.triton.graph import BINARY, UNARY, Tile
 from nlc.codegen.triton.printer import KernelPrinter
 from nlc.codegen.triton.solve import Kernel
 
@@ -42,8 +44,23 @@ def _sums(node: Tile) -> bool:
     return "V" not in node.dims and any("V" in arg.dims for arg in node.args)
 
 
+# what walks the tokens of a tile with all channels in registers
+WALKS = frozenset({
+    "direct", "direct_early", "given", "given_early", "taken", "taken_early", "decays",
+    "decays_early", "passed_back", "ahead", "ahead_back",
+})  # fmt: skip
+ENTRIES = frozenset({*UNARY, *BINARY, "load", "here", "where", "spread"})
+
+
+@dataclass
 class CutPrinter(KernelPrinter):
-    """Prints one kernel that goes over blocks of d_v."""
+    """Prints one kernel that goes over blocks of d_v.
+
+    Where tokens are walked, vectors that are loaded, or made of such entry by entry, are made again
+    after each walk: kept, they would fill the registers.
+    """
+
+    named: dict[Tile, str] = field(default_factory=dict)
 
     def _values(self) -> None:
         """Write what stands in the loop first: the channels, and where their values are."""
@@ -82,7 +99,40 @@ class CutPrinter(KernelPrinter):
             for word, tile in self.kernel.stores:
                 if tile in moving:
                     self._store_tile(word, tile)
+        walks = any(node.op in WALKS for node in nodes)
+        if walks:
+            self._forget()
         for word, tile in self.kernel.stores:
             if tile not in moving:
-                self._make(tile)
+                (self._make_walking if walks else self._make)(tile)
                 self._store_tile(word, tile)
+                if walks:
+                    self._forget()
+
+    def _make_walking(self, root: Tile) -> None:
+        """Make a value, and what is cheap only where it is wanted."""
+        for node in postorder([root]):
+            if node in self.bound or (node is not root and _cheap(node)):
+                continue
+            if node.op in WALKS:
+                self._forget()
+            for inner in postorder([node], set(map(id, self.bound))):
+                if inner not in self.bound and self._alone(inner):
+                    name = self.named.get(inner) or self._take(inner)
+                    self.bound[inner] = name
+                    self._say(name, self._expression(inner), inner)
+            if node.op in WALKS:
+                self._forget()
+
+    def _forget(self) -> None:
+        """Forget what is cheap, and keep the compiler from remembering it."""
+        self.out.line("tl.debug_barrier()")
+        for node in [node for node in self.bound if _cheap(node)]:
+            self.named[node] = self.bound.pop(node)
+
+
+def _cheap(node: Tile) -> bool:
+    """Say whether a vector of each token is loaded, or made of such entry by entry."""
+    if node.dims != ("C", "K") or node.op not in ENTRIES:
+        return False
+    return all(len(arg.dims) < 2 or _cheap(arg) for arg in node.args)

@@ -394,7 +394,10 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "tuned": tuned,
     "tuned:layers": lambda: tuned(deep(), "MIXER_M_BLOCKS", 34),
     "tuned:loop": lambda: tuned(resolve(block(NONLINEAR)), "MIXER_M_LOOP_BLOCKS", 6),
-    **{f"wide:{name}": partial(wide, name) for name in ("gated_deltanet", "titans_linear", "gla")},
+    **{
+        f"wide:{name}": partial(wide, name)
+        for name in ("gated_deltanet", "titans_linear", "gla", "kda")
+    },
     "rwkv7": partial(shipped, "rwkv7", "time_mix"),
     **{
         name: partial(shipped, name)

@@ -130,6 +130,11 @@ def test_kernels_of_other_sizes_compile(size: int) -> None:
 
 
 @pytest.mark.slow
+def test_kernels_that_walk_128_channels_keep_within_the_budget() -> None:
+    check(compiled("kda", "sm_90", d_k=128, d_v=128))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["titans_linear", "rwkv7", "gla"])
 def test_kernels_of_128_channels_spill_little(name: str) -> None:
     known = dict(nlc.load(f"specs/{name}.nl").dims)

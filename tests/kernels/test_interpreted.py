@@ -232,7 +232,7 @@ def test_kernels_of_shipped_systems_agree(name: str) -> None:
 
 @pytest.mark.slow
 def test_kernels_over_blocks_of_values_with_gates_by_channel_agree() -> None:
-    small(interpreted("wide:gla"))
+    small(interpreted("wide:gla", "wide:kda"))
 
 
 @pytest.mark.slow
