@@ -116,6 +116,9 @@ def power(a: Number, b: Number) -> Number:
     """a ** b."""
     if b.value == 1:
         return a
+    if b.value is not None and b.value % 1:
+        # `**` gives a complex number where there is no real one; this says so
+        return _call("math.pow", a, b)
     return Number(f"{a.within(POWER + 1)}**{b.within(UNARY)}", POWER)
 
 

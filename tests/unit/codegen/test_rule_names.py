@@ -109,7 +109,7 @@ def test_periods_are_whole_numbers() -> None:
             nlc.parse(text.replace("r(lr = 0.1)", f"r(lr = 0.1, f = {wrong})"))
 
 
-@pytest.mark.parametrize("body", ["lr / (n - 1)", "log(n - 1)", "10^(1000 * n)"])
+@pytest.mark.parametrize("body", ["lr / (n - 1)", "log(n - 1)", "10^(1000 * n)", "(lr - n)^0.5"])
 def test_numbers_without_a_value_are_told_with_the_arguments(body: str) -> None:
     text = f"rule r(lr) {{ state n[] = 0\n n = n + 1\n self = self - {body} * grad }}"
     value = nn.Parameter(torch.ones(2))
