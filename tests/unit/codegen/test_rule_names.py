@@ -69,7 +69,7 @@ REFUSED = {
     ),
     "a convolution inside": (
         "memory m : conv(in, width = 2) { key grad; value grad; update sgd(lr = 1) }\n"
-        "self = m(grad)", "NL0514", "no memory of a rule",
+        "self = m(grad)", "NL0514", "cannot be a memory of a rule",
     ),
 }  # fmt: skip
 SPEC = """
