@@ -260,8 +260,8 @@ def test_a_task_is_spelled_with_the_options_that_differ() -> None:
     [
         ("party", "no task named party"),
         ("mqar:pears=3", "no option pears"),
-        ("mqar:pairs", "whole numbers"),
-        ("mqar:pairs=1.5", "whole numbers"),
+        ("mqar:pairs", "options are integers"),
+        ("mqar:pairs=1.5", "options are integers"),
         ("mqar:keys=500", "keys=500 is out of range"),
         ("parity:n=1", "no option n"),
         ("", "no task named"),
