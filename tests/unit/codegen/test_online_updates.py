@@ -331,7 +331,7 @@ def test_a_rule_moves_maps_between_tokens_as_it_does_between_steps(rule: str, ma
 @pytest.mark.parametrize(
     ("update", "out", "code", "words"),
     [
-        ("dgd(lr = 0.1)", "A(x) + A(2 * x)", "NL0503", "no one input"),
+        ("dgd(lr = 0.1)", "A(x) + A(2 * x)", "NL0503", "no single input"),
         ("held(lr = 0.1)", "A(x)", "NL0415", "one part of several at another value"),
     ],
 )
