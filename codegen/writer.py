@@ -71,6 +71,15 @@ class Writer:
                 self.line(part.rstrip())
         self.line('"""')
 
+    def returns(self, texts: Sequence[str]) -> None:
+        """Write `return a, b`, one entry a line where it is long."""
+        line = f"return {', '.join(texts)}"
+        if len(line) <= self.room or len(texts) == 1:
+            self.line(line)
+            return
+        for text in ("return (", *(f"    {text}," for text in texts), ")"):
+            self.line(text)
+
     def call(self, head: str, arguments: Sequence[str], tail: str = ")") -> None:
         """Write `head(arguments)`; `head` ends with the opening bracket."""
         for text in split_call(head, arguments, tail, self.room):

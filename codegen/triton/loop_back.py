@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from nlc.codegen.triton.loop_graph import leaf_stream
 from nlc.codegen.triton.loop_plan import Held, Slope
-from nlc.codegen.triton.loop_split import Places, Splitter, Whole
+from nlc.codegen.triton.loop_split import Places, Splitter
 from nlc.codegen.triton.loop_text import LoopText
 from nlc.codegen.triton.loop_values import Block, ValuePrinter
 from nlc.codegen.triton.operations import Unprintable
@@ -62,14 +62,7 @@ class BackText(LoopText):
         if self.axis is None:
             return found
         splitter = Splitter(self.graph.graph, self.graph.lead, self.axis.size, fixed, shares=True)
-        made = {}
-        for leaf, slope in found.items():
-            has = frozenset(leaf.attr("split"))
-            want = frozenset(p for p in has if splitter.long(slope.shape, p))
-            made[leaf], places = splitter.part(slope, want)
-            if not places <= has:
-                raise Whole
-        return made
+        return splitter.parts(found)
 
     def _back(
         self,

@@ -131,16 +131,6 @@ class LoopLaunch:
         with out.indent():
             out.docstring([about])
 
-    def returns(self, texts: list[str]) -> None:
-        """`return a, b`, an entry a line where it is long."""
-        out = self.out
-        line = f"return {', '.join(texts)}"
-        if len(line) <= out.room or len(texts) == 1:
-            out.line(line)
-            return
-        for text in ("return (", *(f"    {text}," for text in texts), ")"):
-            out.line(text)
-
     def sizes(self, back: bool = False) -> None:
         """What both operations begin with."""
         out = self.out
@@ -191,14 +181,14 @@ class LoopLaunch:
             self.sizes()
             self.made()
             self.launch("loop", "forward", ["KEEP=keep"])
-            self.returns(results)
+            self.out.returns(results)
         out.blank(2)
         out.line(f"@{self.op}.register_fake")
         out.call("def _(", [*self.leaves, *self.states, "keep"], "):")
         with out.indent():
             self.sizes()
             self.made()
-            self.returns(results)
+            self.out.returns(results)
         out.blank(2)
 
     # ---- back ----------------------------------------------------------------------------------
@@ -238,13 +228,13 @@ class LoopLaunch:
             for held, word in zip(plan.held, dstate, strict=True):
                 share = "" if held.split or not plan.parts else ".sum(0)"
                 out.line(f"grad_{held.word} = {word}{share}")
-            self.returns(results)
+            self.out.returns(results)
         out.blank(2)
         out.line(f"@{name}.register_fake")
         out.call("def _(", [*self.leaves, *self.starts, *came], "):")
         with out.indent():
             like = [*self.leaves, *dafter]
-            self.returns([f"torch.empty_like({word})" for word in like])
+            self.out.returns([f"torch.empty_like({word})" for word in like])
         out.blank(2)
         n, m = len(self.leaves), len(self.rows)
         s = len(self.states)
@@ -349,4 +339,4 @@ class LoopLaunch:
                     out.line(f'    "{plan.keys[h.word]}": {text},')
                 out.line("}")
             texts.append(name)
-        self.returns(texts)
+        self.out.returns(texts)

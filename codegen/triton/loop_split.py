@@ -64,6 +64,17 @@ class Splitter:
             self._part(node, NONE)
         return self._part(root, want)
 
+    def parts(self, found: dict[Expr, Expr]) -> dict[Expr, Expr]:
+        """Give a program's part of the gradient of each leaf, as it has that leaf."""
+        made = {}
+        for leaf, slope in found.items():
+            has = frozenset(leaf.attr("split"))
+            want = frozenset(p for p in has if self.long(slope.shape, p))
+            made[leaf], places = self.part(slope, want)
+            if not places <= has:
+                raise Whole
+        return made
+
     def _part(self, node: Expr, want: Places) -> tuple[Expr, Places]:
         key = (node, want)
         if key not in self.made:

@@ -47,13 +47,13 @@ class TokenLaunch(LoopLaunch):
                 out.call(
                     f"{plan.name}_{self.kind}_kernel[{grid}](", [*taken, "num_warps=blocks.warps"]
                 )
-            self.returns(results)
+            self.out.returns(results)
         out.blank(2)
         out.line(f"@{self.op}.register_fake")
         out.call("def _(", given, "):")
         with out.indent():
             self.made()
-            self.returns(results)
+            self.out.returns(results)
         out.blank(2)
 
     def made(self) -> None:

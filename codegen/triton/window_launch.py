@@ -280,15 +280,6 @@ class _Launch:
         self.out.line(f"@{name}.register_fake")
         self.out.call("def _(", [*words, "rows"], "):")
 
-    def _returns(self, texts: list[str]) -> None:
-        out = self.out
-        line = f"return {', '.join(texts)}"
-        if len(line) <= out.room or len(texts) == 1:
-            out.line(line)
-            return
-        for text in ("return (", *(f"    {text}," for text in texts), ")"):
-            out.line(text)
-
     def _room(self, first: str, own: Shape, how: str = "empty") -> str:
         words = [first, *map(str, sizes(own))]
         return f"{self.leaves[0]}.new_{how}({', '.join(words)}, dtype=torch.float32)"
@@ -329,12 +320,12 @@ class _Launch:
             self._begin()
             self._rooms()
             self._launch("", [*self.leaves, *self.results])
-            self._returns(self.results)
+            self.out.returns(self.results)
         out.blank(2)
         self._fake(self.op, self.leaves)
         with out.indent():
             self._rooms()
-            self._returns(self.results)
+            self.out.returns(self.results)
         out.blank(2)
 
     def _back(self) -> None:
@@ -357,11 +348,11 @@ class _Launch:
                 grads.append(text if text.isidentifier() else f"grad_{leaf.word}")
                 if not text.isidentifier():
                     out.line(f"grad_{leaf.word} = {text}")
-            self._returns(grads)
+            self.out.returns(grads)
         out.blank(2)
         self._fake(name, [*self.leaves, *came])
         with out.indent():
-            self._returns([f"torch.empty_like({word})" for word in self.leaves])
+            self.out.returns([f"torch.empty_like({word})" for word in self.leaves])
         out.blank(2)
         n = len(self.leaves)
         out.line(f"def {self.op}_keep(ctx, inputs, output):")
@@ -408,7 +399,7 @@ class _Launch:
                 own = "".join(f", {size}" for size in sizes(shape))
                 value = "found" if results == 1 else f"found[{i}]"
                 texts.append(f"{value}.view(rows{lead}{own})")
-            self._returns(texts)
+            self.out.returns(texts)
         out.blank()
 
 

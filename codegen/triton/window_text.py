@@ -274,11 +274,4 @@ class _Writer:
         fixed = {word: split for word, split in fixed.items() if split}
         closed = self.closed
         splitter = Splitter(closed.graph, closed.lead, self.axis.size, fixed, shares=True)
-        made = {}
-        for leaf, slope in found.items():
-            has = frozenset(leaf.attr("split"))
-            want = frozenset(p for p in has if splitter.long(slope.shape, p))
-            made[leaf], places = splitter.part(slope, want)
-            if not places <= has:
-                raise Whole
-        return made
+        return splitter.parts(found)
