@@ -58,6 +58,14 @@ def layernorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-5) -> 
     return (centred * torch.rsqrt(centred.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
 
 
+def power(x: Tensor, p: float) -> Tensor:
+    """x^p for a p > 0 that is no whole number, with derivatives of 0 at 0."""
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return x**p
+    zero = x == 0
+    return (x.masked_fill(zero, 1.0) ** p).masked_fill(zero, 0.0)
+
+
 def root(x: Tensor) -> Tensor:
     """sqrt(x), with a derivative of 0 at 0."""
     if not (torch.is_grad_enabled() and x.requires_grad):

@@ -96,7 +96,9 @@ def _pow(low: Lowering, expr: Expr, args: list[Operand]) -> Operand:
     if exponent == -1.0:
         return low.make(expr, operator.truediv, 1.0, low.as_number(base))
     if exponent == 0.5:
-        return low.make(expr, torch.sqrt, low.as_number(base))
+        return low.make(expr, library.root, low.as_number(base))
+    if not isinstance(exponent, fx.Node) and exponent > 0.0 and exponent % 1.0:
+        return low.make(expr, library.power, low.as_number(base), exponent)
     return low.make(expr, torch.pow, *low.align(args))
 
 

@@ -3,7 +3,7 @@
 A row gives d objective / d args[i], from the node and the gradient `g` of its value. `g` may be
 thin (see `shaping`); so may the result, and it may have the axes along which args[i] was broadcast:
 `differentiate` sums over those. `norm` and the like give at their kinks what torch gives;
-`sqrt` gives 0 at 0.
+`sqrt`, and powers between 0 and 1, give 0 at 0.
 """
 
 from __future__ import annotations
@@ -116,6 +116,10 @@ def _pow(m: Maker, y: Expr, g: Expr, i: int) -> Expr:
         return m("mul", g, m("mul", y, m("log", a)))
     if b.op == "const":
         power = float(b.attr("value"))
+        if 0.0 < power < 1.0:
+            zero = m("eq", a, 0.0)
+            slope = m("mul", power, m("pow", m("where", zero, 1.0, a), power - 1.0))
+            return m("where", zero, 0.0, m("mul", g, slope))
         lower = a if power == 2.0 else m("pow", a, power - 1.0)
         return m("mul", g, m("mul", power, lower))
     return m("mul", g, m("mul", b, m("pow", a, m("sub", b, 1.0))))

@@ -107,6 +107,17 @@ def _elementwise(function: Callable[..., Tensor]) -> Row:
     return row
 
 
+def _pow(node: Expr, args: Sequence[Tensor], frame: Frame) -> Tensor:
+    """Take a power; derivatives of one that is no whole number are 0 at 0, of every order."""
+    x, p = (front(arg.to(torch.float64), len(node.shape)) for arg in args)
+    exponent = node.args[1]
+    value = float(exponent.attr("value")) if exponent.op == "const" else 1.0
+    if value < 0.0 or value.is_integer():
+        return torch.pow(x, p)
+    zero = x == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, x) ** p)
+
+
 def _compare(function: Callable[[Tensor, Tensor], Tensor]) -> Row:
     return _elementwise(lambda a, b: function(a, b).to(torch.float64))
 
@@ -367,7 +378,7 @@ ROWS: Mapping[str, Row] = {
     "sub": _elementwise(torch.sub),
     "mul": _elementwise(torch.mul),
     "div": _elementwise(torch.div),
-    "pow": _elementwise(torch.pow),
+    "pow": _pow,
     "maximum": _elementwise(torch.maximum),
     "minimum": _elementwise(torch.minimum),
     "lt": _compare(torch.lt),

@@ -6,6 +6,17 @@ from tests.references.probes import PROBES
 from tests.references.specs import block
 
 CHUNKED: dict[str, tuple[str, str]] = {
+    "powers below 2 of an error that is exactly 0 at first": (
+        "4",
+        """
+  memory M : linear(d_k -> d_v) at fast { key k
+  value relu(v)
+  objective lp(M(key) - value, 1.5)
+  update { self = 0.9 * self - 0.1 * grad }
+  init zeros }
+  out = W_o(M(q) + relu(v)^0.5 + relu(v)^0.3)
+""",
+    ),
     "layers at a chunk, halved at times": (
         "4",
         """
