@@ -74,6 +74,14 @@ def layernorm(x: Tensor, dim: int | tuple[int, ...] = -1, eps: float = 1e-5) -> 
     return (centred * torch.rsqrt(centred.square().mean(dim, keepdim=True) + eps)).to(x.dtype)
 
 
+def power(x: Tensor, p: float) -> Tensor:
+    """x^p for a p > 0 that is no whole number, with derivatives of 0 at 0."""
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return x**p
+    zero = x == 0
+    return (x.masked_fill(zero, 1.0) ** p).masked_fill(zero, 0.0)
+
+
 def number(value: float, like: Tensor) -> Tensor:
     """Give a number as a tensor, in float32 or better."""
     return wide(like.new_full((), value))
@@ -702,17 +710,17 @@ class TimeMix(nn.Module):
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
         with torch.no_grad():
-            self.x_r.copy_(1.0 - torch.pow(index(128, self.x_r.double()) / 128.0, 0.1))
+            self.x_r.copy_(1.0 - power(index(128, self.x_r.double()) / 128.0, 0.1))
         with torch.no_grad():
-            self.x_g.copy_(1.0 - torch.pow(index(128, self.x_g.double()) / 128.0, 0.1))
+            self.x_g.copy_(1.0 - power(index(128, self.x_g.double()) / 128.0, 0.1))
         with torch.no_grad():
-            self.x_w.copy_(1.0 - torch.pow(index(128, self.x_w.double()) / 128.0, 0.45))
+            self.x_w.copy_(1.0 - power(index(128, self.x_w.double()) / 128.0, 0.45))
         with torch.no_grad():
-            self.x_a.copy_(1.0 - torch.pow(index(128, self.x_a.double()) / 128.0, 0.45))
+            self.x_a.copy_(1.0 - power(index(128, self.x_a.double()) / 128.0, 0.45))
         with torch.no_grad():
-            self.x_k.copy_(1.0 - torch.pow(index(128, self.x_k.double()) / 128.0, 0.35))
+            self.x_k.copy_(1.0 - power(index(128, self.x_k.double()) / 128.0, 0.35))
         with torch.no_grad():
-            self.x_v.copy_(1.0 - torch.pow(index(128, self.x_v.double()) / 128.0, 0.35))
+            self.x_v.copy_(1.0 - power(index(128, self.x_v.double()) / 128.0, 0.35))
         nn.init.normal_(self.W_r.weight, std=0.08838834764831843)
         nn.init.normal_(self.W_k.weight, std=0.008838834764831844)
         nn.init.normal_(self.W_v.weight, std=0.08838834764831843)
@@ -727,7 +735,7 @@ class TimeMix(nn.Module):
         nn.init.normal_(self.g2.weight, std=0.008838834764831844)
         value = self.w0.double()
         difference = 2.0 * index(32, value) / 31.0 - 1.0
-        total = -5.5 + 6.0 * torch.pow(index(128, value).unflatten(-1, (4, 32)) / 127.0, 1.81)
+        total = -5.5 + 6.0 * power(index(128, value).unflatten(-1, (4, 32)) / 127.0, 1.81)
         result = total + (2.5 * difference * torch.abs(difference)).unsqueeze(0)
         with torch.no_grad():
             self.w0.copy_(result)
@@ -872,7 +880,7 @@ class ChannelMix(nn.Module):
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
         with torch.no_grad():
-            self.x_k.copy_(1.0 - torch.pow(index(128, self.x_k.double()) / 128.0, 0.0625))
+            self.x_k.copy_(1.0 - power(index(128, self.x_k.double()) / 128.0, 0.0625))
         nn.init.normal_(self.W_k.weight, std=0.044194173824159216)
         nn.init.zeros_(self.W_v.weight)
 
