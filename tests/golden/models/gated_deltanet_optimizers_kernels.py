@@ -450,6 +450,8 @@ def placed(value: Any, p: Tensor) -> Any:
 
 def wide(x: Tensor) -> Tensor:
     """Give x in float32 or better: the precision of states and decays."""
+    if x.dtype in (torch.float32, torch.float64):
+        return x
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

@@ -51,6 +51,8 @@ def by_onednn(a: Tensor, b: Tensor) -> bool:
 
 def wide(x: Tensor) -> Tensor:
     """Give x in float32 or better: the precision of states and decays."""
+    if x.dtype in (torch.float32, torch.float64):
+        return x
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
