@@ -32,10 +32,7 @@ class Linear(nn.Linear):
         """Say whether x has so many rows that oneDNN is worth its preparations, and takes it."""
         if torch.compiler.is_compiling() or min(self.weight.shape) < 32:
             return False
-        work = x.numel() * self.out_features
-        return (
-            work >= 1 << 24 and not torch.is_autocast_enabled("cpu") and by_onednn(x, self.weight)
-        )
+        return x.numel() * self.out_features >= 1 << 24 and by_onednn(x, self.weight)
 
 
 class OneDNNLinear(torch.autograd.Function):

@@ -34,7 +34,7 @@ def by_onednn(a: Tensor, b: Tensor) -> bool:
     kinds = a.dtype == b.dtype == torch.float32 and a.device.type == b.device.type == "cpu"
     mkldnn = torch.backends.mkldnn
     there = mkldnn.is_available() and mkldnn.enabled and torch.backends.mkl.is_available()
-    if torch.compiler.is_compiling() or not kinds or not there:
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or not kinds or not there:
         return False
     if torch._C._len_torch_dispatch_stack() or torch.overrides.has_torch_function((a, b)):
         return False

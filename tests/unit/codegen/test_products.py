@@ -65,3 +65,10 @@ def test_counters_see_every_product() -> None:
         y = Matvecs.of(matrix, x)
         add_outer_sum(total, x, y, begins=True)
     assert counter.get_total_flops() == 2 * 2 * 16 * 1024 * 256
+
+
+def test_under_autocast_large_products_have_the_type_of_small_ones() -> None:
+    small, large = (torch.randn(1, n, n) for n in (8, 256))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for x in (small, large):
+            assert matrix_products(x, x).dtype == torch.bmm(x, x).dtype == torch.bfloat16
