@@ -7,7 +7,6 @@ no row for is computed by PyTorch first, or, where it hangs on a state, raises `
 
 from __future__ import annotations
 
-import math
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Protocol
 from nlc.codegen.names import Names
 from nlc.codegen.triton.coefficients import Leaf, called_after, still
 from nlc.codegen.triton.graph import Dims, Tile, Tiles
+from nlc.codegen.triton.table import power_of_two
 
 from nlc.ir.expr import Expr, postorder
 from nlc.ir.normal_form import Gate
@@ -300,7 +300,7 @@ def count(axis: str) -> int:
 
 def block_size(axis: str) -> int:
     """How many entries a block has along an axis: a power of 2 that matrix products take."""
-    return max(16, 1 << math.ceil(math.log2(count(axis))))
+    return power_of_two(count(axis))
 
 
 def _padded(axis: str) -> bool:
