@@ -42,7 +42,7 @@ def by_onednn(a: Tensor, b: Tensor) -> bool:
     kinds = a.dtype == b.dtype == torch.float32 and a.device.type == b.device.type == "cpu"
     mkldnn = torch.backends.mkldnn
     there = mkldnn.is_available() and mkldnn.enabled and torch.backends.mkl.is_available()
-    if torch.compiler.is_compiling() or not kinds or not there:
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or not kinds or not there:
         return False
     if torch._C._len_torch_dispatch_stack() or torch.overrides.has_torch_function((a, b)):
         return False
@@ -179,10 +179,7 @@ class Linear(nn.Linear):
         """Say whether x has so many rows that oneDNN is worth its preparations, and takes it."""
         if torch.compiler.is_compiling() or min(self.weight.shape) < 32:
             return False
-        work = x.numel() * self.out_features
-        return (
-            work >= 1 << 24 and not torch.is_autocast_enabled("cpu") and by_onednn(x, self.weight)
-        )
+        return x.numel() * self.out_features >= 1 << 24 and by_onednn(x, self.weight)
 
 
 class OneDNNLinear(torch.autograd.Function):
